@@ -1,0 +1,81 @@
+# What a person does here. `make` alone lists it.
+# Variables (.env.example names them) may stand on the command line: make up WEB_PORT=8001
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# A person at this machine tries things out, unless they say otherwise: here, in the environment or in .env.
+ifeq ($(origin DEBUG)$(shell grep -sE '^(export )?DEBUG=' .env),undefined)
+export DEBUG := true
+endif
+
+.PHONY: help up demo test lint format check lock clean
+.DEFAULT_GOAL := help
+
+help: ## List these
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+up: $(VENV)/installed ## Start the whole shop on this machine; Ctrl-C stops it
+	@$(BIN)/python manage.py up
+
+demo: $(VENV)/installed ## Start the shop, place five orders, check how each ended, stop
+	@$(BIN)/python manage.py demo
+
+test: $(VENV)/installed-dev ## Run the tests
+	@$(BIN)/python manage.py test
+
+lint: $(VENV)/installed-dev ## Check style, types and the direction of imports
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --diff .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-dev ## Format the code and mend what can be mended
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+# Settings named here win over those of a .env file.
+PRODUCTION = DEBUG=false HTTPS=true SECRET_KEY="$$($(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(50))')"
+
+check: $(VENV)/installed ## Check migrations, the project, and the project under production settings
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python manage.py check
+	$(PRODUCTION) $(BIN)/python manage.py check --deploy --fail-level WARNING
+
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command 'make lock'
+
+lock: $(VENV)/installed-dev ## Lock the requirements again after a change to a .in file
+	$(LOCK) requirements.in --output-file requirements.txt
+	$(LOCK) requirements-dev.in --constraints requirements.txt --output-file requirements-dev.txt
+
+clean: ## Remove what was installed and built; orders and accounts in var/ stay
+	rm -rf $(VENV) staticfiles .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- The virtual environment: made anew whenever a lock changes -----------------------------------------------------
+
+$(VENV)/installed: requirements.txt
+	$(if $(shell $(PYTHON) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null),,$(error \
+	  This needs Python 3.11 or newer, and $(PYTHON) is older or missing. Name another: make $(MAKECMDGOALS) PYTHON=python3.12))
+	$(if $(shell $(PYTHON) -c 'import ensurepip, venv; print("yes")' 2>/dev/null),,$(error \
+	  $(PYTHON) lacks its venv module. On Debian and Ubuntu: apt install python3-venv))
+	@$(PYTHON) -m venv --clear $(VENV)
+	$(call install,requirements.txt)
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	$(call install,requirements-dev.txt)
+	@touch $@
+
+# Pip's own output is long: a dot per package, and all it said if it fails.
+define install
+@printf 'Installing %s into %s ' $(1) $(VENV)
+@{ $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r $(1) 2>&1 && echo Installed; } | { \
+  status=1; \
+  while read -r line; do \
+    echo "$$line" >> $(VENV)/install.log; \
+    case "$$line" in Collecting*) printf . ;; Installed) status=0 ;; esac; \
+  done; \
+  echo; [ $$status = 0 ] || cat $(VENV)/install.log >&2; exit $$status; }
+endef

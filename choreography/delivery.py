@@ -1,0 +1,262 @@
+"""One delivery's whole life, in one function: done, a duplicate, again later, or parked.
+
+Knows neither Celery nor the broker. The worker (and ``testing``) hands a ``Delivery`` in and carries the outcome out.
+"""
+
+import base64
+import hashlib
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import structlog
+from django.db import IntegrityError, transaction
+
+from choreography import world
+from choreography.conf import conf
+from choreography.contracts import Event, Headline, read_event, read_headline
+from choreography.errors import Conflict, Unusable
+from choreography.models import alias_of, table_of
+from choreography.outbox import caused_by
+from choreography.registry import Reaction, reaction_to
+from choreography.retries import Again, History, Park, decide
+
+log = structlog.get_logger(__name__)
+
+#: Headers in which a delivery's history and its dead letter travel. Foreign publishers need none of them.
+ATTEMPTS, WAITS, FIRST_SEEN, LETTER = (
+    "x-choreography-attempts",
+    "x-choreography-waits",
+    "x-choreography-first-seen",
+    "x-choreography-letter",
+)
+
+_NOTES_OF_THE_BROKER = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
+
+#: How often a reaction starts over at once when the state its outside call was based on has changed.
+_CONFLICTS = 5
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message as it came from the broker, for one service."""
+
+    service: str
+    body: bytes
+    content_type: str | None = None
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    given_up: str | None = None
+    """Why the broker gave it up (``delivery_limit``, ``rejected``), if it comes from the dead queue."""
+
+    @property
+    def history(self) -> History:
+        """What the headers say happened before; a fresh history where they say nothing sensible."""
+        try:
+            first_seen = datetime.fromisoformat(self.headers[FIRST_SEEN])
+            return History(first_seen, int(self.headers[ATTEMPTS]), int(self.headers[WAITS]))
+        except (KeyError, TypeError, ValueError):
+            return History(world.now())
+
+    @property
+    def letter(self) -> str | None:
+        """The key of the dead letter that a person sent again, if this is one."""
+        return self.headers.get(LETTER)
+
+
+@dataclass(frozen=True)
+class Done:
+    """The reaction's changes, its inbox row and its outbox rows are committed."""
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """It had taken effect before; nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Later:
+    """Nothing was changed. Put it on the rung ``tier`` of the ladder for ``delay`` seconds, with ``headers``."""
+
+    tier: int
+    delay: float
+    headers: dict[str, Any]
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Parked:
+    """It is in the dead-letter table, for a person."""
+
+    error: Exception
+
+
+Outcome = Done | Duplicate | Later | Parked
+
+
+def deliver(delivery: Delivery) -> Outcome:
+    """Handle one delivery. Whatever comes back is committed: the message may be acknowledged.
+
+    (For ``Later``, once the ladder has confirmed it.) Never raises for anything the message, the reaction, the
+    database or the outside world did.
+    """
+    headline: Headline | None = None
+    reaction: Reaction | None = None
+    history = delivery.history
+    try:
+        headline = read_headline(delivery.body, delivery.content_type, conf().max_body_bytes)
+        reaction = reaction_to(delivery.service, headline.type)
+        if reaction is None:
+            raise Unusable(f"{delivery.service} has no reaction to {headline.type}")
+        if delivery.given_up is not None:
+            raise Unusable(f"the broker gave it up: {delivery.given_up}")
+        return _react(delivery, reaction, read_event(delivery.body, reaction.reads), history)
+    except Exception as error:  # every branch of a failure is below: a fault of the code is one of them
+        verdict = decide(error, history, world.now(), world.jitter(), conf())
+        if isinstance(verdict, Park):
+            try:
+                _park(delivery, headline, reaction, error, verdict.attempts)
+            except Exception as down:  # the dead-letter table can't be written: then it has to wait for that
+                log.error("parking failed", service=delivery.service, error=type(down).__name__)
+                verdict = decide(down, history, world.now(), world.jitter(), conf())
+                if isinstance(verdict, Park):
+                    raise
+            else:
+                _tell("delivery parked", headline, reaction, error, attempts=verdict.attempts)
+                return Parked(error)
+        _tell("delivery retried", headline, reaction, error, delay=round(verdict.delay, 1))
+        return Later(verdict.tier, verdict.delay, _headers(delivery, verdict), error)
+
+
+def _react(delivery: Delivery, reaction: Reaction, event: Event[Any], history: History) -> Outcome:
+    """Run the reaction, starting over at once while what it saw outside its transaction is out of date."""
+    for remaining in reversed(range(_CONFLICTS)):
+        try:
+            outcome = _take_effect(delivery, reaction, event, history)
+        except Conflict:
+            if remaining == 0:
+                raise
+        else:
+            _tell("reaction done" if isinstance(outcome, Done) else "duplicate ignored", event, reaction)
+            return outcome
+    raise AssertionError("unreachable: the loop returns or raises")
+
+
+def _take_effect(delivery: Delivery, reaction: Reaction, event: Event[Any], history: History) -> Outcome:
+    alias = alias_of(reaction.service)
+    inbox = table_of(reaction.service, "Inbox").objects.using(alias)
+    arguments: list[Any] = [event]
+    if reaction.calls is not None:
+        if inbox.filter(event_id=event.id, reaction=reaction.name).exists():
+            _resolve(delivery, alias)
+            return Duplicate()
+        arguments.append(reaction.calls(event))
+    entered = False
+    try:
+        with transaction.atomic(using=alias):
+            inbox.create(
+                event_id=event.id,
+                reaction=reaction.name,
+                event_type=event.type,
+                subject=event.subject,
+                attempts=history.attempts + 1,
+            )
+            entered = True
+            with caused_by(reaction, event):
+                reaction.function(*arguments)
+            _resolve(delivery, alias)
+    except IntegrityError:
+        if entered:
+            raise
+        _resolve(delivery, alias)
+        return Duplicate()
+    return Done()
+
+
+def _resolve(delivery: Delivery, alias: str) -> None:
+    """If a person had sent this again from the dead letters, the letter has done its work."""
+    if delivery.letter is not None:
+        letters = table_of(delivery.service, "DeadLetter")
+        letters.objects.using(alias).filter(key=delivery.letter).update(
+            state=letters.State.RESOLVED, resolved_at=world.now()
+        )
+
+
+def _park(
+    delivery: Delivery, headline: Headline | None, reaction: Reaction | None, error: Exception, attempts: int
+) -> None:
+    """Write the dead letter, or write on the one this message already has."""
+    letters = table_of(delivery.service, "DeadLetter")
+    fault = {
+        "state": letters.State.PARKED,
+        "error": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+        "attempts": attempts,
+        "parked_at": world.now(),
+        "resolved_at": None,
+    }
+    origin = {
+        "event_id": headline and headline.id,
+        "event_type": headline.type[:200] if headline else "",
+        "subject": headline and headline.subject,
+        "reaction": reaction.name if reaction else "",
+        "body": delivery.body,
+        "content_type": (delivery.content_type or "")[:200],
+        "headers": _plain(delivery.headers),
+    }
+    letters.objects.using(alias_of(delivery.service)).update_or_create(
+        key=delivery.letter or letter_key(delivery, headline), defaults=fault, create_defaults=fault | origin
+    )
+
+
+def letter_key(delivery: Delivery, headline: Headline | None) -> str:
+    """One letter per event and service; messages that are no events are told apart by their bytes."""
+    if headline is not None:
+        return f"{headline.id}:{hashlib.sha256(headline.type.encode()).hexdigest()[:16]}"
+    return hashlib.sha256(delivery.body + b"\0" + (delivery.content_type or "").encode()).hexdigest()
+
+
+def _headers(delivery: Delivery, verdict: Again) -> dict[str, Any]:
+    """The message's own headers, without what the broker notes of its way, and with the history so far."""
+    own = {key: value for key, value in delivery.headers.items() if not key.startswith(_NOTES_OF_THE_BROKER)}
+    return own | {
+        ATTEMPTS: verdict.history.attempts,
+        WAITS: verdict.history.waits,
+        FIRST_SEEN: verdict.history.first_seen.isoformat(),
+    }
+
+
+def _plain(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Headers as JSON can hold them: bytes as base64, anything else unknown as its text."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, bytes):
+            return base64.b64encode(value).decode()
+        if isinstance(value, Mapping):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+    return {str(key): plain(value) for key, value in headers.items()}
+
+
+def _tell(
+    what: str,
+    event: Event[Any] | Headline | None,
+    reaction: Reaction | None,
+    error: Exception | None = None,
+    **more: Any,
+) -> None:
+    """One log line per outcome. No payload: it may hold personal data."""
+    fields = {
+        "event_id": str(event.id) if event else None,
+        "event_type": event.type if event else None,
+        "flow": str(event.subject) if event else None,
+        "reaction": reaction.name if reaction else None,
+        "error": type(error).__name__ if error else None,
+        "detail": str(error) if isinstance(error, Unusable) else None,
+    }
+    log.info(what, **{name: value for name, value in (fields | more).items() if value is not None})

@@ -1,0 +1,45 @@
+"""Every error the machinery raises or understands, as one tree.
+
+``ChoreographyError``
+    ``ContractError``      an event that breaks its own contract, or is announced by the wrong hand
+    ``Unusable``           a message that can never be handled, however often it is tried
+    ``NotYet``             a prerequisite has not arrived: wait, without counting a failure
+    ``Conflict``           what a reaction read has changed meanwhile: run it again, now
+    ``Transient``          a passing fault: try again later, counted
+        ``Outage``         something is down: try again later, never counted
+        ``PublishFailed``  the broker did not confirm
+
+A business refusal (a declined card) is no error: it is an event. Any other exception is taken for a bug.
+"""
+
+
+class ChoreographyError(Exception):
+    """Root of the tree."""
+
+
+class ContractError(ChoreographyError):
+    """The publisher's own mistake: unknown event, foreign event, undeclared event, no transaction."""
+
+
+class Unusable(ChoreographyError):
+    """A message that no retry can mend: not JSON, not CloudEvents, unknown type, missing fields, too large."""
+
+
+class NotYet(ChoreographyError):
+    """The reaction needs something another event will bring. The delivery waits and is not a failure."""
+
+
+class Conflict(ChoreographyError):
+    """The state a reaction's outside call was based on has changed before its transaction began."""
+
+
+class Transient(ChoreographyError):
+    """A fault that is likely to pass. Tried again with backoff; attempts count."""
+
+
+class Outage(Transient):
+    """A host that is down. Tried again with backoff for as long as it takes; no attempt is used up."""
+
+
+class PublishFailed(Transient):
+    """The broker refused, returned or did not confirm a message in time."""

@@ -1,0 +1,38 @@
+"""``manage.py declare_topology``: make the broker have every exchange and queue the code asks for."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from choreography import topology
+from choreography.conf import conf
+from choreography.publishing import connect
+
+
+class Command(BaseCommand):
+    help = "Declares every exchange and queue of this process's services on the broker. Safe to repeat."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--delete",
+            action="store_true",
+            help="remove them instead, with all messages in them; refused without a CHOREOGRAPHY_NAMESPACE",
+        )
+
+    def handle(self, *args: Any, delete: bool, **options: Any) -> None:
+        if delete and not conf().namespace:
+            raise CommandError(
+                "Without a CHOREOGRAPHY_NAMESPACE this would remove the queues, and the messages, of the installation "
+                "itself. Set the namespace whose names are to go."
+            )
+        with connect() as connection:
+            try:
+                connection.ensure_connection(max_retries=1, timeout=5)
+                (topology.delete if delete else topology.declare)(connection)
+            except connection.channel_errors as error:
+                raise CommandError(
+                    f"The broker refuses: {error}. A queue made by an earlier version must be emptied and removed first."
+                ) from error
+            except (*connection.connection_errors, OSError) as error:
+                raise CommandError(f"The broker can't be reached: {error}. Check BROKER_URL.") from error

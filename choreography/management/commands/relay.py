@@ -1,0 +1,28 @@
+"""``manage.py relay orders``: move a service's committed events from its outbox to the broker until stopped."""
+
+import signal
+import threading
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from choreography import alive, relay
+from choreography.conf import conf
+
+
+class Command(BaseCommand):
+    help = "Publishes a service's committed events to the broker, until SIGTERM."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("service", help="the service whose outbox to empty")
+
+    def handle(self, *args: Any, service: str, **options: Any) -> None:
+        if service not in conf().services:
+            raise CommandError(f"{service} is no service of this process. There are {', '.join(conf().services)}.")
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        alive.forget(f"relay-{service}")
+        relay.run(service, stop)
+        alive.forget(f"relay-{service}")

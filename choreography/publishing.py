@@ -1,0 +1,181 @@
+"""Publish with confirmation: a message counts as published only when the broker has said so."""
+
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kombu import Connection
+
+from choreography import embedded
+from choreography.conf import conf
+from choreography.contracts import CONTENT_TYPE
+from choreography.errors import Outage, PublishFailed
+
+#: AMQP heartbeat in seconds. Write connections have none unless they ask.
+_HEARTBEAT = 30
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A message on its way to the broker."""
+
+    body: bytes
+    exchange: str
+    """"" publishes straight to the queue named by ``routing_key``."""
+    routing_key: str = ""
+    content_type: str | None = CONTENT_TYPE
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    expiration: float | None = None
+    """Seconds after which a queue lets go of it (sooner than the queue's own TTL)."""
+    message_id: str | None = None
+
+
+class Publisher(Protocol):
+    """Anything that can publish: the broker, or the in-memory one of ``testing``."""
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Return when every message is safe with the broker.
+
+        Raises:
+            PublishFailed: at least one is not confirmed; each may or may not have been taken.
+            Outage: the broker can't be reached.
+        """
+
+    def close(self) -> None:
+        """Let go of the connection."""
+
+
+def connect(url: str | None = None) -> Connection:
+    """A connection to the broker, not yet open. ``url`` defaults to the configured one."""
+    embedded.register()
+    timeout = conf().confirm_timeout
+    url = url or conf().broker_url
+    if not url.startswith("amqp"):
+        return Connection(url)
+    options = {"read_timeout": timeout, "write_timeout": timeout, "confirm_publish": False}
+    return Connection(url, heartbeat=_HEARTBEAT, connect_timeout=5, transport_options=options)
+
+
+class BrokerPublisher:
+    """Publishes through kombu, pipelined: a whole batch goes out, then its confirms come in.
+
+    On RabbitMQ py-amqp's own confirm is one round trip per message and never compares delivery tags, so the
+    confirms are counted here, and after any error the channel is thrown away with its unanswered tags. The
+    embedded broker has stored a message when the call returns. Not for use by two threads at once.
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        self._url = url
+        self._connection: Connection | None = None
+        self._unconfirmed: set[int] = set()
+        self._refused: set[int] = set()
+        self._last_tag = 0
+        self._confirming = False
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        if not messages:
+            return
+        connection = self._open()
+        try:
+            for message in messages:
+                self._send(connection.default_channel, message)
+            self._await_confirms(connection)
+        except (*connection.connection_errors, *connection.channel_errors, OSError) as error:
+            self.close()
+            raise Outage(f"the broker did not take {len(messages)} message(s): {error or type(error).__name__}") from error
+        except PublishFailed:
+            self.close()
+            raise
+
+    def keep_alive(self) -> None:
+        """Answer heartbeats; call it now and then while there is nothing to publish.
+
+        Raises:
+            Outage: the connection is dead; the next ``publish`` opens a new one.
+        """
+        if self._connection is None or not self._connection.supports_heartbeats:
+            return
+        try:
+            self._connection.heartbeat_check()
+            self._connection.drain_events(timeout=0.001)
+        except TimeoutError:
+            return
+        except (*self._connection.connection_errors, OSError) as error:
+            self.close()
+            raise Outage(f"the connection to the broker is lost: {error}") from error
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.collect(socket_timeout=1)
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            connection = connect(self._url)
+            try:
+                connection.connect()
+                self._ask_for_confirms(connection)
+            except (*connection.connection_errors, *connection.channel_errors, OSError) as error:
+                connection.collect(socket_timeout=1)
+                raise Outage(f"the broker can't be reached: {error}") from error
+            self._connection = connection
+        return self._connection
+
+    def _ask_for_confirms(self, connection: Connection) -> None:
+        self._unconfirmed.clear()
+        self._refused.clear()
+        self._last_tag = 0
+        self._confirming = connection.transport.driver_type == "amqp"
+        if self._confirming:
+            channel = connection.default_channel
+            channel.confirm_select()
+            channel.events["basic_ack"].add(self._on_ack)
+            channel.events["basic_nack"].add(self._on_nack)
+
+    def _send(self, channel: Any, message: Outgoing) -> None:
+        properties: dict[str, Any] = {"delivery_mode": 2}
+        if message.message_id is not None:
+            properties["message_id"] = message.message_id
+        if message.expiration is not None:
+            properties["expiration"] = str(int(message.expiration * 1000))
+        prepared = channel.prepare_message(
+            message.body,
+            content_type=message.content_type,
+            content_encoding="utf-8" if message.content_type == CONTENT_TYPE else "binary",
+            headers=dict(message.headers),
+            properties=properties,
+        )
+        channel.basic_publish(prepared, exchange=message.exchange, routing_key=message.routing_key)
+        if self._confirming:
+            self._last_tag += 1
+            self._unconfirmed.add(self._last_tag)
+
+    def _await_confirms(self, connection: Connection) -> None:
+        deadline = time.monotonic() + conf().confirm_timeout
+        while self._unconfirmed:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise PublishFailed(f"{len(self._unconfirmed)} message(s) unconfirmed after {conf().confirm_timeout} s")
+            try:
+                connection.drain_events(timeout=remaining)
+            except socket.timeout:
+                continue
+        if self._refused:
+            refused = len(self._refused)
+            self._refused.clear()
+            raise PublishFailed(f"the broker refused {refused} message(s): a queue is full or unavailable")
+
+    def _on_ack(self, delivery_tag: int, multiple: bool) -> None:
+        self._unconfirmed -= self._answered(delivery_tag, multiple)
+
+    def _on_nack(self, delivery_tag: int, multiple: bool) -> None:
+        answered = self._answered(delivery_tag, multiple)
+        self._refused |= answered
+        self._unconfirmed -= answered
+
+    def _answered(self, delivery_tag: int, multiple: bool) -> set[int]:
+        if multiple:
+            return {tag for tag in self._unconfirmed if tag <= delivery_tag}
+        return {delivery_tag} & self._unconfirmed

@@ -1,0 +1,122 @@
+"""Who reacts to what. ``@reacts_to`` is the only way to subscribe, and stands in a service's ``reactions.py``."""
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_type_hints, overload
+
+from pydantic import BaseModel
+
+from choreography.contracts import Announced, Data, Event, parse_type
+from choreography.errors import ContractError
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Reaction:
+    """One function of one service that reacts to one or more event types."""
+
+    service: str
+    """The service that reacts: the package the function lives in."""
+    function: Callable[..., None]
+    event_types: tuple[str, ...]
+    reads: type[BaseModel]
+    """The service's own model of the data it reads."""
+    announces: frozenset[str]
+    """The event types it may announce. The outbox refuses any other."""
+    calls: Callable[[Any], Any] | None
+    """What it asks of the outside world first, outside the transaction. Its result is the second argument."""
+
+    @property
+    def name(self) -> str:
+        """``payments.authorize_payment``: the name in Flower, in the inbox and in the logs."""
+        return f"{self.service}.{self.function.__name__}"
+
+
+_reactions: dict[str, Reaction] = {}
+
+
+def reactions(service: str | None = None) -> list[Reaction]:
+    """All reactions of this process, or those of one service, in the order they were written."""
+    return [reaction for reaction in _reactions.values() if service in (None, reaction.service)]
+
+
+def reaction_to(service: str, event_type: str) -> Reaction | None:
+    """The reaction of a service to an event type. There is one at most: ``register`` sees to it."""
+    return next((reaction for reaction in reactions(service) if event_type in reaction.event_types), None)
+
+
+def register(reaction: Reaction) -> None:
+    """Add a reaction.
+
+    Raises:
+        ContractError: the service already reacts to one of its event types, or has a reaction of that name.
+    """
+    for event_type in reaction.event_types:
+        parse_type(event_type)
+        rival = reaction_to(reaction.service, event_type)
+        if rival is not None:
+            raise ContractError(
+                f"{reaction.service} reacts to {event_type} twice, in {rival.name} and {reaction.name}: "
+                "one delivery runs one reaction, so make them one function"
+            )
+    if reaction.name in _reactions:
+        raise ContractError(f"there are two reactions named {reaction.name}: rename one")
+    _reactions[reaction.name] = reaction
+
+
+@overload
+def reacts_to(
+    *event_types: str, announces: Sequence[type[Announced]] = ()
+) -> Callable[[Callable[[Event[Data]], None]], Callable[[Event[Data]], None]]: ...
+
+
+@overload
+def reacts_to(
+    *event_types: str, announces: Sequence[type[Announced]] = (), calls: Callable[[Event[Data]], Answer]
+) -> Callable[[Callable[[Event[Data], Answer], None]], Callable[[Event[Data], Answer], None]]: ...
+
+
+def reacts_to(
+    *event_types: str,
+    announces: Iterable[type[Announced]] = (),
+    calls: Callable[[Any], Any] | None = None,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Run the function below once for every event of these types.
+
+    The function takes the event, annotated as ``Event[What]`` where ``What`` is the service's own ``Heard`` model,
+    and runs inside one transaction on the service's database together with its inbox row and what it announces.
+
+    Args:
+        event_types: ``"orders.order_placed.v1"``, one or more that the same model can read.
+        announces: the event classes it may announce; announcing another raises ``ContractError``.
+        calls: a function of the event that talks to the outside world. It runs before the transaction, may run
+            again, and so must be idempotent; what it returns becomes the reaction's second argument.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        register(
+            Reaction(
+                service=function.__module__.partition(".")[0],
+                function=function,
+                event_types=event_types,
+                reads=_model_read_by(function),
+                announces=frozenset(event.event_type for event in announces),
+                calls=calls,
+            )
+        )
+        return function
+
+    return decorate
+
+
+def _model_read_by(function: Callable[..., None]) -> type[BaseModel]:
+    """``def f(event: Event[OrderPlaced])`` -> ``OrderPlaced``."""
+    first = next(iter(inspect.signature(function).parameters), "")
+    annotation = get_type_hints(function).get(first)
+    arguments = getattr(annotation, "__pydantic_generic_metadata__", {}).get("args", ())
+    if len(arguments) != 1:
+        raise ContractError(f"annotate the first parameter of {function.__qualname__} as Event[<what it reads>]")
+    model: type[BaseModel] = arguments[0]
+    return model

@@ -1,0 +1,54 @@
+"""Time acts too: ``@every("TRACK_PARCELS_SECONDS")`` has Celery beat tick a function of a service."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from django.conf import settings
+
+from choreography.errors import ContractError
+
+
+@dataclass(frozen=True)
+class Timer:
+    """A function that runs in its service's worker at a fixed interval."""
+
+    service: str
+    function: Callable[[], None]
+    setting: str
+    """The Django setting that holds the interval in seconds."""
+
+    @property
+    def name(self) -> str:
+        """``shipping.track_parcels``: the name of the Celery task."""
+        return f"{self.service}.{self.function.__name__}"
+
+    @property
+    def seconds(self) -> float:
+        return float(getattr(settings, self.setting))
+
+
+_timers: dict[str, Timer] = {}
+
+
+def timers() -> list[Timer]:
+    """All timers of this process."""
+    return list(_timers.values())
+
+
+def every(setting: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Run the function below every so many seconds, as ``settings.<setting>`` says.
+
+    A tick may come late, twice at once or not at all; the function looks for what is due and does it.
+
+    Raises:
+        ContractError: the service has a timer of that name already.
+    """
+
+    def decorate(function: Callable[[], None]) -> Callable[[], None]:
+        timer = Timer(function.__module__.partition(".")[0], function, setting)
+        if timer.name in _timers:
+            raise ContractError(f"there are two timers named {timer.name}: rename one")
+        _timers[timer.name] = timer
+        return function
+
+    return decorate

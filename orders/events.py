@@ -1,0 +1,55 @@
+"""The facts orders announces: its published contract. A published version never changes shape."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from choreography.contracts import Amount, Announced, Currency
+
+
+class Part(BaseModel):
+    """Base of what is inside an event."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Line(Part):
+    sku: str = Field(description="the product's stock keeping unit")
+    name: str = Field(description="the product's name when the order was placed")
+    quantity: int = Field(ge=1, description="how many")
+    unit_price: Amount = Field(description="price of one when the order was placed, in minor units")
+
+
+class ShipTo(Part):
+    name: str = Field(description="who receives the parcel")
+    street: str = Field(description="street and house number")
+    city: str = Field(description="city")
+    postal_code: str = Field(description="postal code, empty where there is none")
+    country: str = Field(pattern="^[A-Z]{2}$", description="ISO 3166-1 alpha-2 code")
+
+
+class OrderPlaced(Announced, type="orders.order_placed.v1"):
+    """A customer has placed an order and named a means of payment."""
+
+    currency: Currency = Field(description="ISO 4217 code of every amount in this event")
+    total: Amount = Field(description="what the customer is to pay, in minor units")
+    lines: tuple[Line, ...] = Field(min_length=1, description="what was ordered")
+    payment_token: str = Field(description="the payment provider's token for the customer's means of payment")
+    ship_to: ShipTo = Field(description="where the parcel goes")
+
+
+class CancellationRequested(Announced, type="orders.cancellation_requested.v1"):
+    """Someone wants the order cancelled. Shipping decides whether it still can be."""
+
+    reason: str = Field(description="a code: customer_request, not_paid_in_time, authorization_expired")
+
+
+class OrderCancelled(Announced, type="orders.order_cancelled.v1"):
+    """The order has ended without a sale. Whatever was held or taken for it must be given back."""
+
+    reason: str = Field(description="a code for why, as the service that caused it gave it")
+
+
+class OrderCompleted(Announced, type="orders.order_completed.v1"):
+    """The parcel was delivered and the money taken."""
+
+    currency: Currency = Field(description="ISO 4217 code")
+    total: Amount = Field(description="what the customer paid, in minor units")

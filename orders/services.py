@@ -1,0 +1,253 @@
+"""What orders can do. Each function changes one order and announces what became true, in one transaction.
+
+The functions that record what another service said are called by a reaction, inside its transaction.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext_lazy
+
+from choreography.models import transaction_of
+from choreography.outbox import announce
+from orders import money
+from orders.events import CancellationRequested, Line, OrderCancelled, OrderCompleted, OrderPlaced, ShipTo
+from orders.models import MAX_QUANTITY, MAX_TOTAL, Order, OrderFinished, OrderLine, Product
+
+#: More lines than anyone picks by hand.
+MAX_LINES = 100
+
+
+class SubmittedTwice(Exception):
+    """The same form came again. ``order`` is the one it made the first time."""
+
+    def __init__(self, order: Order) -> None:
+        super().__init__(str(_("This form was sent already: it made order %s.") % order.number))
+        self.order = order
+
+
+@dataclass(frozen=True)
+class Pick:
+    """So many of a product."""
+
+    product: Product
+    quantity: int
+
+
+def price(picks: Sequence[Pick]) -> tuple[int, str]:
+    """What these come to: an amount in minor units and its currency.
+
+    Raises:
+        ValidationError: no lines or too many, a quantity out of range, an inactive product, more than one
+            currency, a sum too large. One message for each fault.
+    """
+    faults = list(_faults(picks))
+    if faults:
+        raise ValidationError(faults)
+    return sum(pick.product.price * pick.quantity for pick in picks), picks[0].product.currency
+
+
+def place_order(order: Order, picks: Sequence[Pick]) -> Order:
+    """Place an order: store it with its lines and announce it. Needs nothing but the orders database.
+
+    Args:
+        order: not saved yet, with customer, address and payment token; ``submission`` identifies the form.
+        picks: what is ordered; two of one product become one line.
+
+    Raises:
+        ValidationError: the order or its lines are not in order; nothing was stored.
+        SubmittedTwice: this ``submission`` made an order before; nothing was stored.
+    """
+    picks = _merged(picks)
+    order.total, order.currency = price(picks)
+    order.full_clean(exclude=["submission"])
+    try:
+        with transaction_of("orders"):
+            order.save(force_insert=True)
+            OrderLine.objects.bulk_create(_line(order, pick) for pick in picks)
+            announce(_order_placed(order, picks), subject=order.id)
+    except IntegrityError:
+        twin = Order.objects.filter(submission=order.submission).first() if order.submission else None
+        if twin is None:
+            raise
+        raise SubmittedTwice(twin) from None
+    return order
+
+
+def request_cancellation(order_id: UUID, reason: str = "customer_request") -> None:
+    """Ask for an order to be cancelled. Shipping decides; until then the order is ``cancelling``.
+
+    Raises:
+        UnknownOrder: there is no such order.
+        OrderFinished: it is completed or cancelled.
+        CancellationPending: someone asked before.
+    """
+    with transaction_of("orders"):
+        order = Order.objects.locked(order_id)
+        order.request_cancellation(reason)
+        order.save()
+        announce(CancellationRequested(reason=reason), subject=order.id)
+
+
+def record_authorization(order_id: UUID, at: datetime) -> None:
+    """Payments holds the money."""
+    order = Order.objects.locked(order_id)
+    order.authorized_at = at
+    order.save()
+
+
+def record_dispatch(order_id: UUID, at: datetime, parcel: str) -> None:
+    """Shipping has sent the parcel."""
+    order = Order.objects.locked(order_id)
+    order.dispatched_at, order.parcel = at, parcel
+    order.save()
+
+
+def record_delivery(order_id: UUID, at: datetime) -> None:
+    """The customer has the parcel.
+
+    Raises:
+        OrderFinished: it was cancelled, which shipping's lock rules out.
+    """
+    order = Order.objects.locked(order_id)
+    if order.is_cancelled:
+        raise OrderFinished(f"order {order_id} was cancelled and is delivered all the same")
+    order.delivered_at = at
+    _save_and_complete(order)
+
+
+def record_capture(order_id: UUID, at: datetime) -> None:
+    """Payments has the money."""
+    order = Order.objects.locked(order_id)
+    order.captured_at = at
+    order.attention = ""
+    _save_and_complete(order)
+
+
+def record_release(order_id: UUID, at: datetime, amount: int) -> None:
+    """Payments has given back what it held or had taken."""
+    order = Order.objects.locked(order_id)
+    order.released_at, order.released = at, amount
+    order.save()
+
+
+def cancel_order(order_id: UUID, reason: str, at: datetime) -> None:
+    """The order ends without a sale. A second reason to cancel changes nothing.
+
+    Raises:
+        OrderFinished: it was delivered.
+    """
+    order = Order.objects.locked(order_id)
+    if order.is_cancelled:
+        return
+    order.cancel(reason, at)
+    order.save()
+    announce(OrderCancelled(reason=reason), subject=order.id)
+
+
+def resume_order(order_id: UUID) -> None:
+    """Shipping refused the cancellation."""
+    order = Order.objects.locked(order_id)
+    order.resume()
+    order.save()
+
+
+def ask_for_attention(order_id: UUID, why: str) -> None:
+    """Only a person can bring this order to its end."""
+    order = Order.objects.locked(order_id)
+    order.attention = why
+    order.save()
+
+
+def cancel_if_open(order_id: UUID, reason: str) -> None:
+    """Ask for a cancellation, unless the order has ended or someone asked before."""
+    order = Order.objects.locked(order_id)
+    if order.is_cancelled or order.is_completed or order.cancel_requested_at is not None:
+        return
+    request_cancellation(order_id, reason)
+
+
+def _save_and_complete(order: Order) -> None:
+    """Delivered and paid for, in whichever order: then the order is complete, and says so once."""
+    order.save()
+    if order.is_completed:
+        announce(OrderCompleted(currency=order.currency, total=order.total), subject=order.id)
+
+
+def _merged(picks: Iterable[Pick]) -> list[Pick]:
+    quantities: dict[Product, int] = {}
+    for pick in picks:
+        quantities[pick.product] = quantities.get(pick.product, 0) + pick.quantity
+    return [Pick(product, quantity) for product, quantity in quantities.items()]
+
+
+def _faults(picks: Sequence[Pick]) -> Iterable[ValidationError]:
+    if not picks:
+        yield ValidationError(_("Add at least one line: an order needs something to ship."), code="no_lines")
+        return
+    if len(picks) > MAX_LINES:
+        yield ValidationError(
+            ngettext_lazy("At most %(max)d line.", "At most %(max)d lines.", "max"), code="lines", params={"max": MAX_LINES}
+        )
+    for pick in picks:
+        if not 1 <= pick.quantity <= MAX_QUANTITY:
+            yield ValidationError(
+                _("%(name)s: the quantity is %(quantity)d. Give a number from 1 to %(max)d."),
+                code="quantity",
+                params={"name": pick.product.name, "quantity": pick.quantity, "max": MAX_QUANTITY},
+            )
+        if not pick.product.active:
+            yield ValidationError(
+                _("%(name)s is not sold any more. Remove the line."), code="inactive", params={"name": pick.product.name}
+            )
+    currencies = sorted({pick.product.currency for pick in picks})
+    if len(currencies) > 1:
+        yield ValidationError(
+            _("The lines are in %(currencies)s. Place one order for each currency."),
+            code="currencies",
+            params={"currencies": ", ".join(currencies)},
+        )
+    elif sum(pick.product.price * pick.quantity for pick in picks) > MAX_TOTAL:
+        yield ValidationError(
+            _("The total is more than %(max)s. Split the order."),
+            code="total",
+            params={"max": money.display(MAX_TOTAL, currencies[0])},
+        )
+
+
+def _line(order: Order, pick: Pick) -> OrderLine:
+    product = pick.product
+    return OrderLine(
+        order=order,
+        product=product,
+        quantity=pick.quantity,
+        sku=product.sku,
+        name=product.name,
+        unit_price=product.price,
+    )
+
+
+def _order_placed(order: Order, picks: Iterable[Pick]) -> OrderPlaced:
+    return OrderPlaced(
+        currency=order.currency,
+        total=order.total,
+        lines=tuple(
+            Line(
+                sku=pick.product.sku, name=pick.product.name, quantity=pick.quantity, unit_price=pick.product.price
+            )
+            for pick in picks
+        ),
+        payment_token=order.payment_token,
+        ship_to=ShipTo(
+            name=order.customer_name,
+            street=order.street,
+            city=order.city,
+            postal_code=order.postal_code,
+            country=order.country,
+        ),
+    )

@@ -1,0 +1,30 @@
+"""What orders does as time passes."""
+
+from datetime import timedelta
+
+from django.conf import settings
+
+from choreography import world
+from choreography.models import transaction_of
+from choreography.purge import purge
+from choreography.timers import every
+from orders import services
+from orders.models import Order
+
+#: Orders looked at in one tick.
+_AT_ONCE = 500
+
+
+@every("CANCEL_UNPAID_ORDERS_SECONDS")
+def cancel_unpaid_orders() -> None:
+    """Ask for orders to be cancelled that nobody paid for in time."""
+    moment = world.now() - timedelta(seconds=settings.UNPAID_ORDER_LIFETIME_SECONDS)
+    for order_id in Order.objects.unpaid_since(moment).values_list("pk", flat=True)[:_AT_ONCE]:
+        with transaction_of("orders"):
+            services.cancel_if_open(order_id, "not_paid_in_time")
+
+
+@every("PURGE_SECONDS")
+def purge_old_events() -> None:
+    """Remove old rows of the outbox and the inbox."""
+    purge("orders")

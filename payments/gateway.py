@@ -1,0 +1,120 @@
+"""The payment provider as payments sees it: what to ask for, the answers, and what goes wrong.
+
+Another provider is one new module with a class that has these methods, and one setting:
+``PAYMENT_GATEWAY``, the dotted path of that class, or of a function, which is called without
+arguments (keys and addresses come from the settings).
+
+Every call carries an idempotency key of the caller's choice. The same key with the same parameters
+gets the first answer again and moves no money; with other parameters it is refused (``KeyReused``).
+Amounts are integers in minor units of an ISO 4217 currency. A ``reference`` is the provider's name
+for an authorization; whatever happens to that money later refers to it.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol, cast
+
+from django.conf import settings
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+from choreography.errors import Outage, Transient
+
+
+@dataclass(frozen=True)
+class Authorized:
+    """The amount is held on the customer's account."""
+
+    reference: str
+    amount: int
+    currency: str
+
+
+@dataclass(frozen=True)
+class Declined:
+    """The customer's bank says no; nothing is held. ``reason``: a code, e.g. ``expired_card``."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Captured:
+    """The amount has been taken from what was held."""
+
+    reference: str
+    amount: int
+
+
+@dataclass(frozen=True)
+class Voided:
+    """The whole amount held, ``amount``, has been let go; none of it was taken."""
+
+    reference: str
+    amount: int
+
+
+@dataclass(frozen=True)
+class Refunded:
+    """The amount has been given back out of what was taken."""
+
+    reference: str
+    amount: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The provider won't capture, void or refund. ``reason``: a code, e.g. ``already_voided``."""
+
+    reason: str
+
+
+Outcome = Authorized | Declined | Captured | Voided | Refunded | Refused
+
+
+class GatewayError(Transient):
+    """The provider failed (HTTP 5xx). Nothing was booked."""
+
+
+class GatewayDown(Outage):
+    """The provider's host can't be reached. Nothing was booked."""
+
+
+class GatewayTimeout(Transient):
+    """No answer came: the outcome is unknown. Ask ``find(key)`` before anything is tried again."""
+
+
+class KeyReused(ValueError):
+    """An idempotency key came again with other parameters. A bug: no retry mends it."""
+
+
+class Gateway(Protocol):
+    """A payment provider. Any call may raise GatewayError, GatewayDown or GatewayTimeout."""
+
+    def authorize(self, *, key: str, token: str, amount: int, currency: str) -> Authorized | Declined:
+        """Hold ``amount`` on the means of payment that ``token`` stands for."""
+
+    def capture(self, *, key: str, reference: str, amount: int) -> Captured | Refused:
+        """Take ``amount`` of what is held; all captures together never exceed it."""
+
+    def void(self, *, key: str, reference: str) -> Voided | Refused:
+        """Let go of everything held, as long as nothing was captured."""
+
+    def refund(self, *, key: str, reference: str, amount: int) -> Refunded | Refused:
+        """Give back ``amount`` of what was captured; all refunds together never exceed it."""
+
+    def find(self, key: str) -> Outcome | None:
+        """What became of the call with this key; None: the provider has booked nothing for it."""
+
+
+def gateway() -> Gateway:
+    """The provider that ``settings.PAYMENT_GATEWAY`` names, made once per process."""
+    return _made(settings.PAYMENT_GATEWAY)
+
+
+@cache
+def _made(factory: str) -> Gateway:
+    return cast(Gateway, import_string(factory)())
+
+
+# Only tests change settings while running; a provider made from the old ones must not outlive them.
+setting_changed.connect(lambda **_: _made.cache_clear(), weak=False)

@@ -1,0 +1,108 @@
+"""Shipping's own table: one shipment per order, and what may happen to it."""
+
+from typing import ClassVar, Self
+from uuid import UUID
+
+from django.db import models
+from django.db.models import Q
+from django.utils.translation import gettext_lazy as _
+
+from choreography import models as choreography
+from choreography import world
+from shipping.carrier import Address
+
+
+class ShipmentQuerySet(models.QuerySet["Shipment"]):
+    def locked(self, order_id: UUID) -> "Shipment":
+        """The order's shipment, made if it is the first time, held against others until the transaction ends."""
+        self.get_or_create(pk=order_id)
+        return self.select_for_update().get(pk=order_id)
+
+    def seen(self, order_id: UUID) -> "Shipment":
+        """The order's shipment as it is now, not held; a blank one if there is none."""
+        return self.filter(pk=order_id).first() or self.model(pk=order_id)
+
+    def under_way(self) -> Self:
+        """Parcels whose end is not known yet, the one looked at longest ago first."""
+        return self.filter(state=Shipment.State.DISPATCHED).order_by("tracked_at")
+
+
+class Shipment(models.Model):
+    """The parcel of one order. The row may begin with a cancellation: then nothing is ever sent."""
+
+    class State(models.TextChoices):
+        UNKNOWN = "unknown", _("order not heard of yet")
+        PLANNED = "planned", _("waiting for payment")
+        DISPATCHING = "dispatching", _("being handed to the carrier")
+        DISPATCHED = "dispatched", _("dispatched")
+        DELIVERED = "delivered", _("delivered")
+        FAILED = "failed", _("failed")
+        CANCELLED = "cancelled", _("cancelled")
+
+    order_id = models.UUIDField(_("order"), primary_key=True)
+    state = models.CharField(_("state"), max_length=11, choices=State.choices, default=State.UNKNOWN)
+    name = models.CharField(_("name"), max_length=120, blank=True)
+    street = models.CharField(_("street"), max_length=200, blank=True)
+    city = models.CharField(_("city"), max_length=120, blank=True)
+    postal_code = models.CharField(_("postal code"), max_length=12, blank=True)
+    country = models.CharField(_("country"), max_length=2, blank=True)
+    parcel = models.CharField(_("parcel"), max_length=100, blank=True, db_index=True)
+    reason = models.CharField(_("reason"), max_length=100, blank=True)
+    cancel_requested = models.CharField(_("cancellation requested because"), max_length=100, blank=True)
+    created_at = models.DateTimeField(_("first heard of"), default=world.now)
+    dispatched_at = models.DateTimeField(_("dispatched at"), null=True)
+    tracked_at = models.DateTimeField(_("last tracked at"), null=True)
+    ended_at = models.DateTimeField(_("ended at"), null=True)
+
+    objects = ShipmentQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("shipment")
+        verbose_name_plural = _("shipments")
+        ordering: ClassVar = ["-created_at"]
+        default_permissions = ("view",)
+        indexes: ClassVar = [
+            models.Index(fields=["tracked_at"], condition=Q(state="dispatched"), name="shipping_under_way"),
+        ]
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                condition=~Q(state__in=["dispatched", "delivered"]) | ~Q(parcel=""), name="shipping_sent_has_parcel"
+            ),
+            models.CheckConstraint(
+                condition=~Q(state__in=["unknown", "planned", "dispatching", "cancelled"]) | Q(parcel=""),
+                name="shipping_unsent_has_no_parcel",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.order_id)
+
+    @property
+    def address(self) -> Address:
+        return Address(self.name, self.street, self.city, self.postal_code, self.country)
+
+    @address.setter
+    def address(self, address: Address) -> None:
+        self.name, self.street, self.city = address.name, address.street, address.city
+        self.postal_code, self.country = address.postal_code, address.country
+
+    @property
+    def is_waiting(self) -> bool:
+        """Nothing was sent and nothing is decided: it can still be dispatched, or cancelled."""
+        return self.state in (self.State.UNKNOWN, self.State.PLANNED)
+
+    def end(self, state: "Shipment.State", reason: str = "") -> None:
+        """Come to one of the three ends."""
+        self.state, self.reason, self.ended_at = state, reason, world.now()
+
+
+class Outbox(choreography.Outbox):
+    """What shipping has announced."""
+
+
+class Inbox(choreography.Inbox):
+    """What shipping has heard."""
+
+
+class DeadLetter(choreography.DeadLetter):
+    """What shipping could not handle."""

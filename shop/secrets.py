@@ -1,0 +1,31 @@
+"""Secrets nobody has to think up: random, and kept in a file that only its owner can read."""
+
+import os
+import secrets
+from pathlib import Path
+
+
+def random_secret() -> str:
+    """Forty characters from a cryptographic source."""
+    return secrets.token_urlsafe(30)
+
+
+def local_secret(path: Path) -> str:
+    """The secret kept in ``path``, made up on the first call. Processes that race get the same one."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_private(path.with_suffix(f".{os.getpid()}"), random_secret())
+        try:
+            os.link(path.with_suffix(f".{os.getpid()}"), path)
+        except FileExistsError:
+            pass  # another process was first: its secret holds
+        finally:
+            path.with_suffix(f".{os.getpid()}").unlink()
+    return path.read_text().strip()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, from its first byte on."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text + "\n")

@@ -1,0 +1,159 @@
+"""The one settings file. Everything that differs between installations comes from the environment.
+
+``.env.example`` names every variable. Defaults are for one person on one machine with nothing but Python.
+"""
+
+import sys
+from pathlib import Path
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+from shop.logs import logging_config
+from shop.secrets import local_secret, random_secret
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+env.read_env(BASE_DIR / ".env")
+
+TESTING = "pytest" in sys.modules or sys.argv[1:2] == ["test"]
+DEBUG = env.bool("DEBUG", default=False)
+DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
+
+# --- Services -------------------------------------------------------------------------------------------------
+
+ALL_SERVICES = ("orders", "payments", "shipping")
+SERVICES = tuple(env.list("SHOP_SERVICES", default=list(ALL_SERVICES)))
+if unknown := set(SERVICES) - set(ALL_SERVICES):
+    raise ImproperlyConfigured(
+        f"SHOP_SERVICES names {', '.join(sorted(unknown))}. There are {', '.join(ALL_SERVICES)}."
+    )
+
+CHOREOGRAPHY = {
+    "SERVICES": SERVICES,
+    "BROKER_URL": env.str("BROKER_URL", default="") or f"embedded://{DATA_DIR / 'broker.sqlite3'}",
+    "NAMESPACE": env.str("CHOREOGRAPHY_NAMESPACE", default=""),
+}
+
+PAYMENT_GATEWAY = env.str("PAYMENT_GATEWAY", default="payments.sandbox.SandboxGateway")
+CARRIER = env.str("CARRIER", default="shipping.sandbox.SandboxCarrier")
+SANDBOX_DIR = Path(env.str("SANDBOX_DIR", default=str(DATA_DIR / "sandbox"))).resolve()
+SANDBOX_LATENCY_SECONDS = env.float("SANDBOX_LATENCY_SECONDS", default=0.0)
+SANDBOX_SLOW_SECONDS = env.float("SANDBOX_SLOW_SECONDS", default=2.0)
+SANDBOX_DELIVERY_SECONDS = env.float("SANDBOX_DELIVERY_SECONDS", default=2.0)
+
+TRACK_PARCELS_SECONDS = env.float("TRACK_PARCELS_SECONDS", default=1.0)
+EXPIRE_AUTHORIZATIONS_SECONDS = env.float("EXPIRE_AUTHORIZATIONS_SECONDS", default=60.0)
+AUTHORIZATION_LIFETIME_SECONDS = env.float("AUTHORIZATION_LIFETIME_SECONDS", default=7 * 24 * 3600.0)
+CANCEL_UNPAID_ORDERS_SECONDS = env.float("CANCEL_UNPAID_ORDERS_SECONDS", default=60.0)
+UNPAID_ORDER_LIFETIME_SECONDS = env.float("UNPAID_ORDER_LIFETIME_SECONDS", default=24 * 3600.0)
+PURGE_SECONDS = env.float("PURGE_SECONDS", default=3600.0)
+
+# --- Security -------------------------------------------------------------------------------------------------
+
+SECRET_KEY = env.str("SECRET_KEY", default="")
+if not SECRET_KEY:
+    if TESTING:
+        SECRET_KEY = random_secret()
+    elif DEBUG:
+        SECRET_KEY = local_secret(DATA_DIR / "secret-key")
+    else:
+        raise ImproperlyConfigured(
+            "SECRET_KEY is missing. Set it in the environment or in .env to a long random string that you keep, "
+            "or set DEBUG=true to try the shop out on this machine."
+        )
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost"])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+HTTPS = env.bool("HTTPS", default=not (DEBUG or TESTING))
+SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BEHIND_PROXY", default=False) else None
+SECURE_REDIRECT_EXEMPT = ["^healthz$"]
+X_FRAME_OPTIONS = "DENY"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+
+# --- Django ---------------------------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_structlog",
+    "choreography",
+    *SERVICES,
+    "shop",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_structlog.middlewares.RequestMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+ROOT_URLCONF = "shop.urls"
+WSGI_APPLICATION = "shop.wsgi.application"
+TEST_RUNNER = "shop.test_runner.PytestRunner"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+WHITENOISE_USE_FINDERS = True
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+# --- Databases ------------------------------------------------------------------------------------------------
+# One alias per service; "default" holds accounts and sessions. Each alias takes <ALIAS>_DATABASE_URL, else
+# DATABASE_URL (all in one database), else a SQLite file of its own.
+
+
+def database(alias: str) -> dict[str, object]:
+    variable = f"{alias.upper()}_DATABASE_URL"
+    url = env.str(variable, default="") or env.str("DATABASE_URL", default="")
+    config: dict[str, object] = environ.Env.db_url_config(url or f"sqlite:///{DATA_DIR / f'{alias}.sqlite3'}")
+    if config["ENGINE"] == "django.db.backends.sqlite3":
+        config["OPTIONS"] = {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 30,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        }
+    else:
+        config |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
+    return config
+
+
+DATABASES = {"default": database("accounts")} | {service: database(service) for service in SERVICES}
+DATABASE_ROUTERS = ["choreography.routers.ServiceRouter"]
+
+# --- Logs -----------------------------------------------------------------------------------------------------
+
+LOGGING = logging_config(
+    level=env.str("LOG_LEVEL", default="WARNING" if TESTING else "INFO"),
+    style=env.str("LOG_FORMAT", default="console"),
+)
+DJANGO_STRUCTLOG_CELERY_ENABLED = False
+DJANGO_STRUCTLOG_USER_ID_FIELD = "pk"

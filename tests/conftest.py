@@ -1,0 +1,77 @@
+"""What every test may use: the real servers (or a reason to skip), data folders and worlds of its own."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+from django.db import connections
+from kombu import Connection
+from pytest_django.fixtures import SettingsWrapper
+
+RABBITMQ = os.environ.get("TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//")
+POSTGRESQL = os.environ.get("TEST_POSTGRESQL_URL", "postgres://postgres@127.0.0.1:5432/postgres")
+
+
+def unavailable(what: str, error: Exception) -> None:
+    """Skip with the reason; fail where the run demands the servers."""
+    reason = f"{what} can't be reached: {error}"
+    if os.environ.get("REQUIRE_SERVICES") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url() -> str:
+    """A running RabbitMQ. Whoever uses it takes a namespace of its own and removes what it declared."""
+    try:
+        with Connection(RABBITMQ, connect_timeout=3) as connection:
+            connection.connect()
+    except OSError as error:
+        unavailable("RabbitMQ", error)
+    return RABBITMQ
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> str:
+    """A running PostgreSQL server. Whoever uses it creates a database of its own and drops it."""
+    try:
+        psycopg2.connect(POSTGRESQL, connect_timeout=3).close()
+    except psycopg2.OperationalError as error:
+        unavailable("PostgreSQL", error)
+    return POSTGRESQL
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A prefix for names on the broker that nothing else uses."""
+    return f"test-{secrets.token_hex(4)}."
+
+
+@pytest.fixture
+def postgresql_database(postgresql_url: str) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database, dropped afterwards."""
+    name = f"test_{secrets.token_hex(4)}"
+    server = psycopg2.connect(postgresql_url)
+    server.autocommit = True
+    with server.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+    yield postgresql_url.rpartition("/")[0] + f"/{name}"
+    with server.cursor() as cursor:
+        cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def data_dir(tmp_path: Path, settings: SettingsWrapper) -> Path:
+    """A data folder per test: no test meets another's files, or the developer's."""
+    settings.DATA_DIR = tmp_path / "var"
+    settings.SANDBOX_DIR = tmp_path / "var" / "sandbox"
+    return Path(settings.DATA_DIR)
+
+
+def aliases() -> list[str]:
+    """Every database alias."""
+    return list(connections)
