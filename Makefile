@@ -57,7 +57,7 @@ clean: ## Remove what was installed and built; orders and accounts in var/ stay
 
 $(VENV)/installed: requirements.txt
 	$(if $(shell $(PYTHON) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null),,$(error \
-	  This needs Python 3.11 or newer, and $(PYTHON) is older or missing. Name another: make $(MAKECMDGOALS) PYTHON=python3.12))
+	  This needs Python 3.11 or newer, and $(PYTHON) is older or missing. Name another: make $(MAKECMDGOALS) PYTHON=/path/to/python3))
 	$(if $(shell $(PYTHON) -c 'import ensurepip, venv; print("yes")' 2>/dev/null),,$(error \
 	  $(PYTHON) lacks its venv module. On Debian and Ubuntu: apt install python3-venv))
 	@$(PYTHON) -m venv --clear $(VENV)

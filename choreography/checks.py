@@ -9,8 +9,8 @@ from django.core.checks import CheckMessage, Error, register
 
 from choreography.conf import conf
 from choreography.contracts import parse_type, published
-from choreography.registry import reactions
-from choreography.timers import timers
+from choreography.registry import Reaction, reactions
+from choreography.timers import Timer, timers
 
 
 @register("choreography")
@@ -27,7 +27,8 @@ def check_services(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
                 hint=f"In {service}/models.py subclass them from choreography.models and run makemigrations.",
                 id="choreography.E002",
             )
-    for thing in [*reactions(), *timers()]:
+    things: list[Reaction | Timer] = [*reactions(), *timers()]
+    for thing in things:
         if thing.service not in conf().services:
             yield Error(
                 f"{thing.name} belongs to no service.",

@@ -14,12 +14,13 @@ from typing import Any
 import structlog
 from django.db import IntegrityError, transaction
 
-from choreography import world
+from choreography import topology, world
 from choreography.conf import conf
 from choreography.contracts import Event, Headline, read_event, read_headline
 from choreography.errors import Conflict, Unusable
 from choreography.models import alias_of, table_of
 from choreography.outbox import caused_by
+from choreography.publishing import Outgoing
 from choreography.registry import Reaction, reaction_to
 from choreography.retries import Again, History, Park, decide
 
@@ -77,11 +78,10 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Later:
-    """Nothing was changed. Put it on the rung ``tier`` of the ladder for ``delay`` seconds, with ``headers``."""
+    """Nothing was changed. ``again`` belongs on the retry ladder; it comes back after ``delay`` seconds."""
 
-    tier: int
+    again: Outgoing
     delay: float
-    headers: dict[str, Any]
     error: Exception
 
 
@@ -126,7 +126,7 @@ def deliver(delivery: Delivery) -> Outcome:
                 _tell("delivery parked", headline, reaction, error, attempts=verdict.attempts)
                 return Parked(error)
         _tell("delivery retried", headline, reaction, error, delay=round(verdict.delay, 1))
-        return Later(verdict.tier, verdict.delay, _headers(delivery, verdict), error)
+        return Later(_again(delivery, verdict), verdict.delay, error)
 
 
 def _react(delivery: Delivery, reaction: Reaction, event: Event[Any], history: History) -> Outcome:
@@ -218,14 +218,28 @@ def letter_key(delivery: Delivery, headline: Headline | None) -> str:
     return hashlib.sha256(delivery.body + b"\0" + (delivery.content_type or "").encode()).hexdigest()
 
 
-def _headers(delivery: Delivery, verdict: Again) -> dict[str, Any]:
-    """The message's own headers, without what the broker notes of its way, and with the history so far."""
+def reason_of_death(headers: Mapping[str, Any]) -> str:
+    """The broker's note why it dead-lettered a message: ``rejected``, ``delivery_limit``, ``expired``, ``maxlen``."""
+    deaths = headers.get("x-death") or [{}]
+    return str(deaths[0].get("reason", "unknown"))
+
+
+def _again(delivery: Delivery, verdict: Again) -> Outgoing:
+    """The same message for the ladder, with the history so far and without what the broker noted of its way."""
     own = {key: value for key, value in delivery.headers.items() if not key.startswith(_NOTES_OF_THE_BROKER)}
-    return own | {
+    history = {
         ATTEMPTS: verdict.history.attempts,
         WAITS: verdict.history.waits,
         FIRST_SEEN: verdict.history.first_seen.isoformat(),
     }
+    return Outgoing(
+        body=delivery.body,
+        exchange="",
+        routing_key=topology.retry_queue_name(delivery.service, verdict.tier),
+        content_type=delivery.content_type,
+        headers=own | history,
+        expiration=verdict.delay,
+    )
 
 
 def _plain(headers: Mapping[str, Any]) -> dict[str, Any]:

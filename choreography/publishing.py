@@ -58,6 +58,11 @@ def connect(url: str | None = None) -> Connection:
     return Connection(url, heartbeat=_HEARTBEAT, connect_timeout=5, transport_options=options)
 
 
+def broker_errors(connection: Connection) -> tuple[type[Exception], ...]:
+    """What a connection raises when the broker is away or refuses."""
+    return (*connection.connection_errors, *connection.channel_errors, OSError)
+
+
 class BrokerPublisher:
     """Publishes through kombu, pipelined: a whole batch goes out, then its confirms come in.
 
@@ -82,7 +87,7 @@ class BrokerPublisher:
             for message in messages:
                 self._send(connection.default_channel, message)
             self._await_confirms(connection)
-        except (*connection.connection_errors, *connection.channel_errors, OSError) as error:
+        except broker_errors(connection) as error:
             self.close()
             raise Outage(f"the broker did not take {len(messages)} message(s): {error or type(error).__name__}") from error
         except PublishFailed:
@@ -102,7 +107,7 @@ class BrokerPublisher:
             self._connection.drain_events(timeout=0.001)
         except TimeoutError:
             return
-        except (*self._connection.connection_errors, OSError) as error:
+        except broker_errors(self._connection) as error:
             self.close()
             raise Outage(f"the connection to the broker is lost: {error}") from error
 
@@ -117,7 +122,7 @@ class BrokerPublisher:
             try:
                 connection.connect()
                 self._ask_for_confirms(connection)
-            except (*connection.connection_errors, *connection.channel_errors, OSError) as error:
+            except broker_errors(connection) as error:
                 connection.collect(socket_timeout=1)
                 raise Outage(f"the broker can't be reached: {error}") from error
             self._connection = connection
@@ -129,7 +134,7 @@ class BrokerPublisher:
         self._last_tag = 0
         self._confirming = connection.transport.driver_type == "amqp"
         if self._confirming:
-            channel = connection.default_channel
+            channel: Any = connection.default_channel
             channel.confirm_select()
             channel.events["basic_ack"].add(self._on_ack)
             channel.events["basic_nack"].add(self._on_nack)

@@ -80,7 +80,7 @@ def reacts_to(
 
 def reacts_to(
     *event_types: str,
-    announces: Iterable[type[Announced]] = (),
+    announces: Sequence[type[Announced]] = (),
     calls: Callable[[Any], Any] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Run the function below once for every event of these types.

@@ -20,7 +20,7 @@ from choreography.conf import conf
 from choreography.errors import Transient
 from choreography.models import alias_of, table_of
 from choreography.outbox import wake_channel
-from choreography.publishing import BrokerPublisher, Outgoing, Publisher, connect
+from choreography.publishing import BrokerPublisher, Outgoing, Publisher, broker_errors, connect
 
 log = structlog.get_logger(__name__)
 
@@ -107,7 +107,7 @@ def declare_topology(service: str) -> None:
     with connect() as connection:
         try:
             topology.declare(connection, [service])
-        except (*connection.connection_errors, *connection.channel_errors, OSError) as error:
+        except broker_errors(connection) as error:
             raise Transient(f"the topology of {service} can't be declared: {error}") from error
 
 

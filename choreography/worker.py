@@ -24,7 +24,7 @@ import structlog
 from celery import Celery, Task, bootsteps, signals
 from celery.beat import Scheduler
 from celery.exceptions import Retry
-from celery.worker.consumer import Consumer
+from celery.worker.consumer import Consumer as CelerysConsumer
 from celery.worker.consumer.connection import Connection
 from celery.worker.request import Request
 from django.db import close_old_connections
@@ -113,7 +113,7 @@ class DeliveryRequest(Request):
         return super().on_failure(exc_info, *args, **kwargs)
 
 
-class DeliveryTask(Task):
+class DeliveryTask(Task[Any, Any]):
     """One delivery to one reaction."""
 
     Request = f"{__name__}:DeliveryRequest"
@@ -127,18 +127,9 @@ class DeliveryTask(Task):
         mail = _delivery(base64.b64decode(body), self.request)
         outcome = delivery.deliver(mail)
         match outcome:
-            case delivery.Later(tier, delay, headers, error):
-                _ladder.publish(
-                    Outgoing(
-                        body=mail.body,
-                        exchange="",
-                        routing_key=topology.retry_queue_name(mail.service, tier),
-                        content_type=mail.content_type,
-                        headers=headers,
-                        expiration=delay,
-                    )
-                )
-                raise Retry(str(error), exc=error, when=delay)
+            case delivery.Later(again, delay, error):
+                _ladder.publish(again)
+                raise Retry(str(error), exc=error, when=delay)  # type: ignore[arg-type]
             case delivery.Parked(error):
                 raise Parked(f"{type(error).__name__}: {error}")
             case delivery.Duplicate():
@@ -172,6 +163,9 @@ class Ladder:
 
 _ladder = Ladder()
 
+#: Its type stubs lack most of what is needed here.
+Consumer: Any = CelerysConsumer
+
 
 class DeclareTopology(bootsteps.StartStopStep):
     """Declare exchanges, queues and the ladder at every (re)connection, before anything is consumed."""
@@ -182,10 +176,10 @@ class DeclareTopology(bootsteps.StartStopStep):
         topology.declare(consumer.connection, _services_of(consumer))
 
 
-class EventConsumer(Consumer):
+class EventConsumer(Consumer):  # type: ignore[misc]
     """Celery's consumer, taught to take plain CloudEvents."""
 
-    class Blueprint(Consumer.Blueprint):
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
         #: Celery's native delayed delivery would declare 28 queues and exchanges that the ladder makes needless.
         default_steps = [
             step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step
@@ -305,7 +299,7 @@ def _address(message: Any, service: str, queue: str) -> None:
             "service": service,
             "content_type": message.content_type,
             "headers": headers,
-            "given_up": _reason_of_death(headers) if queue == topology.dead_queue(service).name else None,
+            "given_up": delivery.reason_of_death(headers) if queue == topology.dead_queue(service).name else None,
         },
     }
     message.body = json.dumps(base64.b64encode(body).decode())
@@ -314,12 +308,6 @@ def _address(message: Any, service: str, queue: str) -> None:
 
 def _bytes(body: Any) -> bytes:
     return body.encode() if isinstance(body, str) else bytes(body or b"")
-
-
-def _reason_of_death(headers: dict[str, Any]) -> str:
-    """RabbitMQ's note why it dead-lettered a message: ``rejected``, ``delivery_limit``, ``expired``, ``maxlen``."""
-    deaths = headers.get("x-death") or [{}]
-    return str(deaths[0].get("reason", "unknown"))
 
 
 def _delivery(body: bytes, request: Any) -> Delivery:

@@ -1,12 +1,14 @@
-"""Currencies and countries as the world knows them (CLDR, through Babel), and money for people to read."""
+"""Currencies and countries as the world knows them (CLDR, through Babel)."""
 
 from collections.abc import Iterable
-from decimal import Decimal
 from functools import cache
 
-from babel import Locale, UnknownLocaleError
-from babel.numbers import format_currency, get_currency_precision, get_territory_currencies
-from django.utils.translation import get_language, to_locale
+from babel import Locale
+from babel.numbers import get_territory_currencies
+
+from choreography.money import current_locale, display
+
+__all__ = ["countries", "country_choices", "currencies", "display"]
 
 
 @cache
@@ -27,21 +29,6 @@ def currencies() -> frozenset[str]:
     return frozenset(code for country in countries() for code in get_territory_currencies(country))
 
 
-def display(amount: int, currency: str) -> str:
-    """``display(1999, "EUR")`` -> ``€19.99``; KRW has no decimals: ``display(500, "KRW")`` -> ``₩500``."""
-    value = Decimal(amount).scaleb(-get_currency_precision(currency))
-    return str(format_currency(value, currency, locale=current_locale()))
-
-
 def country_choices() -> Iterable[tuple[str, str]]:
     """Country codes and their names in the current language."""
     return countries(current_locale()).items()
-
-
-def current_locale() -> str:
-    """The current language as a locale Babel knows; English where it does not."""
-    locale = to_locale(get_language() or "en")
-    try:
-        return str(Locale.parse(locale))
-    except (UnknownLocaleError, ValueError):
-        return "en"

@@ -43,8 +43,8 @@ def price(picks: Sequence[Pick]) -> tuple[int, str]:
     """What these come to: an amount in minor units and its currency.
 
     Raises:
-        ValidationError: no lines or too many, a quantity out of range, an inactive product, more than one
-            currency, a sum too large. One message for each fault.
+        ValidationError: no lines or too many, a quantity out of range, an inactive product, an unknown currency or
+            more than one, a sum too large. One message for each fault.
     """
     faults = list(_faults(picks))
     if faults:
@@ -204,6 +204,12 @@ def _faults(picks: Sequence[Pick]) -> Iterable[ValidationError]:
         if not pick.product.active:
             yield ValidationError(
                 _("%(name)s is not sold any more. Remove the line."), code="inactive", params={"name": pick.product.name}
+            )
+        if pick.product.currency not in money.currencies():
+            yield ValidationError(
+                _("%(name)s is priced in %(currency)s, which is not a currency in use. Remove the line."),
+                code="currency",
+                params={"name": pick.product.name, "currency": pick.product.currency},
             )
     currencies = sorted({pick.product.currency for pick in picks})
     if len(currencies) > 1:

@@ -35,6 +35,9 @@ CHOREOGRAPHY = {
     "NAMESPACE": env.str("CHOREOGRAPHY_NAMESPACE", default=""),
 }
 
+CONTRACTS_DIR = BASE_DIR / "contracts"
+RABBITMQ_MANAGEMENT_URL = env.str("RABBITMQ_MANAGEMENT_URL", default="")
+
 PAYMENT_GATEWAY = env.str("PAYMENT_GATEWAY", default="payments.sandbox.SandboxGateway")
 CARRIER = env.str("CARRIER", default="shipping.sandbox.SandboxCarrier")
 SANDBOX_DIR = Path(env.str("SANDBOX_DIR", default=str(DATA_DIR / "sandbox"))).resolve()

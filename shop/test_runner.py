@@ -1,6 +1,6 @@
 """``manage.py test`` runs pytest. ``manage.py test payments`` runs the tests of one part."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from pytest_django.runner import TestRunner
 class PytestRunner(TestRunner):
     """pytest-django's runner, which also takes a service's name for a label."""
 
-    def run_tests(self, test_labels: Sequence[str], **kwargs: Any) -> int:
+    def run_tests(self, test_labels: Iterable[str], **kwargs: Any) -> int:
         return int(super().run_tests([folder_of(label) for label in test_labels], **kwargs))
 
 

@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 from django.db import connections
 from kombu import Connection
-from pytest_django.fixtures import SettingsWrapper
+from pytest_django.fixtures import Settings
 
 RABBITMQ = os.environ.get("TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//")
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL_URL", "postgres://postgres@127.0.0.1:5432/postgres")
@@ -65,7 +65,7 @@ def postgresql_database(postgresql_url: str) -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def data_dir(tmp_path: Path, settings: SettingsWrapper) -> Path:
+def data_dir(tmp_path: Path, settings: Settings) -> Path:
     """A data folder per test: no test meets another's files, or the developer's."""
     settings.DATA_DIR = tmp_path / "var"
     settings.SANDBOX_DIR = tmp_path / "var" / "sandbox"

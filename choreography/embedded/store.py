@@ -12,31 +12,29 @@ message expires on time wherever it stands in its queue, and a queue's x-expires
 declaring and consuming it, not by ``get``.
 """
 
-import base64
 import functools
 import itertools
 import json
 import logging
 import os
-import re
 import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kombu.exceptions import ChannelError
 
+from choreography.embedded.messages import Stored, dumps, loads, topic_matches, with_death
 from choreography.embedded.processes import Processes
 
 # No value gets into a statement as text: what is put together here is all written here.
 # ruff: noqa: S608
+
+__all__ = ["Binding", "QueueInfo", "Refused", "Store", "Stored"]
 
 logger = logging.getLogger(__name__)
 
@@ -81,35 +79,12 @@ FROM queue"""
 _DELIVERY = "id = ? AND delivery_count = ? AND owner IS NOT NULL"
 
 
-class Refused(ChannelError):  # noqa: N818
+class Refused(ChannelError):
     """What was asked for can't be. ``code`` is AMQP's: 403 forbidden, 404 missing, 405 another's, 406 differs."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason, reply_code=code)
         self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A message as taken from a queue.
-
-    ``tag`` names this one delivery, ``delivery_count`` is how often it came back before it.
-    """
-
-    tag: str
-    queue: str
-    exchange: str
-    routing_key: str
-    body: bytes
-    content_type: str | None
-    content_encoding: str | None
-    headers: dict[str, Any]
-    properties: dict[str, Any]
-    delivery_count: int
-
-    @property
-    def redelivered(self) -> bool:
-        return self.delivery_count > 0
 
 
 class QueueInfo(NamedTuple):
@@ -141,6 +116,7 @@ class Store:
         self._db: sqlite3.Connection | None = None
         self._opened = self._writes = 0
         self._numbers = itertools.count(1)
+        self._leaving: set[str] = set()
         self._next_sweep = 0.0
         with _fork_lock:
             _stores.add(self)
@@ -279,7 +255,7 @@ class Store:
             Refused: 404 where the exchange is missing.
             sqlite3.OperationalError: the file can't be written; no queue has the message.
         """
-        texts = (content_type, content_encoding, _dumps(headers or {}), _dumps(properties or {}))
+        texts = (content_type, content_encoding, dumps(headers or {}), dumps(properties or {}))
         with self._writing() as db:
             return self._put(db, exchange, routing_key, bytes(body), texts, expiration_ms)
 
@@ -369,11 +345,25 @@ class Store:
                 _drop_queue(db, queue)
             return len(held)
 
+    def leave(self, owner: str) -> None:
+        """``release``, now or, where the file can't be written now, at the first ``sweep`` that can."""
+        self._leaving.add(owner)
+        try:
+            self._release_leaving()
+        except sqlite3.OperationalError as error:
+            logger.warning("what a closed connection held goes back to its queue later: %s", error)
+
+    def _release_leaving(self) -> None:
+        for owner in list(self._leaving):
+            self.release(owner)
+            self._leaving.discard(owner)
+
     def sweep(self, *, at_once: bool = False) -> None:
         """Release what dead processes left behind; looks once a second, however often called."""
         if self._processes is None or (time.monotonic() < self._next_sweep and not at_once):
             return
         self._next_sweep = time.monotonic() + SWEEP_SECONDS
+        self._release_leaving()
         with self._reading() as db:
             rows = db.execute(
                 "SELECT owner FROM message WHERE owner IS NOT NULL UNION SELECT owner FROM consumer"
@@ -467,8 +457,8 @@ class Store:
         routing_key = arguments.get("x-dead-letter-routing-key", message.routing_key)
         # Its own expiration has done its work: it must not end the message again where it goes.
         properties = {k: v for k, v in message.properties.items() if k != "expiration"}
-        headers = _dumps(_with_death(message, reason))
-        texts = (message.content_type, message.content_encoding, headers, _dumps(properties))
+        headers = dumps(with_death(message, reason))
+        texts = (message.content_type, message.content_encoding, headers, dumps(properties))
         try:
             reached = self._put(db, exchange, routing_key, message.body, texts, None)
         except Refused:
@@ -564,36 +554,8 @@ def _route(db: sqlite3.Connection, exchange: str, routing_key: str) -> dict[str,
     return {
         name: arguments
         for key, name, arguments in rows
-        if kind == "fanout"
-        or key == routing_key
-        or (kind == "topic" and _topic(key).fullmatch(f".{routing_key}" if routing_key else ""))
+        if kind == "fanout" or key == routing_key or (kind == "topic" and topic_matches(key, routing_key))
     }
-
-
-@functools.lru_cache(maxsize=1024)
-def _topic(pattern: str) -> re.Pattern[str]:
-    """Matches routing keys with a dot in front of every word: ``*`` is one word, ``#`` any number."""
-    wild = {"*": r"\.[^.]*", "#": r"(\.[^.]*)*"}
-    words = pattern.split(".") if pattern else []
-    return re.compile("".join(wild.get(word, rf"\.{re.escape(word)}") for word in words))
-
-
-def _with_death(message: Stored, reason: str) -> dict[str, Any]:
-    """The headers, with what RabbitMQ notes when it dead-letters. They may hold any rubbish."""
-    earlier = message.headers.get("x-death")
-    deaths = [d for d in earlier if isinstance(d, dict)] if isinstance(earlier, list) else []
-    same = [d for d in deaths if (d.get("queue"), d.get("reason")) == (message.queue, reason)]
-    count = same[0].get("count") if same else 0
-    death = {
-        "queue": message.queue,
-        "reason": reason,
-        "exchange": message.exchange,
-        "routing-keys": [message.routing_key],
-        "count": count + 1 if isinstance(count, int) else 1,
-    }
-    first = {f"x-first-death-{key}": death[key] for key in ("queue", "reason", "exchange")}
-    others = [d for d in deaths if d not in same]
-    return {**first, **message.headers, "x-death": [death, *others]}
 
 
 def _find(db: sqlite3.Connection, table: str, name: str) -> tuple[str, str]:
@@ -626,7 +588,7 @@ def _key(tag: str) -> tuple[int, int]:
 
 def _stored(row: tuple[Any, ...]) -> Stored:
     id_, queue, exchange, routing_key, body, content_type, encoding, headers, properties, count = row
-    tag, loads = f"{id_}.{count}", _JSON.decode
+    tag = f"{id_}.{count}"
     return Stored(
         tag, queue, exchange, routing_key, body, content_type, encoding, loads(headers), loads(properties), count
     )
@@ -636,35 +598,6 @@ def _stored(row: tuple[Any, ...]) -> Stored:
 def _parsed(arguments: str) -> dict[str, Any]:
     """Not to be changed: everyone gets the same."""
     return dict(json.loads(arguments))
-
-
-#: What AMQP's tables hold and JSON doesn't.
-_TYPES: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
-    "\0bytes": (bytes, lambda value: base64.b64encode(value).decode(), base64.b64decode),
-    "\0datetime": (datetime, datetime.isoformat, datetime.fromisoformat),
-    "\0decimal": (Decimal, str, Decimal),
-}
-
-
-def _encoded(value: Any) -> dict[str, str]:
-    for mark, (type_, encode, _) in _TYPES.items():
-        if isinstance(value, type_):
-            return {mark: encode(value)}
-    raise TypeError(f"A message can't carry a {type(value).__name__} in its headers or properties.")
-
-
-def _decoded(value: dict[str, Any]) -> Any:
-    for mark, encoded in value.items():
-        if mark in _TYPES and len(value) == 1:
-            try:
-                return _TYPES[mark][2](encoded)
-            except (ValueError, TypeError, ArithmeticError):  # it only looks like one of ours
-                return value
-    return value
-
-
-_dumps = json.JSONEncoder(default=_encoded, separators=(",", ":")).encode
-_JSON = json.JSONDecoder(object_hook=_decoded)
 
 
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()

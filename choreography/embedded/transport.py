@@ -3,6 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from queue import Empty
 from time import monotonic, sleep
 from typing import Any, NamedTuple
@@ -27,8 +28,10 @@ _stores: dict[str, Store] = {}
 
 
 def open_store(url: str) -> Store:
-    """The one store of this process for a URL (see ``choreography.embedded``)."""
-    path = "/" + unquote(url.removeprefix("embedded://")).lstrip("/")
+    """The one store of this process for a URL (see ``choreography.embedded``). Raises ValueError for a wrong one."""
+    path = "/" + unquote(url.removeprefix("embedded:///")).lstrip("/")
+    if not url.startswith("embedded:///") or path == "/":
+        raise ValueError(f"{url!r} is no URL of an embedded broker: use embedded:///absolute/path/broker.sqlite3")
     if path.startswith("/:memory:"):
         return _stores.setdefault(path, Store(":memory:"))
     return _stores.setdefault(path, Store(path))
@@ -178,10 +181,10 @@ class Channel(virtual.Channel):
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         if multiple:
             raise NotImplementedError("the embedded broker acknowledges one message at a time")
-        self._settle(delivery_tag, self.store.ack(delivery_tag))
+        self._settle(delivery_tag, self.store.ack)
 
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        self._settle(delivery_tag, self.store.reject(delivery_tag, requeue=requeue))
+        self._settle(delivery_tag, partial(self.store.reject, requeue=requeue))
 
     def basic_recover(self, requeue: bool = False) -> None:
         raise NotImplementedError("close the channel, or reject with requeue: either puts messages back")
@@ -206,10 +209,10 @@ class Channel(virtual.Channel):
         """What it holds goes back to its queue at once."""
         if self.closed:
             return
-        connection = self.connection
+        self._subscriptions.clear()  # they leave with their owner
+        if self.connection.is_ours():
+            self.store.leave(self.owner)
         super().close()
-        if connection.is_ours():
-            self.store.release(self.owner)
 
     def _take(self, queue: str, no_ack: bool, consumer_tag: str | None = None) -> Delivery | None:
         stored = self.store.get([queue], None if no_ack else self.owner)
@@ -220,7 +223,14 @@ class Channel(virtual.Channel):
             self.qos.append(message, stored.tag)
         return message
 
-    def _settle(self, tag: str, held: bool) -> None:
+    def _settle(self, tag: str, settle: Callable[[str], bool]) -> None:
+        try:
+            held = settle(tag)
+        except sqlite3.OperationalError as error:
+            # Celery logs this and goes on. Only with its connection does the delivery go back to the queue.
+            if not self.closed:
+                self.connection.broken = error
+            raise
         self.qos.ack(tag)
         if not held:
             logger.warning("too late to settle delivery %s: its channel was closed, the message comes again", tag)
@@ -246,12 +256,15 @@ class Transport(virtual.Transport):
         super().__init__(client, **kwargs)
         self.store = open_store(client.hostname)
         self.owner = ""
+        #: Why this connection can't go on; whoever waits for messages is told.
+        self.broken: Exception | None = None
         self._pid = os.getpid()
         self._quiet: tuple[tuple[int, int, int], float] | None = None
         self._leave_loop: Callable[[], None] = _nothing
+        self._next_turn: int | None = None
 
     def establish_connection(self) -> "Transport":
-        self.owner = self.store.new_owner()
+        self.owner, self.broken = self.store.new_owner(), None
         self.store.version()  # fails here where the file can't be used
         return super().establish_connection()
 
@@ -259,7 +272,7 @@ class Transport(virtual.Transport):
         self._leave_loop()
         super().close_connection(connection)
         if self.owner and self.is_ours():
-            self.store.release(self.owner)
+            self.store.leave(self.owner)
 
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:  # type: ignore[override]
         """Hand out one message, waiting up to ``timeout`` seconds for it. Raises TimeoutError without one."""
@@ -275,9 +288,10 @@ class Transport(virtual.Transport):
 
         In the timer itself Celery would log a failing consumer and go on; on a turn it fails as with any other broker.
         """
-        timer = loop.call_repeatedly(self.polling_interval, lambda: None)
-        reader, self._next_turn = os.pipe()
-        loop.add_reader(reader, os.read, reader, 1)
+        timer = loop.call_repeatedly(self.polling_interval, _nothing)
+        reader, writer = os.pipe()
+        self._next_turn = writer
+        loop.add_reader(reader, os.read, reader, 4096)
         loop.on_tick.add(self._on_tick)
 
         def leave() -> None:
@@ -285,8 +299,8 @@ class Transport(virtual.Transport):
             loop.on_tick.discard(self._on_tick)
             loop.remove_reader(reader)
             os.close(reader)
-            os.close(self._next_turn)
-            self._leave_loop = _nothing
+            os.close(writer)
+            self._next_turn, self._leave_loop = None, _nothing
 
         self._leave_loop = leave
 
@@ -308,12 +322,14 @@ class Transport(virtual.Transport):
         handed_out = 0
         while handed_out < BURST and self._hand_out():
             handed_out += 1
-        if handed_out:
+        if handed_out and self._next_turn is not None:
             # Acknowledgements may have come of it and wait for the next turn: it must not be slept away.
             os.write(self._next_turn, b".")
 
     def _hand_out(self) -> bool:
         """Hand out one message, if there is one. Costs next to nothing while nothing was written and nothing is due."""
+        if self.broken is not None:
+            raise self.broken
         self.store.sweep()
         version = self.store.version()
         if self._quiet is not None and self._quiet[0] == version and self.store.now() < self._quiet[1]:

@@ -15,9 +15,9 @@ def named_services(source: str) -> Iterator[str]:
     documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     name = re.compile(rf"\b({'|'.join(settings.ALL_SERVICES)})\b")
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
-            if name.search(node.value):
-                yield node.value
+        match node:
+            case ast.Constant(value=str(text)) if id(node) not in documentation and name.search(text):
+                yield text
 
 
 def test_the_choreography_names_no_service() -> None:
@@ -31,6 +31,8 @@ def test_the_choreography_names_no_service() -> None:
 
 
 def test_a_planted_name_is_found() -> None:
-    source = '"""Payments react."""\nqueue = f"{namespace}payments"\ntask = "orders.cancel_order"\nborders = "borders"\n'
+    source = (
+        '"""Payments react."""\nqueue = f"{namespace}payments"\ntask = "orders.cancel_order"\nborders = "borders"\n'
+    )
 
     assert sorted(named_services(source)) == ["orders.cancel_order", "payments"]

@@ -41,6 +41,8 @@ def test_the_settings_of_production_pass_every_deployment_check(run: Run) -> Non
 
 @pytest.mark.parametrize("relaxed", [{"HTTPS": "false"}, {"DEBUG": "true"}, {"SECRET_KEY": "short"}])
 def test_a_relaxed_production_fails_the_deployment_checks(relaxed: dict[str, str], run: Run) -> None:
-    result = run("python", "manage.py", "check", "--deploy", "--fail-level", "WARNING", **({"SECRET_KEY": KEY} | relaxed))
+    result = run(
+        "python", "manage.py", "check", "--deploy", "--fail-level", "WARNING", **({"SECRET_KEY": KEY} | relaxed)
+    )
 
     assert result.returncode != 0

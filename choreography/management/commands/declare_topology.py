@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from choreography import topology
 from choreography.conf import conf
-from choreography.publishing import connect
+from choreography.publishing import broker_errors, connect
 
 
 class Command(BaseCommand):
@@ -34,5 +34,5 @@ class Command(BaseCommand):
                 raise CommandError(
                     f"The broker refuses: {error}. A queue made by an earlier version must be emptied and removed first."
                 ) from error
-            except (*connection.connection_errors, OSError) as error:
+            except broker_errors(connection) as error:
                 raise CommandError(f"The broker can't be reached: {error}. Check BROKER_URL.") from error

@@ -1,0 +1,60 @@
+"""``manage.py choreography map|contracts|doctor``: see the choreography, guard its contracts, find what is wrong."""
+
+import json
+from argparse import ArgumentParser
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from choreography import doctor, gate, overview
+
+
+class Command(BaseCommand):
+    help = "map: who reacts to what. contracts: have they changed, and whom does it break. doctor: what is wrong."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        commands = parser.add_subparsers(dest="subcommand", required=True, metavar="map|contracts|doctor")
+        for name, what in (("map", "the page docs/choreography.md"), ("contracts", "the JSON Schemas in contracts/")):
+            command = commands.add_parser(name, help=what)
+            how = command.add_mutually_exclusive_group()
+            how.add_argument("--write", action="store_true", help="write to disk")
+            how.add_argument("--check", action="store_true", help="fail if what is on disk does not fit the code")
+        command = commands.add_parser("doctor", help="look for what is wrong with the running installation")
+        command.add_argument("--json", action="store_true", help="print a list of findings")
+
+    def handle(self, *args: Any, subcommand: str, **options: Any) -> None:
+        getattr(self, subcommand)(**options)
+
+    def map(self, *, write: bool, check: bool, **options: Any) -> None:
+        path = Path(settings.BASE_DIR) / "docs" / "choreography.md"
+        if write:
+            path.write_text(overview.page())
+        elif not check:
+            self.stdout.write(overview.page(), ending="")
+        elif not path.exists() or path.read_text() != overview.page():
+            raise CommandError(f"{path.name} is out of date. Run manage.py choreography map --write.")
+
+    def contracts(self, *, write: bool, check: bool, **options: Any) -> None:
+        if write:
+            for path in gate.write():
+                self.stdout.write(f"wrote {path.name}")
+        found = list(gate.faults())
+        if found:
+            raise CommandError("\n".join(found))
+
+    def doctor(self, *, json: bool, **options: Any) -> None:
+        found = list(doctor.findings())
+        if json:
+            self.stdout.write(_dumps([asdict(finding) for finding in found]))
+        else:
+            for finding in found:
+                self.stdout.write(f"{finding.about}: {finding.what}. Remedy: {finding.remedy}.")
+        if found:
+            raise SystemExit(1)
+
+
+def _dumps(rows: list[dict[str, str]]) -> str:
+    return json.dumps(rows, indent=2)

@@ -1,0 +1,168 @@
+"""The whole choreography in one process, for tests: an in-memory broker, and a world whose time stands still.
+
+Everything else is the real thing: reactions, outboxes, inboxes, retry policy, databases. ::
+
+    with replaced(FrozenWorld()):
+        shop = Choreography()
+        ...place an order...
+        shop.settle()
+
+The broker is the embedded broker's own store, kept in memory and on the frozen clock.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from kombu import Exchange, Queue
+
+from choreography import topology, world
+from choreography.conf import conf
+from choreography.delivery import Delivery, Later, Outcome, deliver, reason_of_death
+from choreography.embedded.store import Store, Stored
+from choreography.publishing import Outgoing
+from choreography.relay import move
+from choreography.timers import timers
+
+_OWNER = "testing"
+
+
+class FrozenWorld:
+    """A world in which nothing happens by itself: time moves when told, ids and chance come from a seed."""
+
+    def __init__(self, seed: int = 1, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
+        self._random = Random(seed)  # noqa: S311 (repeatable on purpose)
+        self._now = start
+        self._ids = 0
+
+    def now(self) -> datetime:
+        return self._now
+
+    def new_id(self) -> UUID:
+        """A UUIDv7 of the frozen time, rising even while it stands still (RFC 9562, section 5.7)."""
+        self._ids += 1
+        milliseconds = int(self._now.timestamp() * 1000)
+        low = self._ids << 20 | self._random.getrandbits(20)
+        return UUID(int=milliseconds << 80 | 0x7 << 76 | 0x2 << 62 | low)
+
+    def jitter(self) -> float:
+        return self._random.random()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._now += timedelta(seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One delivery that was handled."""
+
+    service: str
+    message: Stored
+    outcome: Outcome
+
+
+class Choreography:
+    """All services of this process around one in-memory broker. Create it inside ``world.replaced``."""
+
+    def __init__(self, frozen: FrozenWorld, services: Iterable[str] | None = None) -> None:
+        self.services = list(conf().services if services is None else services)
+        self.broker = Store(":memory:", now=lambda: world.now().timestamp())
+        self.steps: list[Step] = []
+        self._world = frozen
+        for service in self.services:
+            for exchange in topology.exchanges(service):
+                self._declare_exchange(exchange)
+            for queue in topology.queues(service):
+                self._declare_queue(queue)
+
+    # As a publisher (see publishing.Publisher)
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Put messages on the broker, as the relay or a foreign program does."""
+        for message in messages:
+            self.broker.publish(
+                message.exchange,
+                message.routing_key,
+                message.body,
+                content_type=message.content_type,
+                headers=message.headers,
+                expiration_ms=None if message.expiration is None else int(message.expiration * 1000),
+            )
+
+    def close(self) -> None:
+        self.broker.close()
+
+    # One step at a time
+
+    def relay(self, service: str) -> int:
+        """Move what waits in a service's outbox. Returns how many events."""
+        return move(service, self)
+
+    def handle_next(self, service: str) -> Step | None:
+        """Handle the next message in a service's inbox, or among its dead ones; ``None`` if there is none."""
+        inbox, dead = topology.queue_name(service), topology.dead_queue(service).name
+        message = self.broker.get([inbox, dead], _OWNER)
+        if message is None:
+            return None
+        given_up = reason_of_death(message.headers) if message.queue == dead else None
+        outcome = deliver(Delivery(service, message.body, message.content_type, message.headers, given_up))
+        if isinstance(outcome, Later):
+            self.publish([outcome.again])
+        self.broker.ack(message.tag)
+        step = Step(service, message, outcome)
+        self.steps.append(step)
+        return step
+
+    def tick(self, name: str | None = None) -> None:
+        """Run every timer once, or the one named ``shipping.track_parcels``."""
+        for timer in timers():
+            if timer.service in self.services and name in (None, timer.name):
+                timer.function()
+
+    # All of it
+
+    def drain(self) -> int:
+        """Relay and handle until nothing is left to do at this moment. Returns how many deliveries were handled."""
+        before = len(self.steps)
+        while any([self.relay(service) for service in self.services] + [self._handle_all(s) for s in self.services]):
+            continue
+        return len(self.steps) - before
+
+    def settle(self, quiet: float = 20.0, limit: float = 3600.0) -> None:
+        """Let time pass, with timers ticking, until nothing has happened for ``quiet`` seconds of it.
+
+        Raises:
+            AssertionError: it has not come to rest after ``limit`` seconds of its time.
+        """
+        start = last = world.now()
+        while (world.now() - last).total_seconds() < quiet or self.waiting():
+            if (world.now() - start).total_seconds() > limit:
+                raise AssertionError(f"not settled after {limit} s: {self.waiting()} message(s) on the ladder")
+            if self.drain():
+                last = world.now()
+            self._world.advance(1.0)
+            self.tick()
+
+    def waiting(self) -> int:
+        """How many messages are on the retry ladders."""
+        return sum(self.broker.size(queue.name) for service in self.services for queue in topology.retry_queues(service))
+
+    def _handle_all(self, service: str) -> int:
+        handled = 0
+        while self.handle_next(service):
+            handled += 1
+        return handled
+
+    def _declare_exchange(self, exchange: Exchange) -> None:
+        self.broker.declare_exchange(exchange.name, exchange.type)
+
+    def _declare_queue(self, queue: Queue) -> None:
+        self.broker.declare_queue(queue.name, queue.queue_arguments or {})
+        bindings: Iterable[Any] = queue.bindings or ()
+        for bound in bindings:
+            self._declare_exchange(bound.exchange)
+            self.broker.bind(queue.name, bound.exchange.name, bound.routing_key or "")

@@ -1,0 +1,89 @@
+"""What people see of payments. Nothing here can be changed by hand: money moves by events."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
+
+from choreography.admin import DeadLetterAdmin, InboxAdmin, OutboxAdmin, ReadOnlyAdmin
+from choreography.money import display
+from payments.models import DeadLetter, Entry, Inbox, Outbox, Payment
+
+
+class EntryInline(admin.TabularInline):  # type: ignore[type-arg]
+    """The ledger."""
+
+    model = Entry
+    fields = ("kind", "money", "key", "entered_at")
+    readonly_fields = fields
+    can_delete = False
+
+    def has_view_permission(self, request: HttpRequest, obj: Payment | None = None) -> bool:
+        """Who may see the payment may see how it came about."""
+        return request.user.has_perm("payments.view_payment")
+
+    def has_add_permission(self, request: HttpRequest, obj: Payment | None = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Payment | None = None) -> bool:
+        return False
+
+    @admin.display(description=_("amount"))
+    def money(self, entry: Entry) -> str:
+        return display(entry.amount, entry.payment.currency)
+
+
+def _amount(name: str) -> Any:
+    """A column of the payment as money."""
+
+    @admin.display(description=Payment._meta.get_field(name).verbose_name, ordering=name)
+    def column(payment: Payment) -> str:
+        return display(getattr(payment, name), payment.currency) if getattr(payment, name) else "-"
+
+    column.__name__ = name
+    return column
+
+
+_AMOUNTS = tuple(_amount(name) for name in ("asked", "authorized", "captured", "voided", "refunded"))
+
+
+@admin.register(Payment)
+class PaymentAdmin(ReadOnlyAdmin):
+    """The money of each order."""
+
+    list_display = ("order_id", "created_at", *_AMOUNTS, "declined", "capture_refused", "order_cancelled")
+    list_filter = ("order_cancelled", "created_at", "declined", "currency")
+    search_fields = ("order_id__iendswith", "=reference")
+    search_help_text = _("An order's id or number, or the provider's reference.")
+    fieldsets = (
+        (None, {"fields": ("order_id", "created_at", "authorized_at", "reference")}),
+        (_("Amounts"), {"fields": _AMOUNTS}),
+        (_("What went otherwise"), {"fields": ("declined", "capture_refused", "order_cancelled")}),
+    )
+    readonly_fields = (
+        "order_id",
+        "created_at",
+        "authorized_at",
+        "reference",
+        *_AMOUNTS,
+        "declined",
+        "capture_refused",
+        "order_cancelled",
+    )
+    inlines = (EntryInline,)
+
+
+@admin.register(Outbox)
+class PaymentsOutboxAdmin(OutboxAdmin):
+    subject_model = Payment
+
+
+@admin.register(Inbox)
+class PaymentsInboxAdmin(InboxAdmin):
+    subject_model = Payment
+
+
+@admin.register(DeadLetter)
+class PaymentsDeadLetterAdmin(DeadLetterAdmin):
+    subject_model = Payment

@@ -1,0 +1,37 @@
+"""What people see of shipping. Nothing here can be changed by hand: parcels move by events."""
+
+from django.contrib import admin
+from django.utils.translation import gettext_lazy as _
+
+from choreography.admin import DeadLetterAdmin, InboxAdmin, OutboxAdmin, ReadOnlyAdmin
+from shipping.models import DeadLetter, Inbox, Outbox, Shipment
+
+
+@admin.register(Shipment)
+class ShipmentAdmin(ReadOnlyAdmin):
+    """The parcel of each order."""
+
+    list_display = ("order_id", "state", "parcel", "country", "created_at", "dispatched_at", "ended_at", "reason")
+    list_filter = ("state", "created_at", "country")
+    search_fields = ("order_id__iendswith", "=parcel")
+    search_help_text = _("An order's id or number, or a parcel's.")
+    fieldsets = (
+        (None, {"fields": ("order_id", "state", "reason", "parcel")}),
+        (_("Address"), {"fields": ("name", "street", "city", "postal_code", "country")}),
+        (_("History"), {"fields": ("created_at", "cancel_requested", "dispatched_at", "tracked_at", "ended_at")}),
+    )
+
+
+@admin.register(Outbox)
+class ShippingOutboxAdmin(OutboxAdmin):
+    subject_model = Shipment
+
+
+@admin.register(Inbox)
+class ShippingInboxAdmin(InboxAdmin):
+    subject_model = Shipment
+
+
+@admin.register(DeadLetter)
+class ShippingDeadLetterAdmin(DeadLetterAdmin):
+    subject_model = Shipment

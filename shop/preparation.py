@@ -1,0 +1,196 @@
+"""What must be there before anything runs: databases, topology, an administrator, a few products."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import environ
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.db import IntegrityError, OperationalError, connections
+from django.db.migrations.executor import MigrationExecutor
+from django.utils.translation import gettext as _
+
+from choreography import topology
+from choreography.publishing import connect
+from shop.secrets import local_secret, random_secret, write_private
+
+env = environ.Env()
+
+#: Seconds to wait for a server that does not answer, and between looks at a broker that is not up yet.
+_CONNECT_TIMEOUT, _PAUSE = 5, 0.5
+
+#: The PostgreSQL advisory lock under which a database is prepared. Any number will do.
+_LOCK = 7_467_013
+
+
+class CannotPrepare(Exception):
+    """Something outside is missing or in the way. The message names it and what to do."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a person wants to know afterwards."""
+
+    admin_user: str
+    admin_password: str | None
+    """A password made up just now; ``None`` if there was an administrator, or ``ADMIN_PASSWORD`` was given."""
+    products_added: int
+
+
+def prepare(wait: float = 10.0) -> Prepared:
+    """Make everything ready. Safe to repeat, and to run twice at once.
+
+    Args:
+        wait: seconds to wait for the broker to come up.
+
+    Raises:
+        CannotPrepare: a database or the broker can't be reached, or the administrator's name is taken.
+    """
+    data_dir().mkdir(parents=True, exist_ok=True)
+    with _alone_in(data_dir()):
+        for alias in settings.DATABASES:
+            with _alone_on(alias):
+                migrate(alias)
+        declare_topology(wait)
+        with _alone_on("default"):
+            user, password = create_admin()
+        flower_password()
+        return Prepared(user, password, products_added=_seed_catalogue())
+
+
+def data_dir() -> Path:
+    return Path(settings.DATA_DIR)
+
+
+def migrate(alias: str) -> None:
+    """Apply what is missing in a database. A service's own database gets that service's tables only."""
+    executor = MigrationExecutor(connections[alias])
+    targets = executor.loader.graph.leaf_nodes(None if alias == "default" else alias)
+    if executor.migration_plan(targets):
+        label = [] if alias == "default" else [alias]
+        call_command("migrate", *label, database=alias, verbosity=0, interactive=False)
+
+
+def declare_topology(wait: float) -> None:
+    """Declare exchanges and queues, waiting for the broker if it is not up yet.
+
+    Raises:
+        CannotPrepare: it can't be reached in time, or refuses.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        with connect() as connection:
+            where = connection.as_uri()  # the password is masked
+            try:
+                connection.ensure_connection(max_retries=1, timeout=_CONNECT_TIMEOUT)
+                topology.declare(connection)
+            except connection.channel_errors as error:
+                raise CannotPrepare(
+                    _("The broker at %(url)s refuses: %(error)s. Check BROKER_URL (%(hint)s).")
+                    % {"url": where, "error": one_line(error), "hint": _("user, password, virtual host, rights")}
+                ) from error
+            except (*connection.connection_errors, OSError) as error:
+                if time.monotonic() >= deadline:
+                    raise CannotPrepare(
+                        _("The broker at %(url)s can't be reached: %(error)s. Start it, or check BROKER_URL.")
+                        % {"url": where, "error": one_line(error)}
+                    ) from error
+            else:
+                return
+        time.sleep(_PAUSE)
+
+
+def create_admin() -> tuple[str, str | None]:
+    """Create an administrator if there is none. Returns the name, and the password if it was made up just now.
+
+    Raises:
+        CannotPrepare: the name belongs to an account that is no administrator.
+    """
+    users = get_user_model().objects
+    name = env.str("ADMIN_USER", default="admin")
+    if users.filter(is_superuser=True).exists():
+        return name, None
+    given = env.str("ADMIN_PASSWORD", default="")
+    password = given or random_secret()
+    kept = admin_password_file()
+    kept.unlink(missing_ok=True)
+    if not given:
+        write_private(kept, password)  # before the account is: a password nobody knows is worse than one too many
+    try:
+        users.create_superuser(name, password=password)
+    except IntegrityError as error:
+        raise CannotPrepare(
+            _("There is an account named %s already, and it is no administrator. Set ADMIN_USER to another name.")
+            % name
+        ) from error
+    return name, None if given else password
+
+
+def admin_password_file() -> Path:
+    """Where a password that was made up is kept."""
+    return data_dir() / "admin-password"
+
+
+def flower_password() -> str:
+    """Flower's password: ``FLOWER_PASSWORD``, else one made up once and kept in ``DATA_DIR/flower-password``."""
+    return env.str("FLOWER_PASSWORD", default="") or local_secret(data_dir() / "flower-password")
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line without a full stop."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _seed_catalogue() -> int:
+    if "orders" not in settings.SERVICES:
+        return 0
+    from shop.samples import seed_catalogue  # here, as orders may not be installed in this process
+
+    with _alone_on("orders"):
+        return seed_catalogue()
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time prepares a data folder, and with it the SQLite files."""
+    descriptor = os.open(folder / "prepare.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _alone_on(alias: str) -> Iterator[None]:
+    """One process at a time prepares a database, from whichever machine.
+
+    Raises:
+        CannotPrepare: the database can't be reached.
+    """
+    with closing(connections[alias].copy()) as connection:
+        if connection.vendor == "postgresql":
+            connection.settings_dict["OPTIONS"].setdefault("connect_timeout", _CONNECT_TIMEOUT)
+        try:
+            connection.ensure_connection()
+            if connection.vendor == "postgresql":
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+        except OperationalError as error:
+            raise CannotPrepare(
+                _("The database of %(alias)s can't be reached: %(error)s. Check %(variable)s.")
+                % {"alias": alias, "error": one_line(error), "variable": _variable_of(alias)}
+            ) from error
+        yield
+
+
+def _variable_of(alias: str) -> str:
+    """The environment variable that says where a database is."""
+    own = "ACCOUNTS_DATABASE_URL" if alias == "default" else f"{alias.upper()}_DATABASE_URL"
+    return next((name for name in (own, "DATABASE_URL") if env.str(name, default="")), "DATA_DIR")

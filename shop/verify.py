@@ -1,0 +1,181 @@
+"""Did an order end as it must? Compares every service's tables, and the sandboxes' own books, with what was expected.
+
+Each function names what is wrong, in words for people, and changes nothing.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from django.db.models import Q
+from django.utils.translation import gettext as _
+
+from choreography.conf import conf
+from choreography.models import alias_of, table_of
+from choreography.registry import reaction_to
+from orders.models import Order
+from payments.gateway import gateway
+from payments.models import Entry, Payment
+from payments.sandbox import BookEntry, SandboxGateway
+from shipping.carrier import Tracking, carrier
+from shipping.models import Shipment
+from shipping.sandbox import ParcelEntry, SandboxCarrier
+from shop.samples import Ending
+
+
+def has_ended(order_id: UUID) -> bool:
+    """Nothing is going to happen to the order any more, unless a person or the customer does something."""
+    ended = Order.objects.filter(pk=order_id, status__in=[Order.Status.COMPLETED, Order.Status.CANCELLED])
+    return ended.exists() and not any(loose_ends(order_id))
+
+
+def faults(order_id: UUID, ending: Ending) -> list[str]:
+    """Everything about an order that is not as ``ending`` says. Empty: all is well."""
+    order = Order.objects.get(pk=order_id)
+    return [
+        *order_faults(order, ending),
+        *ledger_faults(order, ending),
+        *gateway_faults(order, ending),
+        *shipment_faults(order, ending),
+        *carrier_faults(order, ending),
+        *attempt_faults(order, ending),
+        *loose_ends(order_id),
+    ]
+
+
+def order_faults(order: Order, ending: Ending) -> Iterator[str]:
+    """What orders says of the order itself."""
+    given_back = order.total if "voided" in ending.ledger else None
+    yield from _difference(_("the order's status"), order.status, ending.status)
+    yield from _difference(_("the reason"), order.reason, ending.reason)
+    yield from _difference(_("the amount given back, as orders heard"), order.released, given_back)
+    yield from _difference(_("what needs a person"), order.attention, "")
+
+
+def ledger_faults(order: Order, ending: Ending) -> Iterator[str]:
+    """What payments says: the movements of money, and the sums they come to."""
+    payment = Payment.objects.filter(pk=order.pk).first()
+    if payment is None:
+        yield _("payments has no ledger for the order")
+        return
+    entries = list(payment.entries.all())
+    expected = [(kind, order.total) for kind in ending.ledger]
+    yield from _difference(_("the ledger"), [(entry.kind, entry.amount) for entry in entries], expected)
+    sums = Counter[str]()
+    for entry in entries:
+        sums[entry.kind] += entry.amount
+    for kind in Entry.Kind.values:
+        yield from _difference(_("the sum %s") % kind, getattr(payment, kind), sums[kind])
+    yield from _difference(_("what payments still holds"), payment.held, 0)
+    yield from _difference(_("what payments keeps"), payment.kept, order.total if ending.is_sale else 0)
+    yield from _difference(_("the currency"), payment.currency, order.currency)
+    yield from _difference(_("why it was declined"), payment.declined, ending.reason if ending.is_declined else "")
+
+
+def gateway_faults(order: Order, ending: Ending) -> Iterator[str]:
+    """What the payment provider's own books say, by themselves and against the ledger, key by key."""
+    booked = [entry for entry in _gateway_books() if entry.key.startswith(f"{order.pk}:")]
+    moves = {entry.key: (entry.outcome, entry.amount, entry.currency) for entry in booked if entry.amount}
+    entries = Entry.objects.filter(payment=order.pk)
+    ledger = {entry.key: (entry.kind, entry.amount, order.currency) for entry in entries}
+    for key in sorted(moves.keys() | ledger.keys()):
+        yield from _difference(_("the gateway's books under %s") % key, moves.get(key), ledger.get(key))
+    sums = Counter[str]()
+    for entry in booked:
+        sums[entry.outcome] += entry.amount
+    charged = sums["captured"] - sums["refunded"]
+    held = sums["authorized"] - sums["captured"] - sums["voided"]
+    yield from _difference(_("what the gateway has charged"), charged, order.total if ending.is_sale else 0)
+    yield from _difference(_("what the gateway still holds"), held, 0)
+    declined = [entry.reason for entry in booked if entry.outcome == "declined"]
+    yield from _difference(_("what the gateway declined"), declined, [ending.reason] if ending.is_declined else [])
+
+
+def shipment_faults(order: Order, ending: Ending) -> Iterator[str]:
+    """What shipping says."""
+    shipment = Shipment.objects.filter(pk=order.pk).first()
+    if shipment is None:
+        yield _("shipping has no shipment for the order")
+        return
+    yield from _difference(_("the shipment"), shipment.state, ending.shipment)
+    yield from _difference(_("the parcel's name, as orders heard"), order.parcel, shipment.parcel)
+
+
+def carrier_faults(order: Order, ending: Ending) -> Iterator[str]:
+    """What the carrier's own books say: one delivered parcel for a sale, else none on its way."""
+    parcels = [entry for entry in _carrier_books() if entry.key == str(order.pk) and entry.parcel]
+    delivered = [entry.parcel for entry in parcels if entry.state is Tracking.DELIVERED]
+    on_its_way = [entry.parcel for entry in parcels if entry.state is Tracking.IN_TRANSIT]
+    expected = [order.parcel] if ending.is_sale else []
+    yield from _difference(_("what the carrier has delivered"), delivered, expected)
+    yield from _difference(_("what the carrier has on its way"), on_its_way, [])
+
+
+def attempt_faults(order: Order, ending: Ending) -> Iterator[str]:
+    """Where the gateway failed at first, authorizing was tried again."""
+    inbox = table_of("payments", "Inbox").objects
+    attempts = list(inbox.filter(subject=order.pk, reaction="payments.authorize_payment").values_list("attempts"))
+    if len(attempts) != 1 or attempts[0][0] < ending.attempts:
+        yield _("authorizing took %(found)s attempts instead of %(expected)d or more") % {
+            "found": [number for (number,) in attempts],
+            "expected": ending.attempts,
+        }
+
+
+def loose_ends(order_id: UUID) -> Iterator[str]:
+    """Events of an order that are not published, or not heard by everyone who reacts to them."""
+    for service in conf().services:
+        for row in table_of(service, "Outbox").objects.using(alias_of(service)).filter(subject=order_id):
+            if row.published_at is None:
+                yield _("%(event)s is not published") % {"event": row.event_type}
+            yield from _unheard(row.event_type, row.event_id)
+
+
+def letter_faults(order_ids: Sequence[UUID], since: datetime) -> Iterator[str]:
+    """Dead letters about these orders, and any that were parked since a moment."""
+    for service in conf().services:
+        letters = table_of(service, "DeadLetter").objects.using(alias_of(service))
+        for letter in letters.filter(Q(subject__in=order_ids) | Q(parked_at__gte=since)):
+            yield _("%(service)s has a dead letter: %(letter)s") % {"service": service, "letter": letter}
+
+
+def _unheard(event_type: str, event_id: UUID) -> Iterator[str]:
+    for service in conf().services:
+        reaction = reaction_to(service, event_type)
+        if reaction is None:
+            continue
+        inbox = table_of(service, "Inbox").objects.using(alias_of(service))
+        if not inbox.filter(event_id=event_id, reaction=reaction.name).exists():
+            yield _("%(reaction)s has not heard %(event)s") % {"reaction": reaction.name, "event": event_type}
+
+
+def _gateway_books() -> list[BookEntry]:
+    provider = gateway()
+    if not isinstance(provider, SandboxGateway):
+        raise TypeError("only the sandbox gateway shows its books")
+    return provider.books()
+
+
+def _carrier_books() -> list[ParcelEntry]:
+    company = carrier()
+    if not isinstance(company, SandboxCarrier):
+        raise TypeError("only the sandbox carrier shows its books")
+    return company.books()
+
+
+def _difference(what: str, found: object, expected: object) -> Iterator[str]:
+    if found != expected:
+        yield _("%(what)s: %(found)s instead of %(expected)s") % {
+            "what": what,
+            "found": _plain(found),
+            "expected": _plain(expected),
+        }
+
+
+def _plain(value: object) -> str:
+    if value in ("", None, [], ()):
+        return _("nothing")
+    if isinstance(value, list | tuple):
+        return ", ".join(" ".join(map(str, item)) if isinstance(item, tuple) else str(item) for item in value)
+    return str(value)

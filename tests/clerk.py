@@ -1,0 +1,230 @@
+"""A shop's clerk, in a process of its own: does and looks up what ``processes.Clerk`` asks for, one JSON line each.
+
+``["place", {"token": "tok_slow"}]`` calls ``place(token="tok_slow")`` and is answered ``{"answer": ...}``. Knows only
+the services that its process has.
+"""
+
+import base64
+import json
+import os
+import sys
+import traceback
+from collections import Counter
+from typing import Any
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
+
+
+def open_shop() -> None:
+    """Make the tables and the topology, and something to sell."""
+    from django.conf import settings
+    from django.core.management import call_command
+
+    for alias in settings.DATABASES:
+        call_command("migrate", database=alias, verbosity=0)
+    call_command("declare_topology")
+    if "orders" in settings.SERVICES:
+        from orders.models import Product
+
+        Product.objects.get_or_create(sku="TEA", defaults={"name": "Tea", "price": 1250, "currency": "EUR"})
+
+
+def close_shop() -> None:
+    """Take everything back from a broker that others use too."""
+    from choreography import topology
+    from choreography.conf import conf
+    from choreography.publishing import connect
+
+    if conf().namespace:
+        with connect() as connection:
+            topology.delete(connection)
+
+
+def place(token: str = "tok_approved", street: str = "Main Street 1") -> str:
+    """Place an order for two pots of tea. Needs nothing but the orders database."""
+    from orders.models import Order, Product
+    from orders.services import Pick, place_order
+
+    order = Order(
+        customer_name="Ada Example",
+        customer_email="ada@example.org",
+        street=street,
+        city="Bonn",
+        postal_code="53111",
+        country="DE",
+        payment_token=token,
+    )
+    return str(place_order(order, [Pick(Product.objects.get(sku="TEA"), 2)]).pk)
+
+
+def status(order_id: str) -> str:
+    from orders.models import Order
+
+    return str(Order.objects.get(pk=order_id).status)
+
+
+def standing() -> dict[str, Any]:
+    """How things stand, for a person who wonders why a test waits."""
+    from django.conf import settings
+
+    from choreography.models import table_of
+
+    counts: dict[str, Any] = {
+        service: {
+            "to publish": table_of(service, "Outbox").objects.filter(published_at=None).count(),
+            "heard": table_of(service, "Inbox").objects.count(),
+            "letters": [letter["message"] for letter in letters(service)],
+        }
+        for service in settings.SERVICES
+    }
+    if "orders" in settings.SERVICES:
+        from orders.models import Order
+
+        counts["status"] = dict(Counter(Order.objects.values_list("status", flat=True)))
+    return counts
+
+
+def is_quiet() -> bool:
+    """Every order has ended and every event was heard by everyone it is meant for."""
+    from orders.models import Order
+
+    open_orders = Order.objects.exclude(status=Order.Status.COMPLETED).exclude(status=Order.Status.CANCELLED)
+    return not open_orders.exists() and not list(_unheard())
+
+
+def unheard() -> list[str]:
+    """What was announced and has not taken effect yet, as ``reaction event``."""
+    return list(_unheard())
+
+
+def _unheard() -> Any:
+    from django.conf import settings
+
+    from choreography.models import table_of
+    from choreography.registry import reactions
+
+    announced: dict[str, set[str]] = {}
+    for service in settings.SERVICES:
+        for event_type, event_id in table_of(service, "Outbox").objects.values_list("event_type", "event_id"):
+            announced.setdefault(event_type, set()).add(str(event_id))
+    for reaction in reactions():
+        inbox = table_of(reaction.service, "Inbox").objects.filter(reaction=reaction.name)
+        heard = set(map(str, inbox.values_list("event_id", flat=True)))
+        for event_type in reaction.event_types:
+            for event_id in announced.get(event_type, set()) - heard:
+                yield f"{reaction.name} {event_id}"
+
+
+def broken_promises() -> list[str]:
+    """Where the services' tables and the books of the companies outside contradict the order's end."""
+    from django.conf import settings
+
+    from orders.models import Order
+    from payments.gateway import gateway
+    from payments.models import Payment
+    from shipping.carrier import carrier
+    from shipping.models import Shipment
+
+    moved: dict[str, Counter[str]] = {}
+    for entry in gateway().books():  # type: ignore[attr-defined]  # only a sandbox has books
+        moved.setdefault(entry.key.partition(":")[0], Counter())[entry.outcome] += entry.amount
+    parcels: dict[str, list[Any]] = {}
+    for parcel in carrier().books():  # type: ignore[attr-defined]  # as above
+        parcels.setdefault(parcel.key, []).append(str(parcel.state))
+    faults = [f"{service}: parked {letter}" for service in settings.SERVICES for letter in letters(service)]
+    for order in Order.objects.all():
+        payment, shipment = Payment.objects.seen(order.pk), Shipment.objects.seen(order.pk)
+        books = moved.get(str(order.pk), Counter())
+        facts = {
+            "ledger": (payment.authorized, payment.captured, payment.voided, payment.refunded),
+            "books": tuple(books[kind] for kind in ("authorized", "captured", "voided", "refunded")),
+            "shipment": shipment.state,
+            "parcels": parcels.get(str(order.pk), []),
+        }
+        total = (order.total, order.total, 0, 0)
+        if order.status == Order.Status.COMPLETED:
+            wanted = {"ledger": total, "books": total, "shipment": "delivered", "parcels": ["delivered"]}
+            if facts != wanted:
+                faults.append(f"{order.pk} is completed, but {facts}")
+        elif facts["ledger"] != facts["books"] or payment.held or payment.kept or "delivered" in facts["parcels"]:
+            faults.append(f"{order.pk} is {order.status}, but {facts}")
+    return faults
+
+
+def letters(service: str) -> list[dict[str, Any]]:
+    """A service's dead letters, the oldest first."""
+    from choreography.models import table_of
+
+    return [
+        {
+            "error": letter.error,
+            "message": letter.message,
+            "state": letter.state,
+            "reaction": letter.reaction,
+            "body": base64.b64encode(bytes(letter.body)).decode(),
+            "content_type": letter.content_type,
+            "headers": letter.headers,
+        }
+        for letter in table_of(service, "DeadLetter").objects.order_by("pk")
+    ]
+
+
+def heard(service: str) -> list[str]:
+    """The ids of the events that took effect in a service, in this order."""
+    from choreography.models import table_of
+
+    return [str(event_id) for event_id in table_of(service, "Inbox").objects.order_by("pk").values_list("event_id", flat=True)]
+
+
+def announced(service: str, subject: str) -> list[str]:
+    """The types of the events a service announced about an order."""
+    from choreography.models import table_of
+
+    return list(
+        table_of(service, "Outbox").objects.filter(subject=subject).order_by("position").values_list("event_type", flat=True)
+    )
+
+
+def unpublished(service: str) -> int:
+    """How many events wait in a service's outbox."""
+    from choreography.models import table_of
+
+    return int(table_of(service, "Outbox").objects.filter(published_at=None).count())
+
+
+def gateway_calls(order_id: str) -> list[str]:
+    """What the gateway's own books have under an order, such as ``["authorized"]``."""
+    from payments.gateway import gateway
+
+    return [entry.outcome for entry in gateway().books() if entry.key.startswith(order_id)]  # type: ignore[attr-defined]
+
+
+def tables() -> list[str]:
+    """Every table in the databases of this process's services."""
+    from django.conf import settings
+    from django.db import connections
+
+    return sorted({name for service in settings.SERVICES for name in connections[service].introspection.table_names()})
+
+
+def main() -> None:
+    django.setup()
+    answers = sys.stdout
+    sys.stdout = sys.stderr
+    for line in sys.stdin:
+        question, details = json.loads(line)
+        from django.db import close_old_connections
+
+        close_old_connections()
+        try:
+            outcome = {"answer": globals()[question](**details)}
+        except Exception:  # told to the test, which fails with it
+            outcome = {"failed": traceback.format_exc()}
+        answers.write(json.dumps(outcome) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

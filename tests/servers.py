@@ -1,0 +1,208 @@
+"""Servers of a test's own, to be stopped and killed: a RabbitMQ node and a PostgreSQL cluster on free ports.
+
+Those of the machine are never touched. Where the programs are missing the test is skipped with the reason, or fails
+where the run demands the servers.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg2
+from kombu import Connection
+
+from tests.conftest import unavailable
+from tests.processes import PATIENCE, Process, eventually
+
+_SHUTDOWN = 60.0
+
+
+class RabbitMQ:
+    """A node with its own name, ports, cookie, data and port mapper."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port, self._dist_port, self._mapper_port = free_ports(3)
+        self._mapper: Process | None = None
+        self._node: Process | None = None
+        (folder / "plugins").write_text("[].\n")
+        (folder / "rabbitmq.conf").write_text(f"listeners.tcp.local = 127.0.0.1:{self._port}\n")
+        cookie = folder / ".erlang.cookie"
+        cookie.write_text(folder.name)
+        cookie.chmod(0o400)
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "LANG": "C.UTF-8",
+            "ERL_EPMD_PORT": str(self._mapper_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": f"{folder.name}@localhost",
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1",
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "RABBITMQ_SCHEMA_DIR": str(folder / "schema"),
+            # Has the script become the node instead of starting it: signals reach it, and it dies when we do.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        }
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self._port}//"
+
+    def start(self) -> None:
+        """Start it and wait until it can be used."""
+        if self._mapper is None:
+            self._mapper = self._run("epmd", [_program("epmd"), "-port", str(self._mapper_port)])
+        self._node = self._run("rabbitmq", [_rabbitmq_server()])
+        eventually(self._answers, within=120, otherwise=self._node.says)
+
+    def stop(self) -> None:
+        """Stop it in good order."""
+        if self._node is not None:
+            self._node.end(_SHUTDOWN)
+
+    def kill(self) -> None:
+        """Kill it as a crash would."""
+        if self._node is not None:
+            self._node.kill()
+
+    def close(self) -> None:
+        self.kill()
+        if self._mapper is not None:
+            self._mapper.kill()
+
+    def _answers(self) -> bool:
+        assert self._node
+        assert self._node.lives, self._node.says()
+        try:
+            with Connection(self.url, connect_timeout=1) as connection:
+                connection.connect()
+        except (OSError, *connection.connection_errors):
+            return False
+        return True
+
+    def _run(self, name: str, command: list[str]) -> Process:
+        return Process(name, command, self._environment, self._folder / f"{name}.log")
+
+
+class PostgreSQL:
+    """A cluster of its own. PostgreSQL refuses to run as root: then it runs as the user ``postgres``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        (self._port,) = free_ports(1)
+        self._server: Process | None = None
+        self._data = folder / "data"
+        self._as_its_user: list[str] = []
+        if os.geteuid() == 0:
+            shutil.chown(folder, "postgres", "postgres")
+            self._as_its_user = [_program("setpriv"), "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=KILL", "--"]
+        settings = ["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--locale=C"]
+        initdb = subprocess.run(
+            [*self._as_its_user, _postgresql("initdb"), *settings, str(self._data)],
+            capture_output=True, text=True, check=False, cwd=folder,
+        )  # fmt: skip
+        assert initdb.returncode == 0, initdb.stderr
+
+    @property
+    def url(self) -> str:
+        return f"postgres://postgres@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> None:
+        """Start it and wait until it can be used."""
+        options = ["-D", self._data, "-p", self._port, "-h", "127.0.0.1", "-k", self._folder, "-c", "fsync=off"]
+        command = [*self._as_its_user, _postgresql("postgres"), *map(str, options)]
+        environment = {"PATH": os.environ["PATH"], "LANG": "C"}
+        self._server = Process("postgresql", command, environment, self._folder.parent / f"{self._folder.name}.log")
+        eventually(self._answers, otherwise=self._server.says)
+
+    def stop(self) -> None:
+        """Stop it at once, cutting every connection: PostgreSQL's "fast" shutdown."""
+        if self._server is not None:
+            os.kill(self._server.pid, signal.SIGINT)
+            server = self._server
+            eventually(lambda: not server.lives, PATIENCE, otherwise=server.says)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.kill()
+            self._server.log.unlink()
+
+    def _answers(self) -> bool:
+        assert self._server
+        assert self._server.lives, self._server.says()
+        try:
+            psycopg2.connect(self.url, connect_timeout=1).close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+
+@contextmanager
+def own_rabbitmq() -> Iterator[RabbitMQ]:
+    """A running node, gone afterwards."""
+    with _folder("rabbit") as folder:
+        node = RabbitMQ(folder)
+        try:
+            node.start()
+            yield node
+        finally:
+            node.close()
+
+
+@contextmanager
+def own_postgresql() -> Iterator[PostgreSQL]:
+    """A running cluster, gone afterwards."""
+    with _folder("postgres") as folder:
+        cluster = PostgreSQL(folder)
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.close()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on at this moment, each another."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(listener.getsockname()[1]) for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return ports
+
+
+@contextmanager
+def _folder(prefix: str) -> Iterator[Path]:
+    """Not pytest's own: another user must be able to reach it."""
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _program(name: str, *elsewhere: Path) -> str:
+    """Where a program is; skips the test where it isn't."""
+    found = shutil.which(name) or next((str(path) for path in elsewhere if path.exists()), None)
+    if found is None:
+        unavailable(f"A {name} of the test's own", FileNotFoundError(f"{name} is not installed"))
+    return str(found)
+
+
+def _rabbitmq_server() -> str:
+    """The script behind the wrapper, which insists on a user of its own."""
+    inner = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+    return str(inner) if inner.exists() else _program("rabbitmq-server")
+
+
+def _postgresql(name: str) -> str:
+    """Debian keeps the server's programs out of the path."""
+    return _program(name, *sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True))
