@@ -8,7 +8,7 @@ from babel.numbers import get_territory_currencies
 
 from choreography.money import current_locale, display
 
-__all__ = ["countries", "country_choices", "currencies", "display"]
+__all__ = ["countries", "country_choices", "country_name", "currencies", "display"]
 
 
 @cache
@@ -32,3 +32,8 @@ def currencies() -> frozenset[str]:
 def country_choices() -> Iterable[tuple[str, str]]:
     """Country codes and their names in the current language."""
     return countries(current_locale()).items()
+
+
+def country_name(code: str) -> str:
+    """A country's name in the current language; the code of one it does not know."""
+    return countries(current_locale()).get(code, code)

@@ -13,6 +13,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
 embedded.register()
 
 app = Celery("shop")
+#: Beat reads this before Django, and with it ``install``, has been loaded.
+app.conf.beat_scheduler = "choreography.worker:LivingScheduler"
 
 
 @signals.setup_logging.connect

@@ -88,7 +88,7 @@ def declare_topology(wait: float) -> None:
         with connect() as connection:
             where = connection.as_uri()  # the password is masked
             try:
-                connection.ensure_connection(max_retries=1, timeout=_CONNECT_TIMEOUT)
+                connection.connect()
                 topology.declare(connection)
             except connection.channel_errors as error:
                 raise CannotPrepare(

@@ -1,16 +1,36 @@
 """The home page and the health check."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 from django.conf import settings
 from django.db import DatabaseError, connections
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.urls import reverse
 
+from choreography.models import DeadLetter, table_of
 from choreography.registry import reactions
+
+
+@dataclass(frozen=True)
+class Letters:
+    """How many messages of a service wait for a person, and where."""
+
+    service: str
+    parked: int
+    url: str
 
 
 def home(request: HttpRequest) -> HttpResponse:
     """Who reacts to what, and where to go from here."""
-    return render(request, "shop/home.html", {"services": settings.SERVICES, "reactions": reactions()})
+    context = {
+        "flower_url": getattr(settings, "FLOWER_URL", ""),
+        "letters": list(_letters(request)),
+        "reactions": [(reaction, sorted(reaction.announces)) for reaction in reactions()],
+        "services": settings.SERVICES,
+    }
+    return render(request, "shop/home.html", context)
 
 
 def healthz(request: HttpRequest) -> JsonResponse:
@@ -23,3 +43,11 @@ def healthz(request: HttpRequest) -> JsonResponse:
         except DatabaseError:
             down.append(alias)
     return JsonResponse({"databases_down": down}, status=503 if down else 200)
+
+
+def _letters(request: HttpRequest) -> Iterator[Letters]:
+    """The dead letters this person may see."""
+    for service in settings.SERVICES:
+        if request.user.is_staff and request.user.has_perm(f"{service}.view_deadletter"):
+            parked = table_of(service, "DeadLetter").objects.filter(state=DeadLetter.State.PARKED).count()
+            yield Letters(service, parked, reverse(f"admin:{service}_deadletter_changelist"))

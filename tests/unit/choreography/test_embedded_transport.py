@@ -398,6 +398,7 @@ class TestEventLoop:
         consuming.register_with_event_loop(hub)
         publish(connection, "1")
 
+        hub.call_later(10, hub.stop)
         with pytest.raises(ZeroDivisionError):
             hub.run_forever()
         consuming.release()
