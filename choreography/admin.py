@@ -6,6 +6,7 @@ Base classes. A service's ``admin.py`` registers them for its own tables, so tha
 import json
 from collections.abc import Iterable
 from typing import Any, ClassVar
+from uuid import UUID
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
@@ -24,10 +25,15 @@ from django.views.decorators.http import require_POST
 
 from choreography.errors import Transient
 from choreography.letters import NotParked, send_again, to_the_broker
-from choreography.models import DeadLetter, Inbox, Outbox
+from choreography.models import DeadLetter, Outbox
 
 #: Bytes of a body that are shown; and of one that is no text, where each takes three characters.
 _SHOWN, _SHOWN_AS_HEX = 64 * 1024, 1024
+
+
+def number(order_id: UUID) -> str:
+    """An order's id as people say it: its last eight digits."""
+    return order_id.hex[-8:].upper()
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -56,10 +62,10 @@ class AboutOrderAdmin(ReadOnlyAdmin):
     @admin.display(description=_("order"), ordering="subject")
     def about(self, row: Any) -> SafeString | str:
         if row.subject is None or self.subject_model is None:
-            return str(row.subject or "-")
+            return number(row.subject) if row.subject else "-"
         meta = self.subject_model._meta
         link = reverse(f"admin:{meta.app_label}_{meta.model_name}_change", args=[row.subject])
-        return format_html('<a href="{}">{}</a>', link, row.subject)
+        return format_html('<a href="{}">{}</a>', link, number(row.subject))
 
 
 class PublishedFilter(admin.SimpleListFilter):
@@ -90,6 +96,7 @@ class OutboxAdmin(AboutOrderAdmin):
         "event_type",
         "event_id",
         "about",
+        "subject",
         "sequence",
         "caused_by",
         "announced_at",
@@ -114,7 +121,7 @@ class InboxAdmin(AboutOrderAdmin):
     list_filter = ("handled_at", "reaction")
     search_fields = ("=event_id", "=subject")
     search_help_text = _("An event's id or an order's id.")
-    fields = ("event_type", "event_id", "about", "reaction", "attempts", "handled_at")
+    fields = ("event_type", "event_id", "about", "subject", "reaction", "attempts", "handled_at")
     readonly_fields = fields
 
 
@@ -132,6 +139,7 @@ class DeadLetterAdmin(AboutOrderAdmin):
         "event_type",
         "event_id",
         "about",
+        "subject",
         "reaction",
         "error",
         "message",
@@ -145,9 +153,12 @@ class DeadLetterAdmin(AboutOrderAdmin):
         "key",
     )
     fieldsets = (
-        (None, {"fields": ("state", "reaction", "about", "attempts", "parked_at", "resolved_at")}),
+        (None, {"fields": ("state", "reaction", "about", "subject", "attempts", "parked_at", "resolved_at")}),
         (_("Why"), {"fields": ("error", "message", "traceback_shown")}),
-        (_("The message"), {"fields": ("event_type", "event_id", "content_type", "headers_shown", "body_shown", "key")}),
+        (
+            _("The message"),
+            {"fields": ("event_type", "event_id", "content_type", "headers_shown", "body_shown", "key")},
+        ),
     )
     actions = ("send_letters_again",)
 
@@ -205,7 +216,7 @@ class DeadLetterAdmin(AboutOrderAdmin):
         return redirect(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", object_id)
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        letter = kwargs.get("obj")
+        letter: DeadLetter = kwargs["obj"]
         can_retry = self.has_retry_permission(request) and letter.state == DeadLetter.State.PARKED
         return super().render_change_form(request, context | {"can_retry": can_retry}, *args, **kwargs)
 

@@ -5,6 +5,7 @@ Knows neither Celery nor the broker. The worker (and ``testing``) hands a ``Deli
 
 import base64
 import hashlib
+import math
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,10 @@ ATTEMPTS, WAITS, FIRST_SEEN, LETTER = (
     "x-choreography-letter",
 )
 
+#: What headers may claim, whoever wrote them: more attempts or waits are no history, and more letters no key.
+_MOST = 10**6
+_LONGEST_KEY = 150
+
 _NOTES_OF_THE_BROKER = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
 
 #: How often a reaction starts over at once when the state its outside call was based on has changed.
@@ -56,14 +61,17 @@ class Delivery:
         """What the headers say happened before; a fresh history where they say nothing sensible."""
         try:
             first_seen = datetime.fromisoformat(self.headers[FIRST_SEEN])
-            return History(first_seen, int(self.headers[ATTEMPTS]), int(self.headers[WAITS]))
-        except (KeyError, TypeError, ValueError):
+            attempts, waits = int(self.headers[ATTEMPTS]), int(self.headers[WAITS])
+        except (KeyError, TypeError, ValueError, OverflowError):
             return History(world.now())
+        sensible = first_seen.tzinfo is not None and 0 <= attempts <= _MOST and 0 <= waits <= _MOST
+        return History(first_seen, attempts, waits) if sensible else History(world.now())
 
     @property
     def letter(self) -> str | None:
         """The key of the dead letter that a person sent again, if this is one."""
-        return self.headers.get(LETTER)
+        key = self.headers.get(LETTER)
+        return key if isinstance(key, str) and key.isprintable() and 0 < len(key) <= _LONGEST_KEY else None
 
 
 @dataclass(frozen=True)
@@ -191,31 +199,29 @@ def _park(
     fault = {
         "state": letters.State.PARKED,
         "error": type(error).__name__,
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
+        "message": _legible(str(error)),
+        "traceback": _legible("".join(traceback.format_exception(error))),
         "attempts": attempts,
         "parked_at": world.now(),
         "resolved_at": None,
     }
     origin = {
         "event_id": headline and headline.id,
-        "event_type": headline.type[:200] if headline else "",
+        "event_type": _legible(headline.type)[:200] if headline else "",
         "subject": headline and headline.subject,
         "reaction": reaction.name if reaction else "",
         "body": delivery.body,
-        "content_type": (delivery.content_type or "")[:200],
+        "content_type": _legible(delivery.content_type or "")[:200],
         "headers": _plain(delivery.headers),
     }
     letters.objects.using(alias_of(delivery.service)).update_or_create(
-        key=delivery.letter or letter_key(delivery, headline), defaults=fault, create_defaults=fault | origin
+        key=delivery.letter or letter_key(delivery), defaults=fault, create_defaults=fault | origin
     )
 
 
-def letter_key(delivery: Delivery, headline: Headline | None) -> str:
-    """One letter per event and service; messages that are no events are told apart by their bytes."""
-    if headline is not None:
-        return f"{headline.id}:{hashlib.sha256(headline.type.encode()).hexdigest()[:16]}"
-    return hashlib.sha256(delivery.body + b"\0" + (delivery.content_type or "").encode()).hexdigest()
+def letter_key(delivery: Delivery) -> str:
+    """One letter per message and service: the same bytes again are the same message, whatever id they claim."""
+    return hashlib.sha256(delivery.body + b"\0" + (delivery.content_type or "").encode(errors="replace")).hexdigest()
 
 
 def reason_of_death(headers: Mapping[str, Any]) -> str:
@@ -249,12 +255,19 @@ def _plain(headers: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, bytes):
             return base64.b64encode(value).decode()
         if isinstance(value, Mapping):
-            return {str(key): plain(item) for key, item in value.items()}
+            return {_legible(str(key)): plain(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
-        return value if isinstance(value, str | int | float | bool | None) else str(value)
+        if isinstance(value, int | None) or (isinstance(value, float) and math.isfinite(value)):
+            return value
+        return _legible(str(value))
 
-    return {str(key): plain(value) for key, value in headers.items()}
+    return {_legible(str(key)): plain(value) for key, value in headers.items()}
+
+
+def _legible(text: str) -> str:
+    """Text as every database can hold it: PostgreSQL has no NUL, and UTF-8 no half of a pair of surrogates."""
+    return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _tell(

@@ -80,7 +80,7 @@ def _message(letter: DeadLetter) -> Outgoing:
         routing_key=topology.queue_name(letter._meta.app_label),
         content_type=letter.content_type or None,
         headers=_own(letter.headers) | {LETTER: letter.key},
-        message_id=letter.event_id and str(letter.event_id),
+        message_id=str(letter.event_id) if letter.event_id else None,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kombu import Connection
+from kombu.exceptions import KombuError
 
 from choreography import embedded
 from choreography.conf import conf
@@ -60,7 +61,7 @@ def connect(url: str | None = None) -> Connection:
 
 def broker_errors(connection: Connection) -> tuple[type[Exception], ...]:
     """What a connection raises when the broker is away or refuses."""
-    return (*connection.connection_errors, *connection.channel_errors, OSError)
+    return (KombuError, *connection.connection_errors, *connection.channel_errors, OSError)
 
 
 class BrokerPublisher:
@@ -138,6 +139,7 @@ class BrokerPublisher:
             channel.confirm_select()
             channel.events["basic_ack"].add(self._on_ack)
             channel.events["basic_nack"].add(self._on_nack)
+            channel.events["basic_return"].add(self._on_return)
 
     def _send(self, channel: Any, message: Outgoing) -> None:
         properties: dict[str, Any] = {"delivery_mode": 2}
@@ -152,7 +154,10 @@ class BrokerPublisher:
             headers=dict(message.headers),
             properties=properties,
         )
-        channel.basic_publish(prepared, exchange=message.exchange, routing_key=message.routing_key)
+        # An event nobody hears is fine. A queue that is missing is not: what was meant for it would be lost.
+        channel.basic_publish(
+            prepared, exchange=message.exchange, routing_key=message.routing_key, mandatory=not message.exchange
+        )
         if self._confirming:
             self._last_tag += 1
             self._unconfirmed.add(self._last_tag)
@@ -179,6 +184,9 @@ class BrokerPublisher:
         answered = self._answered(delivery_tag, multiple)
         self._refused |= answered
         self._unconfirmed -= answered
+
+    def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
+        raise PublishFailed(f"there is no queue {routing_key!r}: declare the topology") from error
 
     def _answered(self, delivery_tag: int, multiple: bool) -> set[int]:
         if multiple:

@@ -20,7 +20,7 @@ class History:
     """What has happened to a delivery before this attempt. It travels in the message's headers."""
 
     first_seen: datetime
-    """When the first attempt began."""
+    """When the first attempt began, or the last outage was met: what is down must not make a delivery old."""
     attempts: int = 0
     """Attempts that failed and count."""
     waits: int = 0
@@ -67,7 +67,8 @@ def decide(error: Exception, history: History, now: datetime, jitter: float, con
             return Park(history.attempts)
         return _again(history.waits, replace(history, waits=history.waits + 1), jitter, conf.retry_tiers)
     if issubclass(kind, Outage):
-        return _again(history.waits, replace(history, waits=history.waits + 1), jitter, conf.retry_tiers)
+        waited = replace(history, first_seen=now, waits=history.waits + 1)
+        return _again(history.waits, waited, jitter, conf.retry_tiers)
     attempts = history.attempts + 1
     if issubclass(kind, Transient):
         if attempts >= conf.max_attempts or age >= conf.max_age:

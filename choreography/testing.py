@@ -73,6 +73,7 @@ class Choreography:
         self.broker = Store(":memory:", now=lambda: world.now().timestamp())
         self.steps: list[Step] = []
         self._world = frozen
+        self._ticked: dict[str, datetime] = {}
         for service in self.services:
             for exchange in topology.exchanges(service):
                 self._declare_exchange(exchange)
@@ -121,7 +122,12 @@ class Choreography:
         """Run every timer once, or the one named ``shipping.track_parcels``."""
         for timer in timers():
             if timer.service in self.services and name in (None, timer.name):
+                self._ticked[timer.name] = world.now()
                 timer.function()
+
+    def lose_connections(self) -> None:
+        """The broker takes the workers for dead: what they have not acknowledged comes again."""
+        self.broker.release(_OWNER)
 
     # All of it
 
@@ -145,7 +151,14 @@ class Choreography:
             if self.drain():
                 last = world.now()
             self._world.advance(1.0)
-            self.tick()
+            self._tick_as_beat_does()
+
+    def _tick_as_beat_does(self) -> None:
+        """Run the timers whose interval is over."""
+        for timer in timers():
+            last = self._ticked.get(timer.name)
+            if last is None or (world.now() - last).total_seconds() >= timer.seconds:
+                self.tick(timer.name)
 
     def waiting(self) -> int:
         """How many messages are on the retry ladders."""

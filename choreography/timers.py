@@ -1,11 +1,17 @@
 """Time acts too: ``@every("TRACK_PARCELS_SECONDS")`` has Celery beat tick a function of a service."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
+import structlog
 from django.conf import settings
 
-from choreography.errors import ContractError
+from choreography.errors import ContractError, Transient
+
+log = structlog.get_logger(__name__)
+
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
@@ -52,3 +58,23 @@ def every(setting: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
         return function
 
     return decorate
+
+
+def for_each(things: Iterable[Thing], do: Callable[[Thing], None]) -> None:
+    """What a tick does to each thing that is due: no fault of one keeps the others from their turn.
+
+    A passing fault is left to the next tick.
+
+    Raises:
+        ExceptionGroup: the other faults, after everything has had its turn.
+    """
+    faults = []
+    for thing in things:
+        try:
+            do(thing)
+        except Transient as error:
+            log.warning("postponed", about=str(thing), error=type(error).__name__)
+        except Exception as error:
+            faults.append(error)
+    if faults:
+        raise ExceptionGroup(f"{len(faults)} of the things that were due failed", faults)

@@ -23,7 +23,7 @@ from uuid import NAMESPACE_URL, uuid5
 import structlog
 from celery import Celery, Task, bootsteps, signals
 from celery.beat import Scheduler
-from celery.exceptions import Retry
+from celery.exceptions import Reject, Retry
 from celery.worker.consumer import Consumer as CelerysConsumer
 from celery.worker.consumer.connection import Connection
 from celery.worker.request import Request
@@ -34,7 +34,7 @@ from choreography import alive, delivery, embedded, topology
 from choreography.conf import conf
 from choreography.contracts import read_headline
 from choreography.delivery import Delivery
-from choreography.errors import Outage, Unusable
+from choreography.errors import Outage, Transient, Unusable
 from choreography.publishing import BrokerPublisher, Outgoing
 from choreography.registry import reaction_to, reactions
 from choreography.timers import timers
@@ -127,7 +127,10 @@ class DeliveryTask(Task[Any, Any]):
         outcome = delivery.deliver(mail)
         match outcome:
             case delivery.Later(again, delay, error):
-                _ladder.publish(again)
+                try:
+                    _ladder.publish(again)
+                except Transient as down:  # back to the inbox it came from
+                    raise Reject(str(down), requeue=True) from down
                 raise Retry(str(error), exc=error, when=delay)  # type: ignore[arg-type]
             case delivery.Parked(error):
                 raise Parked(f"{type(error).__name__}: {error}")
@@ -147,7 +150,7 @@ class Ladder:
         """Return when the broker has the message.
 
         Raises:
-            Transient: it has not; the delivery stays unacknowledged and comes again.
+            Transient: it has not, or may not have.
         """
         with self._lock:
             try:

@@ -8,7 +8,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -74,7 +74,7 @@ class LineInline(admin.TabularInline):  # type: ignore[type-arg]
 
     def formfield_for_dbfield(self, *args: Any, **kwargs: Any) -> Any:
         """Without the buttons to edit products: an order is no place for that."""
-        field = super().formfield_for_dbfield(*args, **kwargs)
+        field: Any = super().formfield_for_dbfield(*args, **kwargs)
         for button in ("add", "change", "delete", "view"):
             setattr(field.widget, f"can_{button}_related", False)
         return field
@@ -193,7 +193,7 @@ class OrderAdmin(ReadOnlyAdmin):
         if not self.has_view_permission(request, order) or request.method not in ("GET", "HEAD"):
             raise PermissionDenied
         if order is None:
-            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+            raise Http404(_("There is no such order."))
         progress = Progress(order)
         extra = {
             "can_cancel": self.has_cancel_permission(request) and not progress.is_over,
@@ -223,7 +223,7 @@ class OrderAdmin(ReadOnlyAdmin):
         if not (self.has_view_permission(request, order) and self.has_cancel_permission(request)):
             raise PermissionDenied
         if order is None:
-            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+            raise Http404(_("There is no such order."))
         if request.method == "POST":
             self._cancel(request, [order])
             return redirect("admin:orders_order_change", order.pk)

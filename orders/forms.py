@@ -5,6 +5,7 @@ from typing import Any
 
 from django import forms
 from django.core.exceptions import ValidationError
+from django.http import QueryDict
 from django.template.loader import render_to_string
 from django.utils.functional import Promise
 from django.utils.safestring import SafeString
@@ -36,7 +37,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
     """Customer, address and payment. The lines are a formset of their own."""
 
     country = forms.ChoiceField(
-        label=_("country"),
+        label=_("Country"),
         choices=country_choices,
         error_messages={"invalid_choice": _("%(value)s is not a country. Pick one from the list.")},
     )
@@ -83,8 +84,11 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         return cleaned
 
     def _mark_anew(self) -> None:
-        self.data = self.data.copy()
-        self.data[self.add_prefix("submission")] = str(world.new_id())
+        """Give the form that is shown again a mark of its own."""
+        data = QueryDict(mutable=True)
+        data.update(self.data)
+        data[self.add_prefix("submission")] = str(world.new_id())
+        self.data = data
 
 
 class LineForm(forms.ModelForm):  # type: ignore[type-arg]

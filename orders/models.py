@@ -220,7 +220,7 @@ class Order(models.Model):
         """
         if self.is_cancelled or self.delivered_at is not None:
             raise OrderFinished(_("Order %s has ended already.") % self.number)
-        self.cancelled_at, self.reason = at, reason
+        self.cancelled_at, self.reason, self.attention = at, reason, ""
 
     def resume(self) -> None:
         """The cancellation was refused: go on as if nobody had asked."""

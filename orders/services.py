@@ -63,6 +63,7 @@ def place_order(order: Order, picks: Sequence[Pick]) -> Order:
         ValidationError: the order or its lines are not in order; nothing was stored.
         SubmittedTwice: this ``submission`` made an order before; nothing was stored.
     """
+    price(picks)  # as they were picked: merged, a negative quantity would only make another one smaller
     picks = _merged(picks)
     order.total, order.currency = price(picks)
     order.full_clean(exclude=["submission"])
@@ -158,10 +159,11 @@ def resume_order(order_id: UUID) -> None:
 
 
 def ask_for_attention(order_id: UUID, why: str) -> None:
-    """Only a person can bring this order to its end."""
+    """Only a person can bring this order to its end, unless it has come to one."""
     order = Order.objects.locked(order_id)
-    order.attention = why
-    order.save()
+    if not order.is_cancelled:
+        order.attention = why
+        order.save()
 
 
 def cancel_if_open(order_id: UUID, reason: str) -> None:
@@ -170,6 +172,12 @@ def cancel_if_open(order_id: UUID, reason: str) -> None:
     if order.is_cancelled or order.is_completed or order.cancel_requested_at is not None:
         return
     request_cancellation(order_id, reason)
+
+
+def cancel_if_unpaid(order_id: UUID) -> None:
+    """Ask for a cancellation, unless payments has said something meanwhile, or someone asked before."""
+    if Order.objects.locked(order_id).status == Order.Status.PLACED:
+        request_cancellation(order_id, "not_paid_in_time")
 
 
 def _save_and_complete(order: Order) -> None:

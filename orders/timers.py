@@ -1,13 +1,14 @@
 """What orders does as time passes."""
 
 from datetime import timedelta
+from uuid import UUID
 
 from django.conf import settings
 
 from choreography import world
 from choreography.models import transaction_of
 from choreography.purge import purge
-from choreography.timers import every
+from choreography.timers import every, for_each
 from orders import services
 from orders.models import Order
 
@@ -19,9 +20,12 @@ _AT_ONCE = 500
 def cancel_unpaid_orders() -> None:
     """Ask for orders to be cancelled that nobody paid for in time."""
     moment = world.now() - timedelta(seconds=settings.UNPAID_ORDER_LIFETIME_SECONDS)
-    for order_id in Order.objects.unpaid_since(moment).values_list("pk", flat=True)[:_AT_ONCE]:
-        with transaction_of("orders"):
-            services.cancel_if_open(order_id, "not_paid_in_time")
+    for_each(Order.objects.unpaid_since(moment).values_list("pk", flat=True)[:_AT_ONCE], _cancel)
+
+
+def _cancel(order_id: UUID) -> None:
+    with transaction_of("orders"):
+        services.cancel_if_unpaid(order_id)
 
 
 @every("PURGE_SECONDS")

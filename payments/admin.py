@@ -3,10 +3,11 @@
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.utils import label_for_field
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from choreography.admin import DeadLetterAdmin, InboxAdmin, OutboxAdmin, ReadOnlyAdmin
+from choreography.admin import DeadLetterAdmin, InboxAdmin, OutboxAdmin, ReadOnlyAdmin, number
 from choreography.money import display
 from payments.models import DeadLetter, Entry, Inbox, Outbox, Payment
 
@@ -37,7 +38,9 @@ class EntryInline(admin.TabularInline):  # type: ignore[type-arg]
 def _amount(name: str) -> Any:
     """A column of the payment as money."""
 
-    @admin.display(description=Payment._meta.get_field(name).verbose_name, ordering=name)
+    label: Any = label_for_field(name, Payment)
+
+    @admin.display(description=label, ordering=name)
     def column(payment: Payment) -> str:
         return display(getattr(payment, name), payment.currency) if getattr(payment, name) else "-"
 
@@ -52,7 +55,7 @@ _AMOUNTS = tuple(_amount(name) for name in ("asked", "authorized", "captured", "
 class PaymentAdmin(ReadOnlyAdmin):
     """The money of each order."""
 
-    list_display = ("order_id", "created_at", *_AMOUNTS, "declined", "capture_refused", "order_cancelled")
+    list_display = ("number", "created_at", *_AMOUNTS, "declined", "capture_refused", "order_cancelled")
     list_filter = ("order_cancelled", "created_at", "declined", "currency")
     search_fields = ("order_id__iendswith", "=reference")
     search_help_text = _("An order's id or number, or the provider's reference.")
@@ -72,6 +75,10 @@ class PaymentAdmin(ReadOnlyAdmin):
         "order_cancelled",
     )
     inlines = (EntryInline,)
+
+    @admin.display(description=_("order"), ordering="order_id")
+    def number(self, payment: Payment) -> str:
+        return number(payment.order_id)
 
 
 @admin.register(Outbox)

@@ -1,6 +1,6 @@
 """What payments listens to, and what it does about it."""
 
-from choreography.contracts import Event, Heard, Nothing
+from choreography.contracts import Amount, Currency, Event, Heard, Nothing
 from choreography.registry import reacts_to
 from payments import services
 from payments.events import (
@@ -16,8 +16,8 @@ from payments.gateway import Outcome
 
 class OrderPlaced(Heard):
     payment_token: str
-    total: int
-    currency: str
+    total: Amount
+    currency: Currency
 
 
 def _ask_to_authorize(event: Event[OrderPlaced]) -> Outcome | None:

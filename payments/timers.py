@@ -2,18 +2,14 @@
 
 from datetime import timedelta
 
-import structlog
 from django.conf import settings
 
 from choreography import world
-from choreography.errors import Transient
 from choreography.models import transaction_of
 from choreography.purge import purge
-from choreography.timers import every
+from choreography.timers import every, for_each
 from payments import services
 from payments.models import Payment
-
-log = structlog.get_logger(__name__)
 
 #: Payments looked at in one tick.
 _AT_ONCE = 100
@@ -23,14 +19,13 @@ _AT_ONCE = 100
 def expire_authorizations() -> None:
     """Let go of holds that have grown too old. What the provider can't do now is left to the next tick."""
     moment = world.now() - timedelta(seconds=settings.AUTHORIZATION_LIFETIME_SECONDS)
-    for payment in Payment.objects.authorized_before(moment)[:_AT_ONCE]:
-        try:
-            answer = services.ask_to_let_go(payment)
-        except Transient as error:
-            log.warning("expiry postponed", flow=str(payment.order_id), error=type(error).__name__)
-            continue
-        with transaction_of("payments"):
-            services.record_expiry(payment.order_id, answer)
+    for_each(Payment.objects.authorized_before(moment)[:_AT_ONCE], _expire)
+
+
+def _expire(payment: Payment) -> None:
+    answer = services.ask_to_let_go(payment)
+    with transaction_of("payments"):
+        services.record_expiry(payment.order_id, answer)
 
 
 @every("PURGE_SECONDS")

@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.utils.translation import gettext_lazy as _
 
-from choreography.admin import DeadLetterAdmin, InboxAdmin, OutboxAdmin, ReadOnlyAdmin
+from choreography.admin import DeadLetterAdmin, InboxAdmin, OutboxAdmin, ReadOnlyAdmin, number
 from shipping.models import DeadLetter, Inbox, Outbox, Shipment
 
 
@@ -11,7 +11,7 @@ from shipping.models import DeadLetter, Inbox, Outbox, Shipment
 class ShipmentAdmin(ReadOnlyAdmin):
     """The parcel of each order."""
 
-    list_display = ("order_id", "state", "parcel", "country", "created_at", "dispatched_at", "ended_at", "reason")
+    list_display = ("number", "state", "parcel", "country", "created_at", "dispatched_at", "ended_at", "reason")
     list_filter = ("state", "created_at", "country")
     search_fields = ("order_id__iendswith", "=parcel")
     search_help_text = _("An order's id or number, or a parcel's.")
@@ -20,6 +20,10 @@ class ShipmentAdmin(ReadOnlyAdmin):
         (_("Address"), {"fields": ("name", "street", "city", "postal_code", "country")}),
         (_("History"), {"fields": ("created_at", "cancel_requested", "dispatched_at", "tracked_at", "ended_at")}),
     )
+
+    @admin.display(description=_("order"), ordering="order_id")
+    def number(self, shipment: Shipment) -> str:
+        return number(shipment.order_id)
 
 
 @admin.register(Outbox)

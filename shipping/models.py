@@ -4,7 +4,7 @@ from typing import ClassVar, Self
 from uuid import UUID
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from choreography import models as choreography
@@ -24,7 +24,9 @@ class ShipmentQuerySet(models.QuerySet["Shipment"]):
 
     def under_way(self) -> Self:
         """Parcels whose end is not known yet, the one looked at longest ago first."""
-        return self.filter(state=Shipment.State.DISPATCHED).order_by("tracked_at")
+        return self.filter(state=Shipment.State.DISPATCHED).order_by(
+            F("tracked_at").asc(nulls_first=True)
+        )
 
 
 class Shipment(models.Model):

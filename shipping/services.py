@@ -115,7 +115,6 @@ def record_tracking(order_id: UUID, tracking: Tracking) -> None:
     shipment = Shipment.objects.locked(order_id)
     if shipment.state != Shipment.State.DISPATCHED:
         return
-    shipment.tracked_at = world.now()
     if tracking is Tracking.DELIVERED:
         shipment.end(Shipment.State.DELIVERED)
         announce(ShipmentDelivered(parcel=shipment.parcel), subject=order_id)

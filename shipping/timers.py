@@ -1,16 +1,12 @@
 """What shipping does as time passes."""
 
-import structlog
-
-from choreography.errors import Transient
+from choreography import world
 from choreography.models import transaction_of
 from choreography.purge import purge
-from choreography.timers import every
+from choreography.timers import every, for_each
 from shipping import services
 from shipping.carrier import carrier
 from shipping.models import Shipment
-
-log = structlog.get_logger(__name__)
 
 #: Parcels looked at in one tick.
 _AT_ONCE = 200
@@ -18,15 +14,16 @@ _AT_ONCE = 200
 
 @every("TRACK_PARCELS_SECONDS")
 def track_parcels() -> None:
-    """Ask the carrier where parcels are. What it can't say now is left to the next tick."""
-    for shipment in Shipment.objects.under_way()[:_AT_ONCE]:
-        try:
-            tracking = carrier().track(shipment.parcel)
-        except Transient as error:
-            log.warning("tracking postponed", flow=str(shipment.order_id), error=type(error).__name__)
-            continue
-        with transaction_of("shipping"):
-            services.record_tracking(shipment.order_id, tracking)
+    """Ask the carrier where parcels are. What it can't say now is left to a later tick."""
+    for_each(Shipment.objects.under_way()[:_AT_ONCE], _track)
+
+
+def _track(shipment: Shipment) -> None:
+    # Noted before the carrier is asked, so that parcels it can't tell about don't stand first in line for ever.
+    Shipment.objects.filter(pk=shipment.pk).update(tracked_at=world.now())
+    tracking = carrier().track(shipment.parcel)
+    with transaction_of("shipping"):
+        services.record_tracking(shipment.order_id, tracking)
 
 
 @every("PURGE_SECONDS")

@@ -3,6 +3,6 @@
 from django.contrib import admin
 from django.utils.translation import gettext_lazy as _
 
-admin.site.site_header = _("Shop")  # type: ignore[assignment]
-admin.site.site_title = _("Shop")  # type: ignore[assignment]
-admin.site.index_title = _("What the services know")  # type: ignore[assignment]
+admin.site.site_header = _("Shop")
+admin.site.site_title = _("Shop")
+admin.site.index_title = _("What the services know")

@@ -1,4 +1,4 @@
-"""Put the parts together once Django has loaded them."""
+"""Where the parts are put together, once Django has loaded them all."""
 
 from django.apps import AppConfig
 from django.conf import settings

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,7 @@ class Launcher(Manager):  # type: ignore[misc]  # honcho has no types
         grace: float = GRACE,
     ) -> None:
         super().__init__(printer=Listener(logs, tell, verbose=verbose))
+        self._procmgr = Signals()
         self.stopping = threading.Event()
         self.interrupted = False
         self._logs = logs
@@ -190,7 +191,6 @@ class Launcher(Manager):  # type: ignore[misc]  # honcho has no types
 
     def _start(self) -> None:
         connections.close_all()  # honcho forks: no child may share a connection
-        self._procmgr = Signals()
         super()._start()
         self._story.start()  # only now: forking a process with threads is not safe
 

@@ -44,7 +44,7 @@ class Prepared:
 
 
 def prepare(wait: float = 10.0) -> Prepared:
-    """Make everything ready. Safe to repeat, and to run twice at once.
+    """Make everything ready for people. Safe to repeat, and to run twice at once.
 
     Args:
         wait: seconds to wait for the broker to come up.
@@ -52,16 +52,26 @@ def prepare(wait: float = 10.0) -> Prepared:
     Raises:
         CannotPrepare: a database or the broker can't be reached, or the administrator's name is taken.
     """
+    products_added = prepare_data(wait)
+    with _alone_in(data_dir()), _alone_on("default"):
+        user, password = create_admin()
+    flower_password()
+    return Prepared(user, password, products_added)
+
+
+def prepare_data(wait: float = 10.0) -> int:
+    """Make everything ready for the processes: databases, topology, catalogue. Returns how many products were added.
+
+    Raises:
+        CannotPrepare: a database or the broker can't be reached.
+    """
     data_dir().mkdir(parents=True, exist_ok=True)
     with _alone_in(data_dir()):
         for alias in settings.DATABASES:
             with _alone_on(alias):
                 migrate(alias)
         declare_topology(wait)
-        with _alone_on("default"):
-            user, password = create_admin()
-        flower_password()
-        return Prepared(user, password, products_added=_seed_catalogue())
+        return _seed_catalogue()
 
 
 def data_dir() -> Path:

@@ -4,29 +4,29 @@ import base64
 import json
 import time
 from collections.abc import Callable, Iterable
-from http import HTTPStatus
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from django.conf import settings
 from django.utils.translation import gettext as _
 
 from choreography import alive
-from shop.launcher import HOST, Launcher, LaunchFailed, Tell
+from shop.launcher import Launcher, LaunchFailed, Tell
 
 #: Seconds all processes together get to become ready, and between looks.
 LIMIT, _PAUSE = 90.0, 0.1
 
-Probe = Callable[[], str]
-"""Says why a process is not ready; empty: it is."""
-
 
 class Flower:
-    """Flower as other programs see it: its HTTP API."""
+    """Flower as other programs see it: its HTTP API.
 
-    def __init__(self, port: int, user: str, password: str) -> None:
-        self.url = f"http://{HOST}:{port}"
+    Args:
+        url: its address, with a slash at the end.
+    """
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        self.url = url
         self._login = base64.b64encode(f"{user}:{password}".encode()).decode()
 
     def workers(self) -> dict[str, bool]:
@@ -35,7 +35,7 @@ class Flower:
         Raises:
             OSError: it can't be reached, or answers with an error.
         """
-        known: dict[str, bool] = self._get("/api/workers?status=1")
+        known: dict[str, bool] = self._get("api/workers?status=1")
         return known
 
     def tasks(self) -> list[dict[str, Any]]:
@@ -44,11 +44,11 @@ class Flower:
         Raises:
             OSError: it can't be reached, or answers with an error.
         """
-        return list(self._get("/api/tasks").values())
+        return list(self._get("api/tasks").values())
 
     def _get(self, path: str) -> Any:
         request = Request(self.url + path, headers={"Authorization": f"Basic {self._login}"})  # noqa: S310
-        with urlopen(request, timeout=5) as answer:  # noqa: S310 (our own URL)
+        with urlopen(request, timeout=5) as answer:  # noqa: S310 (our own address)
             return json.load(answer)
 
 
@@ -58,23 +58,21 @@ def forget_signs(names: Iterable[str]) -> None:
         alive.forget(name)
 
 
-def wait_until_ready(launcher: Launcher, web_port: int, flower: Flower, tell: Tell) -> bool:
+def wait_until_ready(launcher: Launcher, home: str, flower: Flower, tell: Tell) -> bool:
     """Tell of each process when it has become ready. False: everything is being stopped instead.
 
     Raises:
         LaunchFailed: one of them takes too long; with what it said last.
     """
-    waiting = {name: _probe(name, web_port, flower) for name in launcher.names}
+    waiting = {name: _probe(name, home, flower) for name in launcher.names}
     start = time.monotonic()
-    while not launcher.stopping.is_set():
+    while waiting and not launcher.stopping.is_set():
         not_ready = {name: why for name, probe in waiting.items() if (why := probe())}
         seconds = time.monotonic() - start
-        for name in waiting.keys() - not_ready.keys():
+        for name in [name for name in waiting if name not in not_ready]:
             tell(_("%(seconds)5.1f s  %(name)s is ready") % {"seconds": seconds, "name": name})
-        waiting = {name: waiting[name] for name in not_ready}
-        if not waiting:
-            return True
-        if seconds > LIMIT:
+            del waiting[name]
+        if waiting and seconds > LIMIT:
             name = next(iter(waiting))
             raise LaunchFailed(
                 _("%(name)s did not come up within %(limit)d s: %(why)s. It said last:")
@@ -82,34 +80,33 @@ def wait_until_ready(launcher: Launcher, web_port: int, flower: Flower, tell: Te
                 + launcher.last_words(name)
             )
         launcher.stopping.wait(_PAUSE)
-    return False
+    return not waiting
 
 
-def _probe(name: str, web_port: int, flower: Flower) -> Probe:
+def _probe(name: str, home: str, flower: Flower) -> Callable[[], str]:
+    """A function that says why the process is not ready; empty: it is."""
     match name:
         case "web":
-            return lambda: _answer(f"http://{HOST}:{web_port}/healthz")
+            return lambda: _answer(f"{home}healthz")
         case "flower":
-            return lambda: _sees_workers(flower)
+            return lambda: _answer(f"{flower.url}healthcheck") or _sees_workers(flower)
         case _:
-            return lambda: "" if alive.age(name) is not None else _("no sign of life")
+            return lambda: "" if alive.age(name) is not None else _("it has shown no sign of life")
 
 
 def _answer(url: str) -> str:
     try:
-        with urlopen(url, timeout=5):  # noqa: S310 (our own URL)
+        with urlopen(url, timeout=5):  # noqa: S310 (our own address)
             return ""
     except HTTPError as error:
         with error:
-            return f"HTTP {error.code} {HTTPStatus(error.code).phrase}: {error.read(200).decode(errors='replace')}"
-    except (URLError, OSError) as error:
+            return f"HTTP {error.code} {error.reason}"
+    except OSError as error:
         return str(error)
 
 
 def _sees_workers(flower: Flower) -> str:
-    """Flower keeps what it hears from workers in memory: what it has not heard it will never show."""
-    if why := _answer(f"{flower.url}/healthcheck"):
-        return why
+    """Flower shows what it has heard from the workers since it began to listen, and nothing from before."""
     try:
         seen = {name.partition("@")[0] for name, is_alive in flower.workers().items() if is_alive}
     except OSError as error:

@@ -4,8 +4,9 @@ Each function names what is wrong, in words for people, and changes nothing.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Q
@@ -21,6 +22,7 @@ from payments.sandbox import BookEntry, SandboxGateway
 from shipping.carrier import Tracking, carrier
 from shipping.models import Shipment
 from shipping.sandbox import ParcelEntry, SandboxCarrier
+from shop.journeys import Step
 from shop.samples import Ending
 
 
@@ -138,6 +140,28 @@ def letter_faults(order_ids: Sequence[UUID], since: datetime) -> Iterator[str]:
         letters = table_of(service, "DeadLetter").objects.using(alias_of(service))
         for letter in letters.filter(Q(subject__in=order_ids) | Q(parked_at__gte=since)):
             yield _("%(service)s has a dead letter: %(letter)s") % {"service": service, "letter": letter}
+
+
+def flower_faults(
+    workers: Mapping[str, bool], tasks: Iterable[Mapping[str, Any]], journeys: Mapping[UUID, Sequence[Step]]
+) -> Iterator[str]:
+    """What Flower does not show of these journeys: the workers, each reaction as a task, the retries.
+
+    Args:
+        workers: name -> alive, as Flower's API says it.
+        tasks: with ``name``, ``state`` and ``retried`` (a time or null), as Flower's API says it.
+    """
+    tasks = list(tasks)
+    alive = {name.partition("@")[0] for name, is_alive in workers.items() if is_alive}
+    for service in sorted(set(conf().services) - alive):
+        yield _("Flower shows no worker %s@...") % service
+    steps = [step for journey in journeys.values() for step in journey if step.reaction]
+    done = {task["name"] for task in tasks if task["state"] == "SUCCESS"}
+    for reaction in sorted({step.reaction for step in steps} - done):
+        yield _("Flower shows no task %s that succeeded") % reaction
+    retried = {task["name"] for task in tasks if task["retried"]}
+    for reaction in sorted({step.reaction for step in steps if step.attempts > 1} - retried):
+        yield _("Flower shows no RETRY of %s") % reaction
 
 
 def _unheard(event_type: str, event_id: UUID) -> Iterator[str]:

@@ -17,7 +17,7 @@ from. It does not promise
 - that the last moments survive a power cut (a commit is not forced to the disk);
 - to work over a network file system, or for several machines;
 - throughput: one process writes at a time, and waiting is polling;
-- priorities, headers exchanges, exchange-to-exchange bindings, lengths of queues, the mandatory flag, multiple acks.
+- priorities, headers exchanges, exchange-to-exchange bindings, lengths of queues, multiple acks.
 
 Delete the file, with everything stopped, for a new broker.
 """

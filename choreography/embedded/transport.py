@@ -17,7 +17,7 @@ from kombu.transport.base import to_rabbitmq_queue_arguments  # type: ignore[att
 from kombu.utils.scheduling import FairCycle
 from kombu.utils.uuid import uuid
 
-from choreography.embedded.store import Store, Stored
+from choreography.embedded.store import Refused, Store, Stored
 
 logger = get_logger(__name__)
 
@@ -154,11 +154,15 @@ class Channel(virtual.Channel):
             "properties": {**({"priority": priority} if priority else {}), **(properties or {})},
         }
 
-    def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> None:
-        """Returns when the message is in the file. A message that no queue is bound for is dropped."""
+    def basic_publish(
+        self, message: dict[str, Any], exchange: str, routing_key: str, mandatory: bool = False, **kwargs: Any
+    ) -> None:
+        """Returns when the message is in the file. One that no queue is bound for is dropped, or refused if mandatory."""
         expiration = message["properties"].get("expiration")
         limit = None if expiration is None else int(expiration)
-        self.store.publish(exchange or "", routing_key or "", expiration_ms=limit, **message)
+        reached = self.store.publish(exchange or "", routing_key or "", expiration_ms=limit, **message)
+        if mandatory and not reached:
+            raise Refused(312, f"No queue takes what is sent to {exchange!r} with key {routing_key!r}.")
 
     def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: Any, **kwargs: Any) -> str:
         tag = consumer_tag or uuid()

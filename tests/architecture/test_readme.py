@@ -1,0 +1,88 @@
+"""The README tells the truth: it is short, its links lead somewhere, and its commands are run."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.strip()
+    for block in re.findall(r"^```sh\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    for line in block.splitlines()
+]
+#: Run by the continuous integration itself, in full (.ci/run), or by an acceptance test (docker compose: its file).
+RUN_ELSEWHERE = {"make up", "make demo", "make test", "docker compose up"}
+
+
+def targets() -> list[str]:
+    return [command for command in COMMANDS if command.startswith("make ")]
+
+
+def django_commands() -> list[str]:
+    return [command for command in COMMANDS if "manage.py" in command and " test " not in command]
+
+
+def test_every_command_is_of_a_kind_that_something_runs() -> None:
+    assert COMMANDS
+    others = set(COMMANDS) - set(targets()) - set(django_commands()) - RUN_ELSEWHERE
+    assert others == {".venv/bin/python manage.py test payments"}
+
+
+@pytest.mark.parametrize("command", targets())
+def test_every_make_target_exists(command: str) -> None:
+    subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_one_part_can_be_tested_by_its_name() -> None:
+    """Collects only: the tests themselves run in this very run."""
+    result = subprocess.run(
+        [sys.executable, "manage.py", "test", "payments"],
+        cwd=ROOT,
+        env=os.environ | {"PYTEST_ADDOPTS": "--collect-only -q"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    collected = [line for line in result.stdout.splitlines() if "::" in line]
+    assert collected
+    assert all(line.startswith("tests/unit/payments/") for line in collected)
+
+
+def test_the_commands_for_a_new_reaction_work(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in django_commands():
+        _, arguments = command.split("manage.py ")
+        if arguments != "choreography doctor":  # needs an installation that runs: tests/unit/choreography/test_doctor.py
+            call_command(*shlex.split(arguments.replace("--write", "--check")))
+
+
+def test_every_link_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README)
+    assert links
+    missing = [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
+    assert missing == []
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    for page in (ROOT / "docs").rglob("*.md"):
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_it_is_short() -> None:
+    prose = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)
+    words = [word for line in prose.splitlines() if not line.startswith("|") for word in line.split()]
+    assert len(words) < 500
+
+
+def test_the_reaction_it_shows_has_the_form_the_services_use() -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    compile(example, "README.md", "exec")
+    assert '@reacts_to("orders.order_completed.v1")' in example
