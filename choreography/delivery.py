@@ -5,6 +5,7 @@ Knows neither Celery nor the broker. The worker (and ``testing``) hands a ``Deli
 
 import base64
 import hashlib
+import logging
 import math
 import traceback
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from django.db import IntegrityError, transaction
 from choreography import topology, world
 from choreography.conf import conf
 from choreography.contracts import Event, Headline, read_event, read_headline
-from choreography.errors import Conflict, Unusable
+from choreography.errors import ChoreographyError, Conflict, Unusable
 from choreography.models import alias_of, table_of
 from choreography.outbox import caused_by
 from choreography.publishing import Outgoing
@@ -131,9 +132,9 @@ def deliver(delivery: Delivery) -> Outcome:
                 if isinstance(verdict, Park):
                     raise
             else:
-                _tell("delivery parked", headline, reaction, error, attempts=verdict.attempts)
+                _tell("delivery parked", headline, reaction, error, logging.ERROR, attempts=verdict.attempts)
                 return Parked(error)
-        _tell("delivery retried", headline, reaction, error, delay=round(verdict.delay, 1))
+        _tell("delivery retried", headline, reaction, error, logging.WARNING, delay=round(verdict.delay, 1))
         return Later(_again(delivery, verdict), verdict.delay, error)
 
 
@@ -270,11 +271,18 @@ def _legible(text: str) -> str:
     return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
+def describe(error: Exception) -> str:
+    """What may be logged and shown of an error: the text only of our own, for others' may hold personal data."""
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, ChoreographyError) else name
+
+
 def _tell(
     what: str,
     event: Event[Any] | Headline | None,
     reaction: Reaction | None,
     error: Exception | None = None,
+    level: int = logging.INFO,
     **more: Any,
 ) -> None:
     """One log line per outcome. No payload: it may hold personal data."""
@@ -283,7 +291,6 @@ def _tell(
         "event_type": event.type if event else None,
         "flow": str(event.subject) if event else None,
         "reaction": reaction.name if reaction else None,
-        "error": type(error).__name__ if error else None,
-        "detail": str(error) if isinstance(error, Unusable) else None,
+        "error": describe(error) if error else None,
     }
-    log.info(what, **{name: value for name, value in (fields | more).items() if value is not None})
+    log.log(level, what, **{name: value for name, value in (fields | more).items() if value is not None})

@@ -105,11 +105,18 @@ class Choreography:
 
     def handle_next(self, service: str) -> Step | None:
         """Handle the next message in a service's inbox, or among its dead ones; ``None`` if there is none."""
-        inbox, dead = topology.queue_name(service), topology.dead_queue(service).name
-        message = self.broker.get([inbox, dead], _OWNER)
-        if message is None:
-            return None
-        given_up = reason_of_death(message.headers) if message.queue == dead else None
+        message = self.take(service)
+        return None if message is None else self.handle(service, message)
+
+    def take(self, service: str) -> Stored | None:
+        """Reserve the next message in a service's inbox, or among its dead ones."""
+        return self.broker.get([topology.queue_name(service), topology.dead_queue(service).name], _OWNER)
+
+    def handle(self, service: str, message: Stored) -> Step:
+        """Handle a message that was taken, and acknowledge it."""
+        given_up = None
+        if message.queue == topology.dead_queue(service).name:
+            given_up = reason_of_death(message.headers)
         outcome = deliver(Delivery(service, message.body, message.content_type, message.headers, given_up))
         if isinstance(outcome, Later):
             self.publish([outcome.again])
@@ -118,16 +125,16 @@ class Choreography:
         self.steps.append(step)
         return step
 
+    def lose_connections(self) -> None:
+        """The broker takes the workers for dead: what they have taken and not acknowledged comes again."""
+        self.broker.release(_OWNER)
+
     def tick(self, name: str | None = None) -> None:
         """Run every timer once, or the one named ``shipping.track_parcels``."""
         for timer in timers():
             if timer.service in self.services and name in (None, timer.name):
                 self._ticked[timer.name] = world.now()
                 timer.function()
-
-    def lose_connections(self) -> None:
-        """The broker takes the workers for dead: what they have not acknowledged comes again."""
-        self.broker.release(_OWNER)
 
     # All of it
 

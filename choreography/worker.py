@@ -27,14 +27,15 @@ from celery.exceptions import Reject, Retry
 from celery.worker.consumer import Consumer as CelerysConsumer
 from celery.worker.consumer.connection import Connection
 from celery.worker.request import Request
+from django.core.checks import run_checks
 from django.db import close_old_connections
 from kombu.serialization import register as register_serializer
 
 from choreography import alive, delivery, embedded, topology
 from choreography.conf import conf
 from choreography.contracts import read_headline
-from choreography.delivery import Delivery
-from choreography.errors import Outage, Transient, Unusable
+from choreography.delivery import Delivery, describe
+from choreography.errors import Transient, Unusable
 from choreography.publishing import BrokerPublisher, Outgoing
 from choreography.registry import reaction_to, reactions
 from choreography.timers import timers
@@ -116,6 +117,7 @@ class DeliveryTask(Task[Any, Any]):
     """One delivery to one reaction."""
 
     Request = f"{__name__}:DeliveryRequest"
+    throws = (Parked,)
     ignore_result = True
 
     def __init__(self, name: str) -> None:
@@ -127,13 +129,10 @@ class DeliveryTask(Task[Any, Any]):
         outcome = delivery.deliver(mail)
         match outcome:
             case delivery.Later(again, delay, error):
-                try:
-                    _ladder.publish(again)
-                except Transient as down:  # back to the inbox it came from
-                    raise Reject(str(down), requeue=True) from down
-                raise Retry(str(error), exc=error, when=delay)  # type: ignore[arg-type]
+                _ladder.publish(again)
+                raise Retry(describe(error), when=delay)  # type: ignore[arg-type]
             case delivery.Parked(error):
-                raise Parked(f"{type(error).__name__}: {error}")
+                raise Parked(describe(error))
             case delivery.Duplicate():
                 return "duplicate"
         return "done"
@@ -145,18 +144,29 @@ class Ladder:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._publisher = BrokerPublisher()
+        self._stopping = threading.Event()
 
     def publish(self, message: Outgoing) -> None:
-        """Return when the broker has the message.
+        """Return when the broker has the message, however long that takes: without a ladder there is no going on.
 
         Raises:
-            Transient: it has not, or may not have.
+            Reject: the worker is being stopped; the message goes back to the queue it came from.
         """
-        with self._lock:
+        pause = 0.1
+        while True:
             try:
-                self._publisher.publish([message])
-            except Outage:
-                self._publisher.publish([message])  # an idle connection may have died unnoticed: once more on a new one
+                with self._lock:
+                    self._publisher.publish([message])
+                return
+            except Transient as down:
+                log.warning("ladder waits", seconds=pause, error=type(down).__name__, detail=str(down))
+                if self._stopping.wait(pause):
+                    raise Reject(str(down), requeue=True) from down
+                pause = min(pause * 2, 5.0)
+
+    def stop(self) -> None:
+        """Wait for the broker no longer."""
+        self._stopping.set()
 
     def close(self) -> None:
         with self._lock:
@@ -333,6 +343,14 @@ def _services_of(consumer: Any) -> list[str]:
     return [service for service in conf().services if topology.queue_name(service) in consumed]
 
 
+@signals.celeryd_init.connect
+def _check_first(**kwargs: Any) -> None:
+    """Celery runs Django's checks without looking at the result. What would lose events must stop the worker."""
+    errors = [message for message in run_checks(tags=["choreography"]) if message.is_serious()]
+    if errors:
+        raise SystemExit("\n".join(str(message) for message in errors))
+
+
 @signals.worker_ready.connect
 def _show_life(sender: Any, **kwargs: Any) -> None:
     """From now on the worker shows that it lives: ``manage.py alive worker-orders``."""
@@ -344,6 +362,11 @@ def _show_life(sender: Any, **kwargs: Any) -> None:
 
     sign()
     sender.timer.call_repeatedly(5, sign)
+
+
+@signals.worker_shutting_down.connect
+def _stop_waiting(**kwargs: Any) -> None:
+    _ladder.stop()
 
 
 @signals.worker_shutdown.connect

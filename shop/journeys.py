@@ -92,7 +92,7 @@ class Follower:
         return new
 
     def _window(self, source: Source) -> Iterator[Any]:
-        return source.rows.filter(pk__gt=self._last[source] - _OVERLAP).iterator()
+        yield from source.rows.filter(pk__gt=self._last[source] - _OVERLAP).iterator()
 
 
 def lines(steps: Iterable[Step]) -> Iterator[str]:

@@ -61,7 +61,7 @@ def require_free(port: int, variable: str) -> None:
     """Raise ``Occupied`` if something listens on a port of this machine."""
     if not is_free(port):
         raise Occupied(
-            _("Port %(port)d on %(host)s is in use. Set %(variable)s to another, for example: make up %(variable)s=%(free)d")
+            _("Port %(port)d on %(host)s is in use. Set %(variable)s to another, such as %(variable)s=%(free)d")
             % {"port": port, "host": HOST, "variable": variable, "free": free_port()}
         )
 
@@ -95,7 +95,7 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise Occupied(_("The shop is running on %s already. Stop it, or set DATA_DIR to another folder.") % folder) from error
+        raise Occupied(_("The shop is running on %s already. Stop it, or choose another DATA_DIR.") % folder) from error
     else:
         yield
     finally:
@@ -207,9 +207,9 @@ class Launcher(Manager):  # type: ignore[misc]  # honcho has no types
         texts = []
         for name in self._died:
             code = self._processes[name]["returncode"]
-            how = _("was killed by %s") % signal.Signals(-code).name if code < 0 else _("ended with exit code %d") % code
-            texts.append(_("%(name)s %(how)s, so everything was stopped. It said last:") % {"name": name, "how": how})
-            texts[-1] += self.last_words(name)
+            how = _("killed by %s") % signal.Signals(-code).name if code < 0 else _("exit code %d") % code
+            what = _("%(name)s ended by itself (%(how)s), so everything was stopped. It said last:")
+            texts.append(what % {"name": name, "how": how} + self.last_words(name))
         return "\n".join(texts)
 
 

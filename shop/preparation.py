@@ -17,7 +17,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils.translation import gettext as _
 
 from choreography import topology
-from choreography.publishing import connect
+from choreography.publishing import broker_errors, connect
 from shop.secrets import local_secret, random_secret, write_private
 
 env = environ.Env()
@@ -96,23 +96,21 @@ def declare_topology(wait: float) -> None:
     deadline = time.monotonic() + wait
     while True:
         with connect() as connection:
-            where = connection.as_uri()  # the password is masked
             try:
                 connection.connect()
                 topology.declare(connection)
-            except connection.channel_errors as error:
-                raise CannotPrepare(
-                    _("The broker at %(url)s refuses: %(error)s. Check BROKER_URL (%(hint)s).")
-                    % {"url": where, "error": one_line(error), "hint": _("user, password, virtual host, rights")}
-                ) from error
-            except (*connection.connection_errors, OSError) as error:
+                return
+            except broker_errors(connection) as error:
+                refused = isinstance(error, connection.channel_errors)
+                what = {"url": connection.as_uri(), "error": one_line(error)}  # as_uri masks the password
+                if refused:
+                    raise CannotPrepare(
+                        _("The broker at %(url)s refuses: %(error)s. Check the account in BROKER_URL.") % what
+                    ) from error
                 if time.monotonic() >= deadline:
                     raise CannotPrepare(
-                        _("The broker at %(url)s can't be reached: %(error)s. Start it, or check BROKER_URL.")
-                        % {"url": where, "error": one_line(error)}
+                        _("The broker at %(url)s can't be reached: %(error)s. Start it, or check BROKER_URL.") % what
                     ) from error
-            else:
-                return
         time.sleep(_PAUSE)
 
 
@@ -154,7 +152,7 @@ def flower_password() -> str:
 
 def one_line(error: BaseException) -> str:
     """What an error says, in one line without a full stop."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return " ".join(str(error).split()).rstrip(".?") or type(error).__name__
 
 
 def _seed_catalogue() -> int:
@@ -194,13 +192,18 @@ def _alone_on(alias: str) -> Iterator[None]:
                     cursor.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
         except OperationalError as error:
             raise CannotPrepare(
-                _("The database of %(alias)s can't be reached: %(error)s. Check %(variable)s.")
-                % {"alias": alias, "error": one_line(error), "variable": _variable_of(alias)}
+                _("The database of %(whose)s can't be reached: %(error)s. Check %(variable)s.")
+                % {"whose": _whose(alias), "error": one_line(error), "variable": _variable_of(alias)}
             ) from error
         yield
 
 
+def _whose(alias: str) -> str:
+    """Whose database it is, in the words of the settings."""
+    return "accounts" if alias == "default" else alias
+
+
 def _variable_of(alias: str) -> str:
     """The environment variable that says where a database is."""
-    own = "ACCOUNTS_DATABASE_URL" if alias == "default" else f"{alias.upper()}_DATABASE_URL"
+    own = f"{_whose(alias).upper()}_DATABASE_URL"
     return next((name for name in (own, "DATABASE_URL") if env.str(name, default="")), "DATA_DIR")

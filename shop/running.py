@@ -59,9 +59,7 @@ def ports_available() -> tuple[int, int]:
     return web, flower
 
 
-def run(
-    ports: tuple[int, int], story: Callable[[Launcher, Addresses], None], tell: Tell, *, verbose: bool
-) -> Launcher:
+def run(ports: tuple[int, int], story: Callable[[Launcher, Addresses], None], tell: Tell, *, verbose: bool) -> Launcher:
     """Start all processes and, once every one of them is ready, tell ``story``. Returns when they have ended.
 
     Raises:

@@ -84,18 +84,14 @@ SAMPLES = (
         title=_("address undeliverable"),
         picks=(("GRINDER", 1),),
         street="Undeliverable Road 13",
-        ending=Ending(
-            "cancelled", shipment="failed", ledger=("authorized", "voided"), reason="no_such_address"
-        ),
+        ending=Ending("cancelled", shipment="failed", ledger=("authorized", "voided"), reason="no_such_address"),
     ),
     Sample(
         title=_("cancelled by a person while in flight"),
         picks=(("COFFEE", 3),),
         token="tok_slow",  # noqa: S106
         cancelled_in_flight=True,
-        ending=Ending(
-            "cancelled", shipment="cancelled", ledger=("authorized", "voided"), reason="customer_request"
-        ),
+        ending=Ending("cancelled", shipment="cancelled", ledger=("authorized", "voided"), reason="customer_request"),
     ),
     Sample(
         title=_("a gateway that fails twice and then works"),
@@ -119,10 +115,7 @@ def seed_catalogue() -> int:
     """Fill an empty catalogue. Returns how many products were added."""
     if Product.objects.exists():
         return 0
-    products = [
-        Product(sku=sku, name=name, price=price, currency=currency)
-        for sku, name, price, currency in CATALOGUE
-    ]
+    products = [Product(sku=sku, name=name, price=price, currency=currency) for sku, name, price, currency in CATALOGUE]
     return len(Product.objects.bulk_create(products))
 
 
@@ -156,6 +149,4 @@ def _place(sample: Sample) -> Order:
 def _product(sku: str) -> Product:
     """A product of the catalogue, put back if someone has removed it."""
     name, price, currency = next(entry[1:] for entry in CATALOGUE if entry[0] == sku)
-    return Product.objects.get_or_create(
-        sku=sku, defaults={"name": name, "price": price, "currency": currency}
-    )[0]
+    return Product.objects.get_or_create(sku=sku, defaults={"name": name, "price": price, "currency": currency})[0]

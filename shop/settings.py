@@ -138,6 +138,7 @@ def database(alias: str) -> dict[str, object]:
     variable = f"{alias.upper()}_DATABASE_URL"
     url = env.str(variable, default="") or env.str("DATABASE_URL", default="")
     config: dict[str, object] = environ.Env.db_url_config(url or f"sqlite:///{DATA_DIR / f'{alias}.sqlite3'}")
+    config["CONN_MAX_AGE"] = 60
     if config["ENGINE"] == "django.db.backends.sqlite3":
         config["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",
@@ -145,7 +146,7 @@ def database(alias: str) -> dict[str, object]:
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
         }
     else:
-        config |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
+        config["CONN_HEALTH_CHECKS"] = True
     return config
 
 

@@ -194,8 +194,8 @@ class RunningShop:
         for name in names:
             assert self[name].end() == 0, f"{name} ended badly:\n{self[name].says()[-3000:]}"
 
-    def all_live(self) -> list[str]:
-        """Names of processes that should be running and aren't."""
+    def have_ended(self) -> list[str]:
+        """Names of processes that no longer run."""
         return [name for name, process in self.processes.items() if not process.lives]
 
     # People
@@ -243,7 +243,7 @@ def running_shop(folder: Path, **environment: str) -> Iterator[RunningShop]:
         folder: gets the data folder and the logs.
         environment: settings of the shop.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "var").mkdir(parents=True)
     with ExitStack() as stack:
         shop = RunningShop(folder, environment)
         stack.callback(shop.close)

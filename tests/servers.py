@@ -5,16 +5,18 @@ where the run demands the servers.
 """
 
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg2
+import pytest
 from kombu import Connection
 
 from tests.conftest import unavailable
@@ -171,6 +173,32 @@ def own_postgresql() -> Iterator[PostgreSQL]:
             yield cluster
         finally:
             cluster.close()
+
+
+@contextmanager
+def a_corner_of_the_servers(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """Settings for a shop on the machine's RabbitMQ and PostgreSQL, with a namespace and a database of its own."""
+    name = f"test_{secrets.token_hex(4)}"
+    broker: str = request.getfixturevalue("rabbitmq_url")
+    with own_database(request.getfixturevalue("postgresql_url"), name) as database:
+        yield {"BROKER_URL": broker, "CHOREOGRAPHY_NAMESPACE": f"{name}.", "DATABASE_URL": database}
+
+
+@contextmanager
+def own_database(server: str, name: str) -> Iterator[str]:
+    """The URL of an empty database, dropped afterwards."""
+    _run_sql(server, f"CREATE DATABASE {name}")
+    try:
+        yield server.rpartition("/")[0] + f"/{name}"
+    finally:
+        _run_sql(server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _run_sql(server: str, statement: str) -> None:
+    with closing(psycopg2.connect(server)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,11 +1,14 @@
-"""What every journey starts from: an open shop."""
+"""What every journey starts from: an open shop, a provider and a carrier."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from pytest_django.fixtures import Settings
 
 from choreography import world
 from choreography.testing import FrozenWorld
+from tests.flows import providers
 from tests.shop_in_a_box import Shop
 
 
@@ -18,11 +21,31 @@ def frozen() -> Iterator[FrozenWorld]:
 
 
 @pytest.fixture
-def shop(db: None, frozen: FrozenWorld) -> Iterator[Shop]:
+def shop(db: None, frozen: FrozenWorld, gateway: type[providers.Gateway], carrier: type[providers.Carrier]) -> Iterator[Shop]:
     """An open shop."""
     shop = Shop(frozen)
     yield shop
     shop.close()
+
+
+@pytest.fixture
+def gateway(settings: Settings, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> type[providers.Gateway]:
+    """The payment provider, in whose calls a test can meddle."""
+    settings.PAYMENT_GATEWAY = f"{providers.__name__}.Gateway"
+    settings.SANDBOX_SLOW_SECONDS = 0.0
+    monkeypatch.setattr(providers.Gateway, "down", False, raising=False)
+    monkeypatch.setattr(providers.Gateway, "meanwhile", {}, raising=False)
+    return providers.Gateway
+
+
+@pytest.fixture
+def carrier(settings: Settings, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> type[providers.Carrier]:
+    """The carrier, in whose calls a test can meddle."""
+    settings.CARRIER = f"{providers.__name__}.Carrier"
+    monkeypatch.setattr(providers.Carrier, "down", False, raising=False)
+    monkeypatch.setattr(providers.Carrier, "loses_answers", 0, raising=False)
+    monkeypatch.setattr(providers.Carrier, "meanwhile", {}, raising=False)
+    return providers.Carrier
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -90,7 +90,7 @@ class Command(BaseCommand):
         for fault in report.faults:
             self.tell(f"  {_('wrong'):<6} {fault}")
         if not report.ok:
-            raise CommandError(_("Not everything ended as it must. What the processes said is in %s") % (data_dir() / "log"))
+            raise CommandError(_("Not all is as it must be. What the processes said is in %s") % (data_dir() / "log"))
         self.tell(_("Every order ended as it must. %s s") % seconds)
 
     def tell(self, line: str) -> None:

@@ -325,6 +325,9 @@ class TestMessages:
         assert not store.ack(late.tag)
         assert not store.reject(late.tag, requeue=False)
         assert store.ack(current.tag)
+        store.publish("", "q", b"another")
+        take(store, "q", quick)
+        assert not store.ack(late.tag)
 
     def test_purging_spares_what_is_being_worked_on(self, store: Store) -> None:
         store.declare_queue("q")
@@ -517,6 +520,7 @@ class TestSeveralProcesses:
 
 CHILD = """
 import os, sys, threading, time
+from pathlib import Path
 from choreography.embedded.store import Store
 store = Store(sys.argv[1])
 def say(text):
@@ -544,6 +548,7 @@ while True:
     say(f"{os.getpid()}-{number}")
 """
 FORKING_PUBLISHER = """
+store.new_owner()
 def publish(name):
     for number in range(200):
         store.publish("", "q", f"{name}-{number}".encode())
@@ -553,8 +558,10 @@ children = []
 for name in range(5):
     child = os.fork()
     if child == 0:
+        files = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        inherited = [file for file in files if file.startswith(sys.argv[1])]
         publish(f"child{name}")
-        os._exit(0)
+        os._exit(len(inherited))
     children.append(child)
 thread.join()
 for child in children:
@@ -643,7 +650,7 @@ class TestKilledProcesses:
         assert len(there) == len(set(there)) <= len(reported) + 5
         store.close()
 
-    def test_threads_and_forked_children_publish_side_by_side(
+    def test_threads_and_forked_children_publish_side_by_side_and_inherit_no_file(
         self, path: str, start: Callable[[str], subprocess.Popen[str]]
     ) -> None:
         store = Store(path)

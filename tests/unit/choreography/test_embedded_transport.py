@@ -71,17 +71,18 @@ def publish(connection: Connection, body: Any, **options: Any) -> None:
 
 
 def size(connection: Connection, queue: str) -> int:
-    return int(connection.default_channel.queue_declare(queue, passive=True).message_count)
+    channel: Any = connection.default_channel
+    return int(channel.queue_declare(queue, passive=True).message_count)
 
 
 class Listener:
     """Consumes queues on a channel of its own and keeps what it got, unsettled."""
 
-    def __init__(self, connection: Connection, *queues: Queue, prefetch: int = 0, no_ack: bool = False) -> None:
+    def __init__(self, connection: Connection, *queues: Queue, prefetch: int = 0) -> None:
         self.got: list[Message] = []
         self.connection = connection
-        self.channel = connection.channel()
-        self.consumer = Consumer(self.channel, list(queues), on_message=self.got.append, no_ack=no_ack)
+        self.channel: Any = connection.channel()
+        self.consumer = Consumer(self.channel, list(queues), on_message=self.got.append)
         self.consumer.qos(prefetch_count=prefetch)
         self.consumer.consume()
 
@@ -202,16 +203,25 @@ class TestConsuming:
         listener.consumer.qos(prefetch_count=3)
         assert listener.next().payload == 3
 
-    def test_without_acknowledgements_there_is_no_limit_and_nothing_comes_back(self, connection: Connection) -> None:
+    def test_without_acknowledgements_there_is_no_limit_and_nothing_comes_back(
+        self, connection: Connection, caplog: pytest.LogCaptureFixture
+    ) -> None:
         for number in range(3):
             publish(connection, number)
-        listener = Listener(connection, PAYMENTS, prefetch=1, no_ack=True)
+        listener = Listener(connection, PAYMENTS, prefetch=1)
+        listener.next()
+        got: list[Message] = []
+        Consumer(listener.channel, [SHIPPING], on_message=got.append, no_ack=True).consume()
         for _ in range(3):
-            listener.next().ack()
+            connection.drain_events(timeout=5)
+        for message in got:
+            message.ack()
 
         listener.channel.close()
 
-        assert size(connection, "payments") == 0
+        assert [message.payload for message in got] == [0, 1, 2]
+        assert (size(connection, "payments"), size(connection, "shipping")) == (3, 0)
+        assert not caplog.text
 
     def test_queues_and_channels_take_turns(self, connection: Connection) -> None:
         for number in range(4):
@@ -226,12 +236,12 @@ class TestConsuming:
         assert len(consumers) == 2
 
     def test_a_single_message_can_be_fetched(self, connection: Connection) -> None:
-        assert connection.default_channel.basic_get("payments") is None
+        channel: Any = connection.default_channel
+        assert channel.basic_get("payments") is None
         publish(connection, "1")
 
-        message = connection.default_channel.basic_get("payments")
+        message = channel.basic_get("payments")
 
-        assert message is not None
         assert message.payload == "1"
         message.ack()
 
@@ -291,7 +301,7 @@ class TestConsuming:
                 with pytest.raises(connection.connection_errors):
                     message.ack()
 
-            with pytest.raises(connection.connection_errors):
+            with pytest.raises(connection.connection_errors, match="locked"):
                 connection.drain_events(timeout=1)
         with Connection(file_url) as connection:
             assert Listener(connection, PAYMENTS).next().delivery_info["redelivered"]
@@ -299,7 +309,7 @@ class TestConsuming:
 
 class TestDeclaring:
     def test_refusals_are_channel_errors_with_amqps_codes(self, connection: Connection) -> None:
-        channel = connection.default_channel
+        channel: Any = connection.default_channel
         attempts: list[tuple[int, Callable[[], object]]] = [
             (404, lambda: channel.queue_declare("missing", passive=True)),
             (404, lambda: channel.exchange_declare("missing", passive=True)),
@@ -331,7 +341,7 @@ class TestDeclaring:
 
 class TestRemoteControl:
     def test_a_node_answers_again_and_again_and_leaves_no_queue(self, connect: Connect, url: str) -> None:
-        mailbox = Mailbox("control", type="fanout", serializer="json")
+        mailbox: Any = Mailbox("control", type="fanout", serializer="json")
         server, client = connect(), connect()
         node = mailbox(server).Node("worker", channel=server.channel())
         node.handler(ping)

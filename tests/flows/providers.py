@@ -1,0 +1,91 @@
+"""The sandbox's provider and carrier, in whose calls a test can meddle."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from payments.gateway import Authorized, Captured, Declined, GatewayDown, Outcome, Refunded, Refused, Voided
+from payments.sandbox import SandboxGateway
+from shipping.carrier import Address, Booked, CarrierDown, CarrierError, Tracking, Undeliverable
+from shipping.sandbox import SandboxCarrier
+
+
+class Gateway(SandboxGateway):
+    """``down``: the host can't be reached. ``meanwhile``: what happens, once, between a booking and its answer."""
+
+    down: ClassVar[bool]
+    meanwhile: ClassVar[dict[str, Callable[[], None]]]
+
+    def authorize(self, *, key: str, token: str, amount: int, currency: str) -> Authorized | Declined:
+        self._reach()
+        answer = super().authorize(key=key, token=token, amount=amount, currency=currency)
+        self._happen("authorize")
+        return answer
+
+    def capture(self, *, key: str, reference: str, amount: int) -> Captured | Refused:
+        self._reach()
+        answer = super().capture(key=key, reference=reference, amount=amount)
+        self._happen("capture")
+        return answer
+
+    def void(self, *, key: str, reference: str) -> Voided | Refused:
+        self._reach()
+        answer = super().void(key=key, reference=reference)
+        self._happen("void")
+        return answer
+
+    def refund(self, *, key: str, reference: str, amount: int) -> Refunded | Refused:
+        self._reach()
+        answer = super().refund(key=key, reference=reference, amount=amount)
+        self._happen("refund")
+        return answer
+
+    def find(self, key: str) -> Outcome | None:
+        self._reach()
+        return super().find(key)
+
+    def _reach(self) -> None:
+        if self.down:
+            raise GatewayDown("the gateway's host can't be reached")
+
+    def _happen(self, call: str) -> None:
+        self.meanwhile.pop(call, _nothing)()
+
+
+class Carrier(SandboxCarrier):
+    """``down``: the host can't be reached. ``meanwhile``: what happens, once, between a booking and its answer.
+
+    ``loses_answers``: how many bookings are made without the answer arriving.
+    """
+
+    down: ClassVar[bool]
+    loses_answers: ClassVar[int]
+    meanwhile: ClassVar[dict[str, Callable[[], None]]]
+
+    def book(self, *, key: str, address: Address) -> Booked | Undeliverable:
+        self._reach()
+        answer = super().book(key=key, address=address)
+        self.meanwhile.pop("book", _nothing)()
+        if self.loses_answers:
+            type(self).loses_answers -= 1
+            raise CarrierError("the carrier did not answer")
+        return answer
+
+    def cancel(self, *, parcel: str) -> bool:
+        self._reach()
+        return super().cancel(parcel=parcel)
+
+    def track(self, parcel: str) -> Tracking:
+        self._reach()
+        return super().track(parcel)
+
+    def find(self, key: str) -> Booked | Undeliverable | None:
+        self._reach()
+        return super().find(key)
+
+    def _reach(self) -> None:
+        if self.down:
+            raise CarrierDown("the carrier's host can't be reached")
+
+
+def _nothing() -> None:
+    pass
