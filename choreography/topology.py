@@ -145,5 +145,6 @@ def delete(connection: Connection) -> None:
             heard = [event_exchange(event_type) for event_type in event_types_heard_by(service)]
             for exchange in {exchange.name: exchange for exchange in own + heard}.values():
                 exchange(channel).delete()
-        for name in ("celery.pidbox", "reply.celery.pidbox", "celeryev"):
-            Exchange(conf().namespace + name)(channel).delete()
+        namespace = conf().namespace
+        for name in (f"{namespace}celery.pidbox", f"reply.{namespace}celery.pidbox", f"{namespace}celeryev"):
+            Exchange(name)(channel).delete()

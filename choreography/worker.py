@@ -62,7 +62,7 @@ def install(app: Celery) -> None:
         task_queues=[queue for service in conf().services for queue in topology.worker_queues(service)],
         task_create_missing_queues=False,
         task_default_exchange_type="topic",
-        control_exchange=f"{namespace}celery.pidbox",
+        control_exchange=f"{namespace}celery",
         event_exchange=f"{namespace}celeryev",
         event_queue_prefix=f"{namespace}celeryev",
         # At least once: an acknowledgement only ever follows a commit.

@@ -47,6 +47,7 @@ def logging_config(level: str, style: str) -> dict[str, Any]:
             # Celery's own line per task says less than ours per reaction, and says it twice.
             "celery.worker.strategy": {"level": "WARNING"},
             "celery.app.trace": {"level": "ERROR"},
+            "celery.beat": {"level": "WARNING"},
             "django.request": {"level": "ERROR"},
         },
     }

@@ -80,7 +80,10 @@ _DELIVERY = "id = ? AND delivery_count = ? AND owner IS NOT NULL"
 
 
 class Refused(ChannelError):
-    """What was asked for can't be. ``code`` is AMQP's: 403 forbidden, 404 missing, 405 another's, 406 differs."""
+    """What was asked for can't be. ``code`` is AMQP's.
+
+    312 no queue takes it, 403 forbidden, 404 missing, 405 another connection's, 406 differs from what is there.
+    """
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason, reply_code=code)

@@ -157,7 +157,7 @@ class Channel(virtual.Channel):
     def basic_publish(
         self, message: dict[str, Any], exchange: str, routing_key: str, mandatory: bool = False, **kwargs: Any
     ) -> None:
-        """Returns when the message is in the file. One that no queue is bound for is dropped, or refused if mandatory."""
+        """Returns when the message is in the file. What no queue takes is dropped, or refused if ``mandatory``."""
         expiration = message["properties"].get("expiration")
         limit = None if expiration is None else int(expiration)
         reached = self.store.publish(exchange or "", routing_key or "", expiration_ms=limit, **message)

@@ -9,7 +9,7 @@ from choreography import alive
 
 
 class Command(BaseCommand):
-    help = "Succeeds if a process (relay-orders, worker-orders, beat) has shown a sign of life of late."
+    help = "Succeeds if a process (relay-<service>, worker-<service>, beat) has shown a sign of life of late."
     requires_system_checks = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -79,14 +79,14 @@ class Listener:
     """Consumes queues on a channel of its own and keeps what it got, unsettled."""
 
     def __init__(self, connection: Connection, *queues: Queue, prefetch: int = 0) -> None:
-        self.got: list[Message] = []
+        self.got: list[Any] = []
         self.connection = connection
         self.channel: Any = connection.channel()
         self.consumer = Consumer(self.channel, list(queues), on_message=self.got.append)
         self.consumer.qos(prefetch_count=prefetch)
         self.consumer.consume()
 
-    def next(self) -> Message:
+    def next(self) -> Any:
         self.connection.drain_events(timeout=5)
         return self.got[-1]
 
@@ -123,7 +123,7 @@ class TestMessages:
         consumer = Consumer(
             connection.channel(),
             [PAYMENTS],
-            callbacks=[pytest.fail],
+            callbacks=[unwanted],
             on_decode_error=lambda message, error: undecodable.append(message),
         )
         with consumer:
@@ -149,6 +149,15 @@ class TestMessages:
         again.ack()
         assert listener.nothing_more()
         assert size(connection, "shipping") == 1
+
+    def test_a_message_that_must_reach_a_queue_is_refused_where_there_is_none(self, connection: Connection) -> None:
+        Producer(connection).publish("1", exchange="", routing_key="nowhere")
+        Producer(connection).publish("1", exchange="", routing_key="payments", mandatory=True)
+
+        with pytest.raises(connection.channel_errors, match="'nowhere'"):
+            Producer(connection).publish("1", exchange="", routing_key="nowhere", mandatory=True)
+
+        assert size(connection, "payments") == 1
 
     def test_a_refused_message_goes_to_the_dead_letters(self, connection: Connection) -> None:
         dead = Queue("dead", exchange=Exchange("dlx", type="fanout"))
@@ -210,7 +219,7 @@ class TestConsuming:
             publish(connection, number)
         listener = Listener(connection, PAYMENTS, prefetch=1)
         listener.next()
-        got: list[Message] = []
+        got: list[Any] = []
         Consumer(listener.channel, [SHIPPING], on_message=got.append, no_ack=True).consume()
         for _ in range(3):
             connection.drain_events(timeout=5)
@@ -413,6 +422,10 @@ class TestEventLoop:
             hub.run_forever()
         consuming.release()
         hub.close()
+
+
+def unwanted(body: Any, message: Message) -> None:
+    pytest.fail(f"decoded {body!r}")
 
 
 def fail(message: Message) -> None:

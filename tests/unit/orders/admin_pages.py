@@ -74,7 +74,10 @@ def complaints(response: Any) -> list[str]:
     """Every message beside a field, above the form or above the lines."""
     if response.context is None or "errors" not in response.context:
         return []
-    return [str(message) for errors in response.context["errors"] for message in errors]
+    told: list[str] = []
+    for errors in response.context["errors"]:
+        told += [errors] if isinstance(errors, str) else [str(message) for message in errors]
+    return told
 
 
 def messages_in(response: HttpResponse) -> list[str]:
