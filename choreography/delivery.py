@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from django.db import IntegrityError, transaction
@@ -19,7 +19,7 @@ from django.db import IntegrityError, transaction
 from choreography import topology, world
 from choreography.conf import conf
 from choreography.contracts import Event, Headline, read_event, read_headline
-from choreography.errors import ChoreographyError, Conflict, Unusable
+from choreography.errors import ChoreographyError, Conflict, Outage, Unusable
 from choreography.models import alias_of, table_of
 from choreography.outbox import caused_by
 from choreography.publishing import Outgoing
@@ -128,9 +128,7 @@ def deliver(delivery: Delivery) -> Outcome:
                 _park(delivery, headline, reaction, error, verdict.attempts)
             except Exception as down:  # the dead-letter table can't be written: then it has to wait for that
                 log.error("parking failed", service=delivery.service, error=type(down).__name__)
-                verdict = decide(down, history, world.now(), world.jitter(), conf())
-                if isinstance(verdict, Park):
-                    raise
+                verdict = cast(Again, decide(Outage(), history, world.now(), world.jitter(), conf()))
             else:
                 _tell("delivery parked", headline, reaction, error, logging.ERROR, attempts=verdict.attempts)
                 return Parked(error)
@@ -227,8 +225,11 @@ def letter_key(delivery: Delivery) -> str:
 
 def reason_of_death(headers: Mapping[str, Any]) -> str:
     """The broker's note why it dead-lettered a message: ``rejected``, ``delivery_limit``, ``expired``, ``maxlen``."""
-    deaths = headers.get("x-death") or [{}]
-    return str(deaths[0].get("reason", "unknown"))
+    match headers.get("x-death"):
+        case [{"reason": str(reason)}, *_]:
+            return reason
+        case _:
+            return "unknown"
 
 
 def _again(delivery: Delivery, verdict: Again) -> Outgoing:

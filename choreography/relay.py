@@ -77,21 +77,20 @@ def run(service: str, stop: threading.Event, ready: Callable[[], None] = lambda:
                 waker.listen(service)
                 moved = move(service, publisher)
                 publisher.keep_alive()
+                if backoff != _FIRST_BACKOFF:
+                    log.info("relay goes on", service=service)
+                    backoff = _FIRST_BACKOFF
+                if not announced:
+                    announced = True
+                    ready()
+                if moved == 0:
+                    waker.wait(stop)
             except (Transient, OperationalError, InterfaceError) as error:
                 log.warning("relay waits", service=service, seconds=backoff, error=type(error).__name__, detail=str(error))
                 declared = False
                 waker.close()
                 stop.wait(backoff)
                 backoff = min(backoff * 2, _LAST_BACKOFF)
-                continue
-            if backoff != _FIRST_BACKOFF:
-                log.info("relay goes on", service=service)
-                backoff = _FIRST_BACKOFF
-            if not announced:
-                announced = True
-                ready()
-            if moved == 0:
-                waker.wait(stop)
     finally:
         waker.close()
         publisher.close()
@@ -127,11 +126,11 @@ class Waker:
             }
             try:
                 self._listener = psycopg2.connect(**parameters)
-            except psycopg2.OperationalError as error:
+                self._listener.autocommit = True
+                with self._listener.cursor() as cursor:
+                    cursor.execute(f'LISTEN "{wake_channel(service)}"')
+            except psycopg2.Error as error:
                 raise OperationalError(str(error)) from error
-            self._listener.autocommit = True
-            with self._listener.cursor() as cursor:
-                cursor.execute(f'LISTEN "{wake_channel(service)}"')
 
     def wait(self, stop: threading.Event) -> None:
         """Return at a notification, or when it is time to look anyway."""

@@ -206,6 +206,7 @@ class EventConsumer(Consumer):  # type: ignore[misc]
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         celerys_own = super().create_task_handler(*args, **kwargs)
+        _take_as_sent(self.task_consumer.channel)
 
         def on_message(message: Any) -> None:
             if not _is_tick(message):
@@ -274,6 +275,26 @@ def _is_tick(message: Any) -> bool:
         headers.get("task") == timer.name and exchange == topology.timer_exchange(timer.service).name
         for timer in timers()
     )
+
+
+def _take_as_sent(channel: Any) -> None:
+    """Have bodies come as the bytes that were sent.
+
+    py-amqp would decode what claims a text encoding, and kombu unpack what claims to be compressed, however large
+    that gets, before anyone could judge it.
+    """
+    to_message = channel.message_to_python
+
+    def unopened(raw: Any) -> Any:
+        headers = raw.properties.get("application_headers") or {}
+        compression = headers.pop("compression", None)
+        message = to_message(raw)
+        if compression is not None:
+            message.headers["compression"] = compression
+        return message
+
+    channel.auto_decode = False
+    channel.message_to_python = unopened
 
 
 def _origin(message: Any, consumer: Any) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from django.utils.translation import ngettext
 
 from choreography.admin import DeadLetterAdmin, InboxAdmin, OutboxAdmin, ReadOnlyAdmin
 from orders import money, services
-from orders.forms import LineForm, LineFormSet, OrderForm
+from orders.forms import LineForm, LineFormSet, OrderForm, ProductField
 from orders.models import (
     CancellationPending,
     DeadLetter,
@@ -71,6 +71,9 @@ class LineInline(admin.TabularInline):  # type: ignore[type-arg]
         return request.user.has_perm("orders.add_order")
 
     has_view_permission = has_change_permission = has_delete_permission = has_add_permission
+
+    def formfield_for_foreignkey(self, *args: Any, **kwargs: Any) -> Any:
+        return super().formfield_for_foreignkey(*args, **kwargs, form_class=ProductField)
 
     def formfield_for_dbfield(self, *args: Any, **kwargs: Any) -> Any:
         """Without the buttons to edit products: an order is no place for that."""

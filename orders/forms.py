@@ -91,6 +91,15 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         self.data = data
 
 
+class ProductField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    """One of the products."""
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        """What is shown again: nothing where it can't be an id, as the widget would fail to look up its name."""
+        shown = super().bound_data(data, initial)
+        return shown if str(shown).isdecimal() and len(str(shown)) < 19 else None
+
+
 class LineForm(forms.ModelForm):  # type: ignore[type-arg]
     """So many of a product."""
 

@@ -46,6 +46,7 @@ def price(picks: Sequence[Pick]) -> tuple[int, str]:
         ValidationError: no lines or too many, a quantity out of range, an inactive product, an unknown currency or
             more than one, a sum too large. One message for each fault.
     """
+    picks = _merged(picks)
     faults = list(_faults(picks))
     if faults:
         raise ValidationError(faults)

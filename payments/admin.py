@@ -4,6 +4,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.utils import label_for_field
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
@@ -29,6 +30,10 @@ class EntryInline(admin.TabularInline):  # type: ignore[type-arg]
 
     def has_change_permission(self, request: HttpRequest, obj: Payment | None = None) -> bool:
         return False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Entry]:
+        """With the payment: an entry's currency is the payment's."""
+        return super().get_queryset(request).select_related("payment")
 
     @admin.display(description=_("amount"))
     def money(self, entry: Entry) -> str:

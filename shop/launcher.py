@@ -25,7 +25,7 @@ from django.conf import settings
 from django.db import connections
 from django.utils.translation import gettext as _
 from honcho.environ import parse_procfile
-from honcho.manager import Manager
+from honcho.manager import SYSTEM_PRINTER_NAME, Manager
 
 HOST = "127.0.0.1"
 
@@ -37,6 +37,9 @@ _LAST_LINES = 15
 
 #: A log line that people should see at once. structlog as text, structlog as JSON, gunicorn.
 _ALARMING = re.compile(r'\[(warning|error|critical) *\]|"level": ?"(warning|error|critical)"', re.IGNORECASE)
+
+#: Left out where people watch the lines as they come.
+_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\S+ ")
 
 Tell = Callable[[str], None]
 
@@ -151,7 +154,19 @@ class Launcher(Manager):  # type: ignore[misc]  # honcho has no types
             Exception: whatever the story raised.
         """
         self._story = threading.Thread(target=self._run, args=[story], name="story")
-        self.loop()
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))  # the terminal was closed
+        try:
+            self.loop()
+        except BaseException:  # whatever went wrong here, no process is left behind
+            self.stop()
+            for process in self._processes.values():
+                if "pid" in process:
+                    self._procmgr.kill(process["pid"])
+            raise
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         self._story.join()
         self._printer.close()
         if self._story_failed is not None:
@@ -243,6 +258,8 @@ class Listener:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, message: Any) -> None:
+        if message.name == SYSTEM_PRINTER_NAME:
+            return  # honcho's own remarks. It makes some inside its signal handler, where writing is not safe
         if message.name not in self._files:
             self._files[message.name] = RotatingFileHandler(
                 self._folder / f"{message.name}.log", maxBytes=5_000_000, backupCount=1, encoding="utf-8"
@@ -253,7 +270,7 @@ class Listener:
             self._files[message.name].emit(logging.makeLogRecord({"msg": line}))
             self._last[message.name].append(line)
             if self._verbose or _ALARMING.search(line):
-                self._tell(f"{message.name} | {line}")
+                self._tell(f"{message.name} | {_TIME.sub('', line)}")
 
     def last_lines(self, name: str) -> list[str]:
         return list(self._last.get(name, ()))

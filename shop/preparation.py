@@ -12,7 +12,7 @@ import environ
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
-from django.db import IntegrityError, OperationalError, connections
+from django.db import OperationalError, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.utils.translation import gettext as _
 
@@ -124,19 +124,18 @@ def create_admin() -> tuple[str, str | None]:
     name = env.str("ADMIN_USER", default="admin")
     if users.filter(is_superuser=True).exists():
         return name, None
+    if users.filter(username=name).exists():
+        raise CannotPrepare(
+            _("There is an account named %s already, and it is no administrator. Set ADMIN_USER to another name.")
+            % name
+        )
     given = env.str("ADMIN_PASSWORD", default="")
     password = given or random_secret()
     kept = admin_password_file()
     kept.unlink(missing_ok=True)
     if not given:
         write_private(kept, password)  # before the account is: a password nobody knows is worse than one too many
-    try:
-        users.create_superuser(name, password=password)
-    except IntegrityError as error:
-        raise CannotPrepare(
-            _("There is an account named %s already, and it is no administrator. Set ADMIN_USER to another name.")
-            % name
-        ) from error
+    users.create_superuser(name, password=password)
     return name, None if given else password
 
 

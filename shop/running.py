@@ -77,8 +77,11 @@ def run(ports: tuple[int, int], story: Callable[[Launcher, Addresses], None], te
     }
 
     def begin(launcher: Launcher) -> None:
-        if wait_until_ready(launcher, addresses.home, addresses.flower_api, tell):
-            story(launcher, addresses)
+        try:
+            if wait_until_ready(launcher, addresses.home, addresses.flower_api, tell):
+                story(launcher, addresses)
+        finally:
+            tell(_("Stopping ..."))
 
     launcher = Launcher(procfile(), environment, data_dir() / "log", tell, verbose=verbose)
     forget_signs(launcher.names)

@@ -198,8 +198,10 @@ def _difference(what: str, found: object, expected: object) -> Iterator[str]:
 
 
 def _plain(value: object) -> str:
-    if value in ("", None, [], ()):
+    if value in ("", None, []):
         return _("nothing")
-    if isinstance(value, list | tuple):
-        return ", ".join(" ".join(map(str, item)) if isinstance(item, tuple) else str(item) for item in value)
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
     return str(value)

@@ -8,8 +8,10 @@ from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
+from django.db import OperationalError
+
 from choreography import delivery, topology, world
-from choreography.delivery import Outcome
+from choreography.delivery import Delivery, Outcome
 from choreography.embedded.store import Stored
 from choreography.models import table_of
 from choreography.publishing import Outgoing
@@ -123,17 +125,40 @@ class Shop(Choreography):
         """A foreign program puts a message straight into a service's inbox."""
         self.publish([Outgoing(body, "", topology.queue_name(service), content_type, headers or {})])
 
-    def crash_before_commit(self, service: str) -> None:
-        """The worker dies when everything is done but the commit; the broker notices."""
-        with patch.object(delivery, "_resolve", _die), _expected_to_die():
-            self.handle_next(service)
-        self.lose_connections()
+    def crash_before_commit(self, service: str) -> Step | None:
+        """The worker dies when everything is done but the commit; the broker notices.
 
-    def crash_before_acknowledging(self, service: str) -> None:
+        Returns:
+            ``None``; or the step, if it did not come to a commit.
+        """
+        with patch.object(delivery, "_resolve", _die):
+            return self._handle_next_and_die(service)
+
+    def crash_before_acknowledging(self, service: str) -> Step | None:
         """The worker dies after its commit; the broker notices."""
-        with patch.object(self.broker, "ack", _die), _expected_to_die():
-            self.handle_next(service)
-        self.lose_connections()
+        with patch.object(self.broker, "ack", _die):
+            return self._handle_next_and_die(service)
+
+    def _handle_next_and_die(self, service: str) -> Step | None:
+        try:
+            return self.handle_next(service)
+        except Crash:
+            self.lose_connections()
+            return None
+
+    @contextmanager
+    def database_down(self, service: str) -> Iterator[None]:
+        """A service's reactions can't reach their database."""
+
+        take_effect = delivery._take_effect
+
+        def refuse(delivery: Delivery, *args: Any) -> Outcome:
+            if delivery.service == service:
+                raise OperationalError("could not connect to server: Connection refused")
+            return take_effect(delivery, *args)
+
+        with patch.object(delivery, "_take_effect", refuse):
+            yield
 
     # How things stand
 
@@ -207,15 +232,6 @@ def _sum(entries: Iterable[BookEntry], **signs: int) -> int:
 
 def _die(*args: Any) -> None:
     raise Crash
-
-
-@contextmanager
-def _expected_to_die() -> Iterator[None]:
-    try:
-        yield
-    except Crash:
-        return
-    raise AssertionError("nobody died: there was nothing to handle, or it was not handled to that point")
 
 
 # The invariants of DESIGN.md, section 6

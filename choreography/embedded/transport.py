@@ -56,10 +56,10 @@ class Delivery(virtual.Message):
                 "routing_key": payload.routing_key,
                 "redelivered": payload.redelivered,
             },
-            headers=headers,
             properties=payload.properties,
             channel=channel,
         )
+        self.headers = headers  # only now: kombu would unpack a body of which they say that it is compressed
 
 
 class Subscription(NamedTuple):

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -31,12 +32,9 @@ ENDS = {
 )
 def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningShop]:
     folder = tmp_path_factory.mktemp(request.param)
-    if request.param == "embedded":
-        with running_shop(folder, **HANGING) as shop:
-            shop.start(*PROCESSES)
-            yield shop
-        return
-    with a_corner_of_the_servers(request) as corner, running_shop(folder, **HANGING, **corner) as shop:
+    with ExitStack() as stack:
+        corner = {} if request.param == "embedded" else stack.enter_context(a_corner_of_the_servers(request))
+        shop = stack.enter_context(running_shop(folder, **HANGING, **corner))
         shop.start(*PROCESSES)
         yield shop
 

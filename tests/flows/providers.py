@@ -1,6 +1,7 @@
 """The sandbox's provider and carrier, in whose calls a test can meddle."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 from payments.gateway import Authorized, Captured, Declined, GatewayDown, Outcome, Refunded, Refused, Voided
@@ -16,28 +17,20 @@ class Gateway(SandboxGateway):
     meanwhile: ClassVar[dict[str, Callable[[], None]]]
 
     def authorize(self, *, key: str, token: str, amount: int, currency: str) -> Authorized | Declined:
-        self._reach()
-        answer = super().authorize(key=key, token=token, amount=amount, currency=currency)
-        self._happen("authorize")
-        return answer
+        with self._meddling("authorize"):
+            return super().authorize(key=key, token=token, amount=amount, currency=currency)
 
     def capture(self, *, key: str, reference: str, amount: int) -> Captured | Refused:
-        self._reach()
-        answer = super().capture(key=key, reference=reference, amount=amount)
-        self._happen("capture")
-        return answer
+        with self._meddling("capture"):
+            return super().capture(key=key, reference=reference, amount=amount)
 
     def void(self, *, key: str, reference: str) -> Voided | Refused:
-        self._reach()
-        answer = super().void(key=key, reference=reference)
-        self._happen("void")
-        return answer
+        with self._meddling("void"):
+            return super().void(key=key, reference=reference)
 
     def refund(self, *, key: str, reference: str, amount: int) -> Refunded | Refused:
-        self._reach()
-        answer = super().refund(key=key, reference=reference, amount=amount)
-        self._happen("refund")
-        return answer
+        with self._meddling("refund"):
+            return super().refund(key=key, reference=reference, amount=amount)
 
     def find(self, key: str) -> Outcome | None:
         self._reach()
@@ -47,8 +40,13 @@ class Gateway(SandboxGateway):
         if self.down:
             raise GatewayDown("the gateway's host can't be reached")
 
-    def _happen(self, call: str) -> None:
-        self.meanwhile.pop(call, _nothing)()
+    @contextmanager
+    def _meddling(self, call: str) -> Iterator[None]:
+        self._reach()
+        try:
+            yield
+        finally:  # also where the answer is lost
+            self.meanwhile.pop(call, _nothing)()
 
 
 class Carrier(SandboxCarrier):

@@ -45,14 +45,14 @@ def test_its_status_moves_on_with_every_fact(shop: Shop) -> None:
 @pytest.mark.parametrize("token", ["tok_approved", "tok_slow"])
 def test_a_slow_provider_or_carrier_only_takes_longer(shop: Shop, token: str, street: str) -> None:
     order = shop.place(token, street)
-    shop.settle()
+    shop.come_to_rest()
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])
 
 
 def test_orders_do_not_meet(shop: Shop) -> None:
     paid, declined, lost = shop.place(), shop.place("tok_declined_fraud"), shop.place(street="Lost Lane 1")
-    shop.settle()
+    shop.come_to_rest()
     assert [shop.status(order) for order in (paid, declined, lost)] == ["completed", "cancelled", "cancelled"]
     assert_invariants(shop, [paid, declined, lost])
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.utils.translation import gettext as _
 
@@ -47,6 +48,8 @@ class Command(BaseCommand):
             raise CommandError(str(error), returncode=2) from error
         except (CannotPrepare, LaunchFailed) as error:
             raise CommandError(str(error)) from error
+        except ValidationError as error:
+            raise CommandError(_("The orders can't be placed: %s") % " ".join(error.messages)) from error
         if report is None:
             raise CommandError(_("Stopped before the orders had ended."), returncode=130)
         if report.ok and temporary:
@@ -71,7 +74,6 @@ class Command(BaseCommand):
         def story(launcher: Launcher, addresses: Addresses) -> None:
             self.tell(_("Placing five orders. Watch them at %s") % f"{addresses.home}  {addresses.flower}")
             reports.append(demo.play(launcher, addresses.flower_api, self.tell))
-            self.tell(_("Stopping ..."))
 
         self.tell(_("Starting the processes ..."))
         run(ports_available(), story, self.tell, verbose=verbose)

@@ -4,6 +4,7 @@ from typing import Any
 
 import structlog
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import InterfaceError, OperationalError, close_old_connections
 from django.utils.translation import gettext as _
@@ -53,9 +54,7 @@ class Command(BaseCommand):
 
         follower = journeys.Follower()
         if not Order.objects.exists() and samples.can_be_played():
-            self.tell(_("There are no orders yet. Placing five, to show what happens:"))
-            for sample, order in zip(samples.SAMPLES, samples.place(), strict=True):
-                self.tell(f"  {order.number}  {sample.title}")
+            self.place_samples()
         is_down = False
         while not launcher.stopping.wait(_PAUSE):
             try:
@@ -68,6 +67,19 @@ class Command(BaseCommand):
                 is_down = True
             else:
                 is_down = False
+
+    def place_samples(self) -> None:
+        """Place the sample orders. If someone changed the catalogue so that it can't be done, say so and go on."""
+        from shop import samples
+
+        self.tell(_("There are no orders yet. Placing five, to show what happens:"))
+        try:
+            orders = samples.place()
+        except ValidationError as error:
+            self.tell(_("The orders can't be placed: %s") % " ".join(error.messages))
+            return
+        for sample, order in zip(samples.SAMPLES, orders, strict=True):
+            self.tell(f"  {order.number}  {sample.title}")
 
     def tell(self, line: str) -> None:
         self.stdout.write(line)

@@ -8,7 +8,6 @@ from uuid import uuid4
 from django.contrib.auth.models import Permission, User
 from django.contrib.messages import get_messages
 from django.db import connections
-from django.http import HttpResponse
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
@@ -80,9 +79,9 @@ def complaints(response: Any) -> list[str]:
     return told
 
 
-def messages_in(response: HttpResponse) -> list[str]:
+def messages_in(response: Any) -> list[str]:
     """What is told at the top of the next page."""
-    return [str(message) for message in get_messages(response.wsgi_request)]  # type: ignore[attr-defined]
+    return [str(message) for message in get_messages(response.wsgi_request)]
 
 
 def queries(client: Client, url: str) -> int:

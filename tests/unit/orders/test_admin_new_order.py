@@ -171,6 +171,14 @@ def test_the_same_form_sent_again_leads_to_the_order_it_made(clerk: Client) -> N
     assert messages_in(second)[-1] == f"This form was sent already: it made order {order.number}."
 
 
+def test_the_same_form_leads_there_even_if_it_would_be_refused_by_now(clerk: Client) -> None:
+    form = filled_in((a_product().pk, 1))
+    first = clerk.post(ADD, form)
+    Product.objects.update(active=False)
+
+    assert clerk.post(ADD, form).headers["Location"] == first.headers["Location"]
+
+
 @pytest.mark.parametrize("mark", ["", "garbage"])
 def test_a_form_without_its_mark_places_nothing_and_gets_a_new_mark(clerk: Client, mark: str) -> None:
     form = filled_in((a_product().pk, 1), submission=mark)

@@ -1,0 +1,195 @@
+"""Rubbish arrives from the broker: it is kept where a person can see it, and the next message is handled."""
+
+import json
+import math
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from choreography.delivery import Done, Parked
+from orders.models import Order
+from payments.models import Payment
+from tests.shop_in_a_box import Shop, assert_invariants
+
+CLOUDEVENT = "application/cloudevents+json"
+
+
+def event(**changes: Any) -> bytes:
+    """A sound ``orders.order_placed.v1`` for payments, but for the changes; ``...`` leaves a field out."""
+    envelope = {
+        "specversion": "1.0",
+        "id": str(uuid4()),
+        "type": "orders.order_placed.v1",
+        "source": "orders",
+        "subject": str(uuid4()),
+        "time": "2026-01-01T00:00:00Z",
+        "data": {"payment_token": "tok_approved", "total": 2500, "currency": "EUR"},
+    } | changes
+    return json.dumps({key: value for key, value in envelope.items() if value is not ...}).encode()
+
+
+def data(**changes: Any) -> bytes:
+    sound = {"payment_token": "tok_approved", "total": 2500, "currency": "EUR"}
+    return event(data={key: value for key, value in (sound | changes).items() if value is not ...})
+
+
+UNUSABLE = {
+    "an empty body": b"",
+    "not JSON": b"hello",
+    "not UTF-8": b"\xff\xfe\x00",
+    "half a JSON": event()[:-10],
+    "JSON too deep": b"[" * 5000,
+    "a list": b"[1, 2]",
+    "null": b"null",
+    "no CloudEvent": b'{"order": 1}',
+    "another version of CloudEvents": event(specversion="0.3"),
+    "no id": event(id=...),
+    "an id that is no UUID": event(id="1"),
+    "no type": event(type=...),
+    "a type that is no text": event(type=7),
+    "no subject": event(subject=...),
+    "no source": event(source=...),
+    "an empty source": event(source=""),
+    "no time": event(time=...),
+    "a time that is none": event(time="yesterday"),
+    "no data": event(data=...),
+    "data that is no object": event(data="text"),
+    "data of another type": event(datacontenttype="text/xml"),
+    "a missing field": data(total=...),
+    "a field of another type": data(total="2500"),
+    "an amount with decimals": data(total=25.5),
+    "a negative amount": data(total=-1),
+    "an amount no database can hold": data(total=10**30),
+    "no currency": data(currency="euros"),
+    "an unknown type": event(type="orders.order_painted.v1"),
+    "a type another service hears": event(type="payments.payment_captured.v1"),
+    "a version nobody reads": event(type="orders.order_placed.v9"),
+    "no event type at all": event(type="Order Placed!"),
+    "a type no database can hold": event(type="a\0b"),
+    "a very long type": event(type="x" * 5000),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_an_unusable_message_is_parked_whole_and_the_next_one_is_handled(shop: Shop, name: str) -> None:
+    shop.send("payments", UNUSABLE[name])
+    order = shop.place()
+    shop.come_to_rest()
+
+    first = next(step for step in shop.steps if step.service == "payments")
+    assert isinstance(first.outcome, Parked)
+    [letter] = shop.letters()
+    assert letter.state == "parked"
+    assert letter.error == "Unusable"
+    assert letter.message
+    assert bytes(letter.body) == UNUSABLE[name]
+    assert letter.content_type == CLOUDEVENT
+    assert shop.status(order) == Order.Status.COMPLETED
+    assert_invariants(shop, [order])
+
+
+@pytest.mark.parametrize("content_type", [None, "", "application/json", "text/plain", "application/x-python-serialize"])
+def test_another_content_type_is_not_read(shop: Shop, content_type: str | None) -> None:
+    shop.send("payments", event(), content_type)
+    shop.drain()
+    [letter] = shop.letters("payments")
+    assert "content type" in letter.message
+    assert not Payment.objects.exists()
+
+
+def test_the_content_type_may_name_a_charset(shop: Shop) -> None:
+    shop.send("payments", event(), "Application/CloudEvents+JSON; charset=utf-8")
+    shop.drain()
+    assert isinstance(shop.steps[0].outcome, Done)
+
+
+def test_a_body_over_the_limit_is_not_read_but_kept(shop: Shop, settings: Settings) -> None:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"MAX_BODY_BYTES": 1000}
+    body = data(note="x" * 1000)
+    shop.send("payments", body)
+    shop.drain()
+    [letter] = shop.letters("payments")
+    assert "1000 allowed" in letter.message
+    assert bytes(letter.body) == body
+
+
+def test_fields_a_reader_does_not_know_are_ignored(shop: Shop) -> None:
+    shop.send("payments", event(dataschema="https://example.org/schema", comexampleextra="1"))
+    shop.drain()
+    assert isinstance(shop.steps[0].outcome, Done)
+
+
+def test_an_event_about_an_order_nobody_placed_is_parked(shop: Shop) -> None:
+    shop.send("orders", event(type="payments.payment_captured.v1", source="payments", data={}))
+    shop.drain()
+    [letter] = shop.letters("orders")
+    assert letter.error == "UnknownOrder"
+    assert letter.attempts == 1
+
+
+def test_a_parcel_for_an_order_nobody_authorized_is_parked(shop: Shop) -> None:
+    shop.send("payments", event(type="shipping.shipment_dispatched.v1", source="shipping", data={"parcel": "p"}))
+    shop.drain()
+    [letter] = shop.letters("payments")
+    assert letter.error == "NothingHeld"
+
+
+def test_different_messages_that_claim_one_id_are_kept_apart(shop: Shop) -> None:
+    identity = str(uuid4())
+    bodies = [event(id=identity, data={"total": number}) for number in (1, 2)]
+    for body in bodies:
+        shop.send("payments", body)
+    shop.drain()
+    assert {bytes(letter.body) for letter in shop.letters("payments")} == set(bodies)
+
+
+def test_the_same_rubbish_twice_is_one_letter(shop: Shop) -> None:
+    for _ in range(2):
+        shop.send("payments", b"hello")
+    shop.drain()
+    assert len(shop.letters("payments")) == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-choreography-attempts": -5, "x-choreography-waits": 0, "x-choreography-first-seen": "2026-01-01T00:00:00Z"},
+        {"x-choreography-attempts": 0, "x-choreography-waits": -99, "x-choreography-first-seen": "2026-01-01T00:00:00Z"},
+        {"x-choreography-attempts": 10**12, "x-choreography-waits": 0, "x-choreography-first-seen": "2026-01-01T00:00Z"},
+        {"x-choreography-attempts": math.inf, "x-choreography-waits": 0, "x-choreography-first-seen": "2026-01-01T00:00Z"},
+        {"x-choreography-attempts": 0, "x-choreography-waits": 0, "x-choreography-first-seen": "2026-01-01T00:00:00"},
+        {"x-choreography-attempts": None, "x-choreography-waits": [], "x-choreography-first-seen": 3},
+        {"x-choreography-letter": ["no", "key"]},
+        {"x-choreography-letter": "x" * 1000},
+        {"x-choreography-letter": "a\0b"},
+        {"x-death": "rubbish"},
+        {"task": "os.system", "id": "1", "retries": 10**9},
+    ],
+    ids=str,
+)
+def test_headers_that_make_no_sense_do_no_harm(shop: Shop, headers: dict[str, Any]) -> None:
+    for body in (event(), b"rubbish", event(data={"payment_token": "tok_down", "total": 1, "currency": "EUR"})):
+        shop.send("payments", body, headers=headers)
+    shop.drain()
+    assert [type(outcome).__name__ for outcome in shop.outcomes()[:3]] == ["Done", "Parked", "Later"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"note": "a\0b"}, {"a\0b": 1}, {"note": "\ud800"}, {"note": b"\xff"}, {"note": [{"deep": {"a": [None, True, 1.5]}}]}],
+    ids=str,
+)
+def test_whatever_is_in_the_headers_of_rubbish_it_is_parked(shop: Shop, headers: dict[str, Any]) -> None:
+    shop.send("payments", b"rubbish", headers=headers)
+    shop.drain()
+    [letter] = shop.letters("payments")
+    assert len(letter.headers) == 1
+
+
+def test_rubbish_among_the_dead_messages_is_parked_too(shop: Shop) -> None:
+    shop.broker.publish("payments.dlx", "", b"rubbish", headers={"x-death": []})
+    shop.drain()
+    [letter] = shop.letters("payments")
+    assert bytes(letter.body) == b"rubbish"

@@ -1,0 +1,133 @@
+"""A reaction fails for a reason no retry mends: it is parked, the next message is handled, and a person sends it again."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from choreography import registry
+from choreography.delivery import Done, Duplicate, Later, Parked
+from choreography.letters import send_again
+from choreography.models import DeadLetter
+from orders.models import Order
+from payments.models import Payment
+from tests.shop_in_a_box import Shop, assert_invariants, needs_a_person
+
+CAPTURE = "payments.capture_payment"
+
+
+@pytest.fixture
+def bug() -> Iterator[pytest.MonkeyPatch]:
+    """Capturing fails after it has changed the database. ``bug.undo()`` mends it."""
+
+    def capture_payment(event: Any, answer: Any) -> None:
+        Payment.objects.filter(pk=event.subject).update(capture_refused="by mistake")
+        raise ZeroDivisionError("division by zero")
+
+    broken = replace(registry._reactions[CAPTURE], function=capture_payment)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry._reactions, CAPTURE, broken)
+        yield patch
+
+
+def test_it_is_parked_after_three_attempts_and_changes_nothing(shop: Shop, bug: object) -> None:
+    order = shop.place()
+    shop.come_to_rest()
+
+    attempts = [step for step in shop.steps if b"shipment_dispatched" in step.message.body and step.service == "payments"]
+    assert [type(step.outcome) for step in attempts] == [Later, Later, Parked]
+    [letter] = shop.letters()
+    assert (letter.reaction, letter.error, letter.attempts, letter.subject) == (CAPTURE, "ZeroDivisionError", 3, order.pk)
+    assert "capture_payment" in letter.traceback
+    assert json.loads(bytes(letter.body))["type"] == "shipping.shipment_dispatched.v1"
+    assert shop.payment(order).capture_refused == ""
+    assert needs_a_person(shop, order)
+
+
+def test_the_next_message_is_handled_meanwhile(shop: Shop, bug: object) -> None:
+    order, other = shop.place(), shop.place("tok_declined_funds")
+    shop.come_to_rest()
+    assert shop.order(order).status == Order.Status.DISPATCHED
+    assert shop.status(other) == Order.Status.CANCELLED
+
+
+def test_sent_again_after_the_repair_it_takes_effect_and_the_letter_is_resolved(
+    shop: Shop, bug: pytest.MonkeyPatch
+) -> None:
+    order = shop.place()
+    shop.come_to_rest()
+    bug.undo()
+    [letter] = shop.letters()
+
+    send_again(letter, shop)
+    [letter] = shop.letters()
+    assert letter.state == DeadLetter.State.RETRYING
+    shop.come_to_rest()
+
+    [letter] = shop.letters()
+    assert letter.state == DeadLetter.State.RESOLVED
+    assert letter.resolved_at is not None
+    assert shop.status(order) == Order.Status.COMPLETED
+    assert_invariants(shop, [order])
+
+
+def test_sent_again_too_early_it_is_parked_again_as_the_same_letter(shop: Shop, bug: object) -> None:
+    shop.place()
+    shop.come_to_rest()
+    [letter] = shop.letters()
+    handled = len(shop.steps)
+
+    send_again(letter, shop)
+    shop.come_to_rest()
+
+    assert [type(step.outcome) for step in shop.steps[handled:]] == [Later, Later, Parked], "attempts count from the start"
+    [same] = shop.letters()
+    assert (same.pk, same.state, same.attempts) == (letter.pk, DeadLetter.State.PARKED, 3)
+
+
+def test_a_letter_whose_event_took_effect_meanwhile_is_resolved_as_a_duplicate(
+    shop: Shop, bug: pytest.MonkeyPatch
+) -> None:
+    order = shop.place()
+    shop.come_to_rest()
+    bug.undo()
+    parked = shop.steps[-1] if isinstance(shop.outcomes()[-1], Parked) else None
+    parked = parked or next(step for step in shop.steps if isinstance(step.outcome, Parked))
+    [letter] = shop.letters()
+    shop.send("payments", parked.message.body)
+    shop.come_to_rest()
+    assert isinstance(shop.steps[-1].outcome, Done)
+    assert shop.status(order) == Order.Status.COMPLETED
+
+    send_again(letter, shop)
+    shop.come_to_rest()
+
+    assert isinstance(shop.steps[-1].outcome, Duplicate)
+    [letter] = shop.letters()
+    assert letter.state == DeadLetter.State.RESOLVED
+    assert_invariants(shop, [order])
+
+
+def test_a_message_the_broker_gave_up_is_parked_and_can_be_sent_again(shop: Shop) -> None:
+    """A worker died at it more often than the queue's delivery limit."""
+    order = shop.place()
+    shop.relay("orders")
+    while message := shop.take("payments"):
+        shop.broker.reject(message.tag, requeue=False)
+        break
+    step = shop.handle_next("payments")
+
+    assert step is not None
+    assert step.message.queue == "payments.dead"
+    assert isinstance(step.outcome, Parked)
+    [letter] = shop.letters("payments")
+    assert letter.message == "the broker gave it up: rejected"
+    assert letter.subject == order.pk
+
+    send_again(letter, shop)
+    shop.come_to_rest()
+
+    assert shop.status(order) == Order.Status.COMPLETED
+    assert_invariants(shop, [order])

@@ -1,0 +1,119 @@
+"""Each system check finds its fault, and says what to do about it."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.core.checks import CheckMessage, run_checks
+from pytest_django.fixtures import Settings
+
+from choreography import contracts, registry, timers
+from choreography.contracts import Announced
+from choreography.timers import Timer
+
+
+def found() -> dict[str, tuple[str, str]]:
+    """Check id -> what it says and its remedy."""
+    messages: Iterable[CheckMessage] = run_checks(tags=["choreography"])
+    return {str(message.id): (message.msg, message.hint or "") for message in messages}
+
+
+@pytest.fixture
+def change(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Change ``payments.capture_payment`` for one test."""
+
+    def change(**changes: Any) -> None:
+        name = "payments.capture_payment"
+        monkeypatch.setitem(registry._reactions, name, replace(registry._reactions[name], **changes))
+
+    return change
+
+
+def test_the_shop_itself_has_no_fault() -> None:
+    assert found() == {}
+
+
+def test_a_service_that_is_not_installed(settings: Settings) -> None:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"SERVICES": ("orders", "payments", "shipping", "returns")}
+    assert found() == {
+        "choreography.E001": ("returns is a service but no installed app.", "Add it to INSTALLED_APPS.")
+    }
+
+
+def test_a_service_without_its_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(apps.all_models["payments"], "inbox")
+    message, remedy = found()["choreography.E002"]
+    assert message == "payments has no Inbox."
+    assert "payments/models.py" in remedy
+    assert "makemigrations" in remedy
+
+
+def test_a_reaction_outside_any_service(change: Callable[..., None]) -> None:
+    change(service="treasury", announces=frozenset())
+    message, remedy = found()["choreography.E003"]
+    assert message == "treasury.capture_payment belongs to no service."
+    assert "CHOREOGRAPHY['SERVICES']" in remedy
+
+
+def test_a_timer_outside_any_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(timers._timers, "x", Timer("treasury", found, "PURGE_SECONDS"))  # type: ignore[arg-type]
+    assert found()["choreography.E003"][0] == "treasury.found belongs to no service."
+
+
+def test_a_reaction_that_announces_another_services_fact(change: Callable[..., None]) -> None:
+    change(announces=frozenset({"orders.order_completed.v1"}))
+    message, remedy = found()["choreography.E004"]
+    assert message == "payments.capture_payment declares that it announces orders.order_completed.v1, a fact of another service."
+    assert "define an event of its own" in remedy
+
+
+def test_a_reaction_to_what_nobody_announces(change: Callable[..., None]) -> None:
+    change(event_types=("shipping.shipment_dispatched.v2",))
+    message, remedy = found()["choreography.E005"]
+    assert message == "payments.capture_payment reacts to shipping.shipment_dispatched.v2, which nobody announces."
+    assert "version" in remedy
+
+
+def test_a_foreign_publishers_event_may_be_reacted_to(change: Callable[..., None]) -> None:
+    change(event_types=("warehouse.box_packed.v1",))
+    assert found() == {}
+
+
+def test_an_event_with_a_field_nobody_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contracts, "published", {})
+
+    class BoxPacked(Announced, type="warehouse.box_packed.v1"):
+        weight: int
+
+    from choreography import checks
+
+    monkeypatch.setattr(checks, "published", contracts.published)
+    message, remedy = found()["choreography.E006"]
+    assert message == "warehouse.box_packed.v1 does not describe weight."
+    assert "Field(description=" in remedy
+
+
+@pytest.mark.parametrize("tiers", [(), (5, 1), (1, 1, 5), (0, 1)])
+def test_a_ladder_that_does_not_rise(settings: Settings, tiers: tuple[int, ...]) -> None:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"RETRY_TIERS": tiers}
+    message, remedy = found()["choreography.E007"]
+    assert message == f"RETRY_TIERS is {tiers}."
+    assert "(1, 5, 30, 300)" in remedy
+
+
+@pytest.mark.parametrize("url", ["redis://localhost", "", "embedded://relative", "sqs://"])
+def test_a_broker_delivery_is_not_proven_on(settings: Settings, url: str) -> None:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": url}
+    message, remedy = found()["choreography.E008"]
+    assert "amqp://" in message
+    assert "RabbitMQ" in remedy
+
+
+@pytest.mark.parametrize("seconds", [0, -1, "soon", None])
+def test_a_timer_without_an_interval(settings: Settings, seconds: object) -> None:
+    settings.TRACK_PARCELS_SECONDS = seconds
+    message, remedy = found()["choreography.E009"]
+    assert message.startswith("shipping.track_parcels runs every settings.TRACK_PARCELS_SECONDS seconds")
+    assert remedy == "Set TRACK_PARCELS_SECONDS."

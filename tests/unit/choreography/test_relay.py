@@ -1,0 +1,94 @@
+"""The relay moves events in order, and marks them only when the broker has them."""
+
+from collections.abc import Sequence
+from uuid import UUID, uuid4
+
+import pytest
+
+from choreography.errors import Outage, PublishFailed
+from choreography.models import transaction_of
+from choreography.outbox import announce
+from choreography.publishing import Outgoing
+from choreography.relay import move
+from payments.events import PaymentDeclined
+from payments.models import Outbox
+
+pytestmark = pytest.mark.django_db(databases="__all__")
+
+ORDER = UUID(int=1)
+
+
+class Paper:
+    """A publisher that writes down what it got, or fails."""
+
+    def __init__(self, failing: Exception | None = None) -> None:
+        self.failing = failing
+        self.batches: list[list[Outgoing]] = []
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        self.batches.append(list(messages))
+        if self.failing:
+            raise self.failing
+
+    def close(self) -> None:
+        pass
+
+
+def announce_some(count: int) -> list[str]:
+    with transaction_of("payments"):
+        events = [announce(PaymentDeclined(reason=str(n)), subject=uuid4()) for n in range(count)]
+    return [str(event.id) for event in events]
+
+
+def waiting() -> int:
+    return Outbox.objects.filter(published_at=None).count()
+
+
+def test_events_go_out_in_the_order_in_which_they_were_announced() -> None:
+    ids, paper = announce_some(5), Paper()
+    assert move("payments", paper) == 5
+    [batch] = paper.batches
+    assert [message.message_id for message in batch] == ids
+    assert waiting() == 0
+
+
+def test_an_event_goes_to_the_exchange_of_its_type_as_it_was_announced() -> None:
+    announce_some(1)
+    paper = Paper()
+    move("payments", paper)
+    [[message]] = paper.batches
+    assert (message.exchange, message.routing_key) == ("payments.payment_declined.v1", "")
+    assert message.content_type == "application/cloudevents+json"
+    assert message.body.decode() == Outbox.objects.get().body
+
+
+@pytest.mark.parametrize("error", [PublishFailed("refused"), Outage("down")], ids=repr)
+def test_what_the_broker_did_not_confirm_waits_and_goes_out_in_order_later(error: Exception) -> None:
+    ids = announce_some(3)
+    with pytest.raises(type(error)):
+        move("payments", Paper(error))
+    assert waiting() == 3
+
+    paper = Paper()
+    assert move("payments", paper) == 3
+    assert [message.message_id for message in paper.batches[0]] == ids
+
+
+def test_a_batch_has_a_limit_and_the_oldest_go_first() -> None:
+    ids, paper = announce_some(5), Paper()
+    assert [move("payments", paper, limit=2) for _ in range(4)] == [2, 2, 1, 0]
+    assert [message.message_id for batch in paper.batches for message in batch] == ids
+
+
+def test_what_was_published_is_not_published_again() -> None:
+    announce_some(2)
+    move("payments", Paper())
+    paper = Paper()
+    assert move("payments", paper) == 0
+    assert paper.batches in ([], [[]])
+
+
+def test_a_relay_moves_only_its_own_services_events() -> None:
+    announce_some(1)
+    assert move("orders", Paper()) == 0
+    assert waiting() == 1

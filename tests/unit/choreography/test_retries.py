@@ -1,0 +1,189 @@
+"""The retry policy, as a table: what becomes of a delivery after an error."""
+
+from datetime import UTC, datetime, timedelta
+
+import psycopg2
+import psycopg2.errors
+import pytest
+from django.db import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
+
+from choreography.conf import Conf
+from choreography.delivery import ATTEMPTS, FIRST_SEEN, LETTER, WAITS, Delivery, _again
+from choreography.errors import Conflict, ContractError, NotYet, Outage, PublishFailed, Transient, Unusable
+from choreography.retries import Again, History, Park, classify, decide
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+CONF = Conf()
+
+
+def after(error: Exception, *, attempts: int = 0, waits: int = 0, age: timedelta = timedelta(0)) -> Again | Park:
+    return decide(error, History(NOW - age, attempts, waits), NOW, 0.5, CONF)
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts", "waits", "age", "verdict"),
+    [
+        # What no retry mends is parked at once,
+        (Unusable(), 0, 0, timedelta(0), Park(1)),
+        (ContractError(), 0, 0, timedelta(0), Park(1)),
+        # a bug at the third attempt,
+        (ZeroDivisionError(), 0, 0, timedelta(0), Again),
+        (ZeroDivisionError(), 1, 0, timedelta(days=9), Again),
+        (ZeroDivisionError(), 2, 0, timedelta(0), Park(3)),
+        # a passing fault at the tenth, or when it has lasted for a day,
+        (Transient(), 0, 0, timedelta(0), Again),
+        (Transient(), 8, 0, timedelta(hours=23), Again),
+        (Transient(), 9, 0, timedelta(0), Park(10)),
+        (Transient(), 0, 0, timedelta(days=1), Park(1)),
+        (Transient(), 0, 50, timedelta(0), Again),
+        (Conflict(), 9, 0, timedelta(0), Park(10)),
+        (PublishFailed(), 9, 0, timedelta(0), Park(10)),
+        # a wait for another event after ten minutes,
+        (NotYet(), 0, 0, timedelta(minutes=9), Again),
+        (NotYet(), 2, 9, timedelta(minutes=10), Park(2)),
+        # and what is only down: never.
+        (Outage(), 0, 0, timedelta(0), Again),
+        (Outage(), 9, 999, timedelta(days=365), Again),
+        (OperationalError("server closed the connection"), 9, 999, timedelta(days=365), Again),
+    ],
+    ids=repr,
+)
+def test_the_table(error: Exception, attempts: int, waits: int, age: timedelta, verdict: type[Again] | Park) -> None:
+    found = after(error, attempts=attempts, waits=waits, age=age)
+    assert found == verdict if isinstance(verdict, Park) else isinstance(found, verdict)
+
+
+def test_a_fault_uses_up_an_attempt_and_an_outage_or_a_wait_does_not() -> None:
+    def counted(error: Exception) -> tuple[int, int]:
+        again = after(error, attempts=3, waits=4)
+        assert isinstance(again, Again)
+        return again.history.attempts, again.history.waits
+
+    assert counted(Transient()) == (4, 4)
+    assert counted(NotYet()) == (3, 5)
+    assert counted(Outage()) == (3, 5)
+
+
+def test_an_outage_does_not_make_a_delivery_old() -> None:
+    """Else the first hiccup after it, or the first prerequisite still missing, would park the delivery."""
+    again = after(Outage(), age=timedelta(days=3))
+    assert isinstance(again, Again)
+    assert again.history.first_seen == NOW
+
+    later = NOW + timedelta(minutes=5)
+    assert isinstance(decide(NotYet(), again.history, later, 0.5, CONF), Again)
+    assert isinstance(decide(Transient(), again.history, later, 0.5, CONF), Again)
+
+
+def test_a_fault_does_make_a_delivery_older() -> None:
+    again = after(Transient(), age=timedelta(hours=3))
+    assert isinstance(again, Again)
+    assert again.history.first_seen == NOW - timedelta(hours=3)
+
+
+def test_the_ladder_is_climbed_one_rung_at_a_time_and_its_top_is_kept() -> None:
+    def rung(error: Exception, steps: int) -> int:
+        again = after(error, attempts=steps, waits=steps)
+        assert isinstance(again, Again)
+        return again.tier
+
+    assert [rung(Transient(), steps) for steps in range(6)] == [1, 5, 30, 300, 300, 300]
+    assert [rung(Outage(), steps) for steps in range(6)] == [1, 5, 30, 300, 300, 300]
+    assert [rung(NotYet(), steps) for steps in range(6)] == [1, 5, 30, 300, 300, 300]
+
+
+@pytest.mark.parametrize(("jitter", "delay"), [(0.0, 15.0), (0.5, 22.5), (1.0, 30.0)])
+def test_delays_are_spread_over_the_upper_half_of_the_rung(jitter: float, delay: float) -> None:
+    again = decide(Outage(), History(NOW, waits=2), NOW, jitter, CONF)
+    assert isinstance(again, Again)
+    assert (again.tier, again.delay) == (30, delay)
+
+
+# What database errors mean
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OperationalError("could not connect to server: Connection refused"), Outage),
+        (OperationalError("terminating connection due to administrator command"), Outage),
+        (OperationalError("disk I/O error"), Outage),
+        (InterfaceError("connection already closed"), Outage),
+        (OperationalError("database is locked"), Transient),
+        (OperationalError("database table is locked: payments_payment"), Transient),
+        (IntegrityError("UNIQUE constraint failed"), Transient),
+        (Conflict(), Transient),
+        (ConnectionResetError(), Transient),
+        (TimeoutError(), Transient),
+        (DataError("value too long"), DataError),
+        (ProgrammingError("no such relation"), ProgrammingError),
+        (ValueError(), ValueError),
+        (Outage(), Outage),
+    ],
+    ids=repr,
+)
+def test_what_an_error_stands_for(error: Exception, kind: type[Exception]) -> None:
+    assert classify(error) is kind
+
+
+@pytest.mark.parametrize("state", ["40P01", "40001", "55P03"])
+def test_a_deadlock_on_postgresql_is_bad_luck_and_no_outage(state: str) -> None:
+    class Unlucky(psycopg2.errors.lookup(state)):  # type: ignore[misc]
+        pgcode = state
+
+    assert classify(caused(OperationalError("deadlock detected"), Unlucky())) is Transient
+    assert classify(caused(OperationalError("gone"), psycopg2.OperationalError())) is Outage
+
+
+# The history travels in the message's headers
+
+
+def test_a_history_comes_back_as_it_was_sent() -> None:
+    history = History(NOW - timedelta(microseconds=1), attempts=3, waits=7)
+    delivery = Delivery("payments", b"{}", "application/cloudevents+json", {"traceparent": "00-1", "x-death": [{}]})
+
+    again = _again(delivery, Again(tier=30, delay=22.5, history=history))
+
+    assert (again.exchange, again.routing_key, again.expiration) == ("", "payments.retry.30s", 22.5)
+    assert (again.body, again.content_type) == (delivery.body, delivery.content_type)
+    assert again.headers["traceparent"] == "00-1"
+    assert "x-death" not in again.headers
+    assert Delivery("payments", again.body, again.content_type, again.headers).history == history
+
+
+def test_a_message_without_history_is_new() -> None:
+    assert Delivery("payments", b"").history.attempts == 0
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {ATTEMPTS: -1},
+        {WAITS: -1},
+        {ATTEMPTS: 10**9},
+        {ATTEMPTS: float("inf")},
+        {ATTEMPTS: "many"},
+        {WAITS: None},
+        {FIRST_SEEN: "2026-01-01T00:00:00"},
+        {FIRST_SEEN: "yesterday"},
+        {FIRST_SEEN: 0},
+    ],
+    ids=repr,
+)
+def test_a_history_that_makes_no_sense_is_none(headers: dict[str, object]) -> None:
+    sound = {ATTEMPTS: 3, WAITS: 2, FIRST_SEEN: NOW.isoformat()}
+    assert Delivery("payments", b"", headers=sound).history == History(NOW, 3, 2)
+    found = Delivery("payments", b"", headers=sound | headers).history
+    assert (found.attempts, found.waits) == (0, 0)
+    assert found.first_seen.tzinfo is not None
+
+
+@pytest.mark.parametrize("key", [None, 7, ["a"], "", "x" * 151, "a\0b"], ids=repr)
+def test_a_letter_that_is_no_key_is_none(key: object) -> None:
+    assert Delivery("payments", b"", headers={LETTER: key}).letter is None
+    assert Delivery("payments", b"", headers={LETTER: "0f"}).letter == "0f"

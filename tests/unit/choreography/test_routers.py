@@ -1,0 +1,66 @@
+"""Every app's rows live where its alias points, in one database or in one each."""
+
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from pytest_django.fixtures import Settings
+
+from choreography.routers import ServiceRouter, home
+from orders.models import Order, OrderLine
+from payments.models import Payment
+
+ALIASES = ("default", "orders", "payments", "shipping")
+
+
+def database(name: str) -> dict[str, Any]:
+    return {"ENGINE": "django.db.backends.sqlite3", "NAME": name}
+
+
+@pytest.fixture
+def separate(settings: Settings) -> ServiceRouter:
+    settings.DATABASES = {alias: database(f"{alias}.sqlite3") for alias in ALIASES}
+    return ServiceRouter()
+
+
+@pytest.fixture
+def together(settings: Settings) -> ServiceRouter:
+    settings.DATABASES = {alias: database("all.sqlite3") for alias in ALIASES}
+    return ServiceRouter()
+
+
+def test_a_services_rows_live_under_its_own_alias_and_all_others_in_default(separate: ServiceRouter) -> None:
+    assert separate.db_for_read(Order) == separate.db_for_write(Order) == "orders"
+    assert separate.db_for_write(Payment) == "payments"
+    assert separate.db_for_read(User) == separate.db_for_write(User) == "default"
+
+
+def test_a_service_without_an_alias_lives_in_default(settings: Settings) -> None:
+    settings.DATABASES = {"default": database("all.sqlite3")}
+    assert home("orders") == "default"
+
+
+def test_rows_of_one_app_may_be_related_and_rows_of_two_services_may_not(separate: ServiceRouter) -> None:
+    assert separate.allow_relation(Order(), OrderLine())
+    assert not separate.allow_relation(Order(), Payment())
+    assert not separate.allow_relation(Order(), User())
+
+
+def test_apart_each_database_gets_its_own_tables_only(separate: ServiceRouter) -> None:
+    apps = ("auth", "orders", "payments", "shipping")
+    allowed = {alias: [app for app in apps if separate.allow_migrate(alias, app)] for alias in ALIASES}
+    assert allowed == {"default": ["auth"], "orders": ["orders"], "payments": ["payments"], "shipping": ["shipping"]}
+
+
+def test_together_whichever_alias_comes_first_makes_all_tables(together: ServiceRouter) -> None:
+    for alias in ALIASES:
+        assert all(together.allow_migrate(alias, app) for app in ("auth", "orders", "payments", "shipping"))
+
+
+def test_one_apart_and_the_rest_together(settings: Settings) -> None:
+    settings.DATABASES = {alias: database("all") for alias in ALIASES} | {"payments": database("payments")}
+    router = ServiceRouter()
+    assert not router.allow_migrate("default", "payments")
+    assert router.allow_migrate("payments", "payments")
+    assert not router.allow_migrate("payments", "orders")
+    assert router.allow_migrate("orders", "auth")

@@ -1,0 +1,134 @@
+"""The choreography in one process: the in-memory broker and the passing of time."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from choreography import registry, topology, world
+from choreography.contracts import Event, Nothing
+from choreography.delivery import Done, Later, Parked
+from choreography.errors import Outage
+from choreography.models import table_of, transaction_of
+from choreography.outbox import announce
+from choreography.testing import Choreography, FrozenWorld
+from orders.events import CancellationRequested
+from shipping.models import Shipment
+
+pytestmark = pytest.mark.django_db(databases="__all__")
+
+
+@pytest.fixture
+def frozen() -> Iterator[FrozenWorld]:
+    frozen = FrozenWorld()
+    with world.replaced(frozen):
+        yield frozen
+
+
+@pytest.fixture
+def choreography(frozen: FrozenWorld) -> Iterator[Choreography]:
+    choreography = Choreography(frozen)
+    yield choreography
+    choreography.close()
+
+
+def request() -> Event[Nothing]:
+    """An event that shipping hears, and answers with one that orders hears."""
+    with transaction_of("orders"):
+        return announce(CancellationRequested(reason="test"), subject=world.new_id())
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def cancel_shipment(event: Event[Nothing]) -> None:
+        raise error
+
+    name = "shipping.cancel_shipment"
+    monkeypatch.setitem(registry._reactions, name, replace(registry._reactions[name], function=cancel_shipment))
+
+
+def test_an_event_waits_in_the_outbox_until_it_is_relayed(choreography: Choreography) -> None:
+    request()
+    assert choreography.handle_next("shipping") is None
+    assert choreography.relay("orders") == 1
+    assert choreography.relay("orders") == 0
+    step = choreography.handle_next("shipping")
+    assert step is not None
+    assert (step.service, step.outcome) == ("shipping", Done())
+    assert choreography.handle_next("shipping") is None
+    assert choreography.steps == [step]
+
+
+def test_draining_goes_on_until_nothing_is_left_to_do(choreography: Choreography) -> None:
+    event = request()
+    # Orders never placed this order, and parks shipping's answer about it.
+    assert choreography.drain() == 2
+    assert [type(step.outcome) for step in choreography.steps] == [Done, Parked]
+    assert Shipment.objects.get().pk == event.subject
+    assert choreography.drain() == 0
+
+
+def test_what_is_to_be_tried_again_waits_on_the_ladder(
+    choreography: Choreography, frozen: FrozenWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail(monkeypatch, Outage("down"))
+    request()
+    choreography.drain()
+    assert isinstance(choreography.steps[-1].outcome, Later)
+    assert choreography.waiting() == choreography.broker.size(topology.retry_queue_name("shipping", 1)) == 1
+    assert choreography.drain() == 0, "time stands still"
+
+    monkeypatch.undo()
+    frozen.advance(1)
+    choreography.drain()
+
+    assert choreography.waiting() == 0
+    assert choreography.steps[1].outcome == Done()
+
+
+def test_settling_lets_time_pass_until_all_is_quiet(
+    choreography: Choreography, frozen: FrozenWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail(monkeypatch, ZeroDivisionError())
+    request()
+    start = frozen.now()
+    choreography.settle(quiet=10)
+    assert [type(step.outcome) for step in choreography.steps] == [Later, Later, Parked]
+    assert 10 <= (frozen.now() - start).total_seconds() < 30
+
+
+def test_settling_does_not_wait_for_ever(choreography: Choreography, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail(monkeypatch, Outage("down"))
+    request()
+    with pytest.raises(AssertionError, match=r"not settled after 40 s: 1 message\(s\) on the ladder"):
+        choreography.settle(limit=40)
+
+
+def test_timers_tick_in_their_own_time_while_settling(
+    choreography: Choreography, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks: list[str | None] = []
+    tick = Choreography.tick
+    monkeypatch.setattr(Choreography, "tick", lambda self, name=None: (ticks.append(name), tick(self, name)))
+    choreography.settle(quiet=30)
+    assert ticks.count("shipping.track_parcels") >= 29
+    assert ticks.count("payments.expire_authorizations") == 1
+
+
+def test_what_a_lost_worker_held_comes_again(choreography: Choreography) -> None:
+    request()
+    choreography.relay("orders")
+    held = choreography.take("shipping")
+    assert held is not None
+    assert choreography.take("shipping") is None
+    choreography.lose_connections()
+    again = choreography.take("shipping")
+    assert again is not None
+    assert (again.body, again.delivery_count) == (held.body, 1)
+
+
+def test_services_can_take_part_alone(frozen: FrozenWorld) -> None:
+    alone = Choreography(frozen, ["orders", "shipping"])
+    request()
+    assert alone.drain() == 2
+    assert not table_of("payments", "Inbox").objects.exists()
+    alone.close()

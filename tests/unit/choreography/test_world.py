@@ -1,0 +1,60 @@
+"""Time, identity and chance come from one place, which can be replaced."""
+
+from datetime import UTC, datetime, timedelta
+from threading import Thread
+
+import pytest
+
+from choreography import world
+from choreography.testing import FrozenWorld
+
+
+def test_the_real_world_gives_utc_and_rising_ids_and_chance() -> None:
+    before = datetime.now(UTC)
+    assert before <= world.now() <= datetime.now(UTC)
+    assert world.now().tzinfo is UTC
+    first, second = world.new_id(), world.new_id()
+    assert first.version == second.version == 7
+    assert first != second
+    assert 0 <= world.jitter() < 1
+
+
+def test_a_world_is_replaced_for_every_thread_and_put_back() -> None:
+    frozen, seen = FrozenWorld(), []
+    with world.replaced(frozen):
+        thread = Thread(target=lambda: seen.append(world.now()))
+        thread.start()
+        thread.join()
+    assert seen == [frozen.now()]
+    assert world.now() > frozen.now() or world.now() < frozen.now()
+
+
+def test_a_world_is_put_back_after_an_error() -> None:
+    frozen = FrozenWorld()
+    with pytest.raises(ZeroDivisionError), world.replaced(frozen):
+        raise ZeroDivisionError
+    assert world.now() != frozen.now()
+
+
+def test_in_a_frozen_world_time_stands_still_until_told() -> None:
+    frozen = FrozenWorld(start=datetime(2030, 1, 1, tzinfo=UTC))
+    assert frozen.now() == frozen.now() == datetime(2030, 1, 1, tzinfo=UTC)
+    frozen.advance(90.5)
+    assert frozen.now() == datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=90.5)
+
+
+def test_ids_rise_even_while_time_stands_still() -> None:
+    frozen = FrozenWorld()
+    ids = [frozen.new_id() for _ in range(1000)]
+    assert ids == sorted(set(ids))
+    assert {(id_.version, id_.variant) for id_ in ids} == {(7, "specified in RFC 4122")}
+    frozen.advance(1)
+    assert frozen.new_id() > ids[-1]
+
+
+def test_a_seed_repeats_a_world() -> None:
+    one, same, other = FrozenWorld(7), FrozenWorld(7), FrozenWorld(8)
+    first = [(one.new_id(), one.jitter()) for _ in range(10)]
+    assert first == [(same.new_id(), same.jitter()) for _ in range(10)]
+    assert first != [(other.new_id(), other.jitter()) for _ in range(10)]
+    assert all(0 <= chance < 1 for _, chance in first)

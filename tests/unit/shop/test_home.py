@@ -1,0 +1,53 @@
+"""The home page: for everyone who reacts to what, for the staff what waits for a person."""
+
+import pytest
+from django.test import Client
+from pytest_django.fixtures import Settings
+
+from choreography.models import table_of
+from choreography.registry import reactions
+from tests.unit.orders.admin_pages import log_in
+
+pytestmark = pytest.mark.django_db(databases="__all__")
+
+
+def home(client: Client) -> str:
+    response = client.get("/")
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def test_everyone_sees_every_reaction(client: Client) -> None:
+    page = home(client)
+
+    for reaction in reactions():
+        assert reaction.name in page
+
+
+def test_a_stranger_sees_nothing_of_dead_letters(client: Client) -> None:
+    assert "Dead letters" not in home(client)
+
+
+def test_the_staff_sees_how_many_letters_wait_in_the_services_it_may_see(client: Client) -> None:
+    log_in(client, "orders.view_deadletter")
+    letters = table_of("orders", "DeadLetter").objects
+    letters.create(key="1", error="Bug", message="", body=b"")
+    letters.create(key="2", error="Bug", message="", body=b"", state="resolved")
+
+    page = home(client)
+
+    assert '<a href="/admin/orders/deadletter/">orders</a>: <strong>1</strong>' in page
+    assert "/admin/payments/deadletter/" not in page
+
+
+def test_flower_is_linked_where_its_address_is_known(client: Client, settings: Settings) -> None:
+    settings.FLOWER_URL = "http://127.0.0.1:5555/"
+
+    assert 'href="http://127.0.0.1:5555/"' in home(client)
+
+
+def test_nothing_comes_from_elsewhere(client: Client) -> None:
+    page = home(client)
+
+    assert 'src="http' not in page
+    assert "<script" not in page
