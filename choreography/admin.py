@@ -59,7 +59,7 @@ class AboutOrderAdmin(ReadOnlyAdmin):
     subject_model: ClassVar[type[Model] | None] = None
     """The service's own table that has the order's id as its key, to link to."""
 
-    @admin.display(description=_("order"), ordering="subject")
+    @admin.display(description=_("order number"), ordering="subject")
     def about(self, row: Any) -> SafeString | str:
         if row.subject is None or self.subject_model is None:
             return number(row.subject) if row.subject else "-"

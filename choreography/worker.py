@@ -84,7 +84,7 @@ def install(app: Celery) -> None:
     for service in conf().services:
         app.register_task(DeliveryTask(_park_task(service)))
     for timer in timers():
-        app.task(name=timer.name, acks_on_failure=True, ignore_result=True)(_tick(timer.function))
+        app.task(name=timer.name, acks_on_failure=True, ignore_result=True, send_events=False)(_tick(timer.function))
     app.conf.beat_schedule = {
         timer.name: {
             "task": timer.name,

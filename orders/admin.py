@@ -12,9 +12,11 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import get_text_list
+from django.utils.timezone import localtime
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -96,6 +98,24 @@ class StatusFilter(admin.SimpleListFilter):
         return queryset if self.value() is None else queryset.filter(status=self.value())
 
 
+class AttentionFilter(admin.SimpleListFilter):
+    """Orders that only a person can bring to their end."""
+
+    title = _("needs a person")
+    parameter_name = "attention"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
+        return [("yes", _("Yes")), ("no", _("No"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Order]) -> QuerySet[Order]:
+        match self.value():
+            case "yes":
+                return queryset.exclude(attention="")
+            case "no":
+                return queryset.filter(attention="")
+        return queryset
+
+
 @admin.register(Order)
 class OrderAdmin(ReadOnlyAdmin):
     """Orders: add one, watch it, cancel it. Nothing else about it is for people to change."""
@@ -109,8 +129,8 @@ class OrderAdmin(ReadOnlyAdmin):
         (_("Payment"), {"fields": ("payment_token",)}),
     )
 
-    list_display = ("number", "placed_at", "customer_name", "total_shown", "status_shown", "attention")
-    list_filter = (StatusFilter, "placed_at", ("attention", admin.EmptyFieldListFilter))
+    list_display = ("number", "placed", "status_shown", "attention", "customer_name", "total_shown")
+    list_filter = (StatusFilter, AttentionFilter, "placed_at")
     search_fields = ("id__iendswith", "customer_email", "customer_name")
     search_help_text = _("An order's number or id, or a part of the customer's name or e-mail.")
     actions = ("cancel_orders",)
@@ -121,6 +141,10 @@ class OrderAdmin(ReadOnlyAdmin):
     @admin.display(description=_("number"), ordering="id")
     def number(self, order: Order) -> str:
         return order.number
+
+    @admin.display(description=_("placed at"), ordering="placed_at")
+    def placed(self, order: Order) -> str:
+        return date_format(localtime(order.placed_at), "Y-m-d H:i")
 
     @admin.display(description=_("total"), ordering="total")
     def total_shown(self, order: Order) -> str:

@@ -141,5 +141,3 @@ class LineFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]
         lines = [form.cleaned_data for form in kept if form.cleaned_data]
         self.picks = [services.Pick(line["product"], line["quantity"]) for line in lines]
         services.price(self.picks)
-
-

@@ -46,8 +46,8 @@ def price(picks: Sequence[Pick]) -> tuple[int, str]:
         ValidationError: no lines or too many, a quantity out of range, an inactive product, an unknown currency or
             more than one, a sum too large. One message for each fault.
     """
-    picks = _merged(picks)
-    faults = list(_faults(picks))
+    # As they were picked, too: merged, a negative quantity would only make another one smaller.
+    faults = list(_faults(picks)) or list(_faults(_merged(picks)))
     if faults:
         raise ValidationError(faults)
     return sum(pick.product.price * pick.quantity for pick in picks), picks[0].product.currency
@@ -64,9 +64,8 @@ def place_order(order: Order, picks: Sequence[Pick]) -> Order:
         ValidationError: the order or its lines are not in order; nothing was stored.
         SubmittedTwice: this ``submission`` made an order before; nothing was stored.
     """
-    price(picks)  # as they were picked: merged, a negative quantity would only make another one smaller
-    picks = _merged(picks)
     order.total, order.currency = price(picks)
+    picks = _merged(picks)
     order.full_clean(exclude=["submission"])
     try:
         with transaction_of("orders"):

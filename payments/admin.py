@@ -81,7 +81,7 @@ class PaymentAdmin(ReadOnlyAdmin):
     )
     inlines = (EntryInline,)
 
-    @admin.display(description=_("order"), ordering="order_id")
+    @admin.display(description=_("order number"), ordering="order_id")
     def number(self, payment: Payment) -> str:
         return number(payment.order_id)
 

@@ -21,7 +21,7 @@ class ShipmentAdmin(ReadOnlyAdmin):
         (_("History"), {"fields": ("created_at", "cancel_requested", "dispatched_at", "tracked_at", "ended_at")}),
     )
 
-    @admin.display(description=_("order"), ordering="order_id")
+    @admin.display(description=_("order number"), ordering="order_id")
     def number(self, shipment: Shipment) -> str:
         return number(shipment.order_id)
 

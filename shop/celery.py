@@ -4,7 +4,9 @@ import logging.config
 import os
 from typing import Any
 
+import django
 from celery import Celery, signals
+from django.apps import apps
 from django.conf import settings
 
 from choreography import embedded
@@ -13,11 +15,14 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
 embedded.register()
 
 app = Celery("shop")
-#: Beat reads this before Django, and with it ``install``, has been loaded.
-app.conf.beat_scheduler = "choreography.worker:LivingScheduler"
 
 
 @signals.setup_logging.connect
 def _log_as_django_does(**kwargs: Any) -> None:
     """Being connected is what keeps Celery from setting up logging of its own."""
     logging.config.dictConfig(settings.LOGGING)
+
+
+if not apps.models_ready:
+    # Celery loads Django for workers only; ``inspect`` and ``beat`` would go by Celery's defaults instead of ours.
+    django.setup()

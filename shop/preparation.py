@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import environ
@@ -38,7 +38,7 @@ class Prepared:
     """What a person wants to know afterwards."""
 
     admin_user: str
-    admin_password: str | None
+    admin_password: str | None = field(repr=False)
     """A password made up just now; ``None`` if there was an administrator, or ``ADMIN_PASSWORD`` was given."""
     products_added: int
 
@@ -65,7 +65,7 @@ def prepare_data(wait: float = 10.0) -> int:
     Raises:
         CannotPrepare: a database or the broker can't be reached.
     """
-    data_dir().mkdir(parents=True, exist_ok=True)
+    data_dir().mkdir(mode=0o700, parents=True, exist_ok=True)  # SQLite files hold personal data
     with _alone_in(data_dir()):
         for alias in settings.DATABASES:
             with _alone_on(alias):

@@ -75,7 +75,7 @@ def wait_until_ready(launcher: Launcher, home: str, flower: Flower, tell: Tell) 
         if waiting and seconds > LIMIT:
             name = next(iter(waiting))
             raise LaunchFailed(
-                _("%(name)s did not come up within %(limit)d s: %(why)s. It said last:")
+                _("%(name)s did not come up within %(limit)g s: %(why)s. It said last:")
                 % {"name": name, "limit": LIMIT, "why": not_ready[name]}
                 + launcher.last_words(name)
             )

@@ -1,7 +1,7 @@
 """One run of the whole shop on this machine: what ``up`` and ``demo`` have in common."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import environ
 from django.utils.translation import gettext as _
@@ -20,7 +20,7 @@ class Addresses:
     web_port: int
     flower_port: int
     flower_user: str
-    flower_password: str
+    flower_password: str = field(repr=False)
 
     @property
     def home(self) -> str:
@@ -71,6 +71,7 @@ def run(ports: tuple[int, int], story: Callable[[Launcher, Addresses], None], te
     environment = {
         "WEB_PORT": str(addresses.web_port),
         "FLOWER_PORT": str(addresses.flower_port),
+        "FLOWER_URL": f"http://127.0.0.1:{addresses.flower_port}/",
         "FLOWER_USER": user,
         "FLOWER_PASSWORD": password,
         "DATA_DIR": str(data_dir()),

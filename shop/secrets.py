@@ -13,7 +13,7 @@ def random_secret() -> str:
 def local_secret(path: Path) -> str:
     """The secret kept in ``path``, made up on the first call. Processes that race get the same one."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(path.with_suffix(f".{os.getpid()}"), random_secret())
         try:
             os.link(path.with_suffix(f".{os.getpid()}"), path)

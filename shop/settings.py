@@ -35,6 +35,7 @@ CHOREOGRAPHY = {
     "NAMESPACE": env.str("CHOREOGRAPHY_NAMESPACE", default=""),
 }
 
+FLOWER_URL = env.str("FLOWER_URL", default="")
 CONTRACTS_DIR = BASE_DIR / "contracts"
 RABBITMQ_MANAGEMENT_URL = env.str("RABBITMQ_MANAGEMENT_URL", default="")
 
@@ -147,6 +148,8 @@ def database(alias: str) -> dict[str, object]:
         }
     else:
         config["CONN_HEALTH_CHECKS"] = True
+        # Of aliases that share a database Django's test run would migrate only one.
+        config["TEST"] = {"NAME": f"test_{config['NAME']}_{alias}"}
     return config
 
 

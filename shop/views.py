@@ -25,7 +25,7 @@ class Letters:
 def home(request: HttpRequest) -> HttpResponse:
     """Who reacts to what, and where to go from here."""
     context = {
-        "flower_url": getattr(settings, "FLOWER_URL", ""),
+        "flower_url": settings.FLOWER_URL,
         "letters": list(_letters(request)),
         "reactions": [(reaction, sorted(reaction.announces)) for reaction in reactions()],
         "services": settings.SERVICES,

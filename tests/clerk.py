@@ -209,6 +209,11 @@ def tables() -> list[str]:
     return sorted({name for service in settings.SERVICES for name in connections[service].introspection.table_names()})
 
 
+def imported() -> list[str]:
+    """The packages this process has loaded."""
+    return sorted({name.partition(".")[0] for name in sys.modules})
+
+
 def main() -> None:
     django.setup()
     answers = sys.stdout

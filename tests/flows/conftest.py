@@ -21,7 +21,9 @@ def frozen() -> Iterator[FrozenWorld]:
 
 
 @pytest.fixture
-def shop(db: None, frozen: FrozenWorld, gateway: type[providers.Gateway], carrier: type[providers.Carrier]) -> Iterator[Shop]:
+def shop(
+    db: None, frozen: FrozenWorld, gateway: type[providers.Gateway], carrier: type[providers.Carrier]
+) -> Iterator[Shop]:
     """An open shop."""
     shop = Shop(frozen)
     yield shop

@@ -14,7 +14,7 @@ class Journey:
 
     name: str
     end: str
-    token: str = "tok_approved"  # noqa: S105 (a test token)
+    token: str = "tok_approved"
     street: str = "Main Street 1"
     begin: Callable[[Shop, Order], None] = lambda shop, order: None
     """What happens before everything takes its course."""

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from pytest_django.fixtures import Settings
 
-from choreography.delivery import Done, Parked
+from choreography.delivery import ATTEMPTS, FIRST_SEEN, LETTER, WAITS, Done, Parked
 from orders.models import Order
 from payments.models import Payment
 from tests.shop_in_a_box import Shop, assert_invariants
@@ -152,18 +152,22 @@ def test_the_same_rubbish_twice_is_one_letter(shop: Shop) -> None:
     assert len(shop.letters("payments")) == 1
 
 
+def history(attempts: object = 0, waits: object = 0, first_seen: object = "2026-01-01T00:00:00Z") -> dict[str, Any]:
+    return {ATTEMPTS: attempts, WAITS: waits, FIRST_SEEN: first_seen}
+
+
 @pytest.mark.parametrize(
     "headers",
     [
-        {"x-choreography-attempts": -5, "x-choreography-waits": 0, "x-choreography-first-seen": "2026-01-01T00:00:00Z"},
-        {"x-choreography-attempts": 0, "x-choreography-waits": -99, "x-choreography-first-seen": "2026-01-01T00:00:00Z"},
-        {"x-choreography-attempts": 10**12, "x-choreography-waits": 0, "x-choreography-first-seen": "2026-01-01T00:00Z"},
-        {"x-choreography-attempts": math.inf, "x-choreography-waits": 0, "x-choreography-first-seen": "2026-01-01T00:00Z"},
-        {"x-choreography-attempts": 0, "x-choreography-waits": 0, "x-choreography-first-seen": "2026-01-01T00:00:00"},
-        {"x-choreography-attempts": None, "x-choreography-waits": [], "x-choreography-first-seen": 3},
-        {"x-choreography-letter": ["no", "key"]},
-        {"x-choreography-letter": "x" * 1000},
-        {"x-choreography-letter": "a\0b"},
+        history(attempts=-5),
+        history(attempts=10**12),
+        history(attempts=math.inf),
+        history(waits=-99),
+        history(first_seen="2026-01-01T00:00:00"),
+        history(None, [], 3),
+        {LETTER: ["no", "key"]},
+        {LETTER: "x" * 1000},
+        {LETTER: "a\0b"},
         {"x-death": "rubbish"},
         {"task": "os.system", "id": "1", "retries": 10**9},
     ],
@@ -178,7 +182,14 @@ def test_headers_that_make_no_sense_do_no_harm(shop: Shop, headers: dict[str, An
 
 @pytest.mark.parametrize(
     "headers",
-    [{"note": "a\0b"}, {"a\0b": 1}, {"note": "\ud800"}, {"note": b"\xff"}, {"note": [{"deep": {"a": [None, True, 1.5]}}]}],
+    [
+        {"note": "a\0b"},
+        {"a\0b": 1},
+        {"note": "\ud800"},
+        {"note": b"\xff"},
+        {"note": math.nan},
+        {"note": [{"deep": {"a": [None, True, 1.5]}}]},
+    ],
     ids=str,
 )
 def test_whatever_is_in_the_headers_of_rubbish_it_is_parked(shop: Shop, headers: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from choreography.embedded.store import Stored
 from choreography.testing import FrozenWorld, Step
 from tests.flows.journeys import JOURNEYS, Journey
 from tests.flows.providers import Carrier, Gateway
-from tests.shop_in_a_box import Crash, Shop, assert_invariants
+from tests.shop_in_a_box import Shop, assert_invariants
 
 
 class FragileShop(Shop):

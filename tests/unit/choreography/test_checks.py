@@ -65,7 +65,7 @@ def test_a_timer_outside_any_service(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_reaction_that_announces_another_services_fact(change: Callable[..., None]) -> None:
     change(announces=frozenset({"orders.order_completed.v1"}))
     message, remedy = found()["choreography.E004"]
-    assert message == "payments.capture_payment declares that it announces orders.order_completed.v1, a fact of another service."
+    assert "capture_payment declares that it announces orders.order_completed.v1, a fact of another" in message
     assert "define an event of its own" in remedy
 
 

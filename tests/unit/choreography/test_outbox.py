@@ -85,9 +85,9 @@ def test_outside_a_transaction_nothing_is_announced() -> None:
 
 @everywhere
 def test_what_is_rolled_back_was_never_announced() -> None:
-    with pytest.raises(ZeroDivisionError), transaction_of("payments"):
+    with transaction_of("payments"):
         announce(DECLINED, subject=ORDER)
-        raise ZeroDivisionError
+        transaction.set_rollback(True, using=alias_of("payments"))
     assert not Outbox.objects.exists()
 
 
@@ -96,9 +96,9 @@ def test_the_events_of_each_order_are_counted_from_one_without_gaps() -> None:
     with transaction_of("payments"):
         for subject in (ORDER, ANOTHER, ORDER, ORDER):
             announce(DECLINED, subject=subject)
-    with pytest.raises(ZeroDivisionError), transaction_of("payments"):
+    with transaction_of("payments"):
         announce(DECLINED, subject=ORDER)
-        raise ZeroDivisionError
+        transaction.set_rollback(True, using=alias_of("payments"))
     with transaction_of("payments"):
         announce(DECLINED, subject=ORDER)
 

@@ -54,7 +54,7 @@ def test_two_reactions_of_one_service_have_two_names() -> None:
         subscribe("orders.order_placed.v1")
 
 
-@pytest.mark.parametrize("event_type", ["order_placed", "orders.OrderPlaced.v1", "orders.order_placed", "orders.x.v0", ""])
+@pytest.mark.parametrize("event_type", ["placed", "orders.OrderPlaced.v1", "orders.order_placed", "orders.x.v0", ""])
 def test_an_event_type_has_a_service_a_name_and_a_version(event_type: str) -> None:
     with pytest.raises(ContractError, match=r"<service>.<event>.v<N>"):
 
@@ -65,10 +65,10 @@ def test_an_event_type_has_a_service_a_name_and_a_version(event_type: str) -> No
 def test_a_reaction_says_what_it_reads() -> None:
     with pytest.raises(ContractError, match=r"first parameter of .*silent as Event"):
 
-        @reacts_to("orders.order_placed.v1")  # type: ignore[arg-type]
+        @reacts_to("orders.order_placed.v1")
         def silent(event) -> None: ...  # type: ignore[no-untyped-def]
 
     with pytest.raises(ContractError, match="annotate the first parameter"):
 
-        @reacts_to("orders.order_placed.v1")
+        @reacts_to("orders.order_placed.v1")  # type: ignore[arg-type]
         def empty() -> None: ...

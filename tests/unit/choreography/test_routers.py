@@ -1,32 +1,44 @@
 """Every app's rows live where its alias points, in one database or in one each."""
 
-from typing import Any
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from django.contrib.auth.models import User
-from pytest_django.fixtures import Settings
 
+from choreography import routers
 from choreography.routers import ServiceRouter, home
 from orders.models import Order, OrderLine
 from payments.models import Payment
 
+Configure = Callable[[dict[str, dict[str, str]]], ServiceRouter]
+
 ALIASES = ("default", "orders", "payments", "shipping")
 
 
-def database(name: str) -> dict[str, Any]:
+def database(name: str) -> dict[str, str]:
     return {"ENGINE": "django.db.backends.sqlite3", "NAME": name}
 
 
 @pytest.fixture
-def separate(settings: Settings) -> ServiceRouter:
-    settings.DATABASES = {alias: database(f"{alias}.sqlite3") for alias in ALIASES}
-    return ServiceRouter()
+def databases(monkeypatch: pytest.MonkeyPatch) -> Configure:
+    """Have the router see these databases. Django itself goes on with its own."""
+
+    def configure(databases: dict[str, dict[str, str]]) -> ServiceRouter:
+        monkeypatch.setattr(routers, "settings", SimpleNamespace(DATABASES=databases))
+        return ServiceRouter()
+
+    return configure
 
 
 @pytest.fixture
-def together(settings: Settings) -> ServiceRouter:
-    settings.DATABASES = {alias: database("all.sqlite3") for alias in ALIASES}
-    return ServiceRouter()
+def separate(databases: Configure) -> ServiceRouter:
+    return databases({alias: database(f"{alias}.sqlite3") for alias in ALIASES})
+
+
+@pytest.fixture
+def together(databases: Configure) -> ServiceRouter:
+    return databases({alias: database("all.sqlite3") for alias in ALIASES})
 
 
 def test_a_services_rows_live_under_its_own_alias_and_all_others_in_default(separate: ServiceRouter) -> None:
@@ -35,8 +47,8 @@ def test_a_services_rows_live_under_its_own_alias_and_all_others_in_default(sepa
     assert separate.db_for_read(User) == separate.db_for_write(User) == "default"
 
 
-def test_a_service_without_an_alias_lives_in_default(settings: Settings) -> None:
-    settings.DATABASES = {"default": database("all.sqlite3")}
+def test_a_service_without_an_alias_lives_in_default(databases: Configure) -> None:
+    databases({"default": database("all.sqlite3")})
     assert home("orders") == "default"
 
 
@@ -57,9 +69,8 @@ def test_together_whichever_alias_comes_first_makes_all_tables(together: Service
         assert all(together.allow_migrate(alias, app) for app in ("auth", "orders", "payments", "shipping"))
 
 
-def test_one_apart_and_the_rest_together(settings: Settings) -> None:
-    settings.DATABASES = {alias: database("all") for alias in ALIASES} | {"payments": database("payments")}
-    router = ServiceRouter()
+def test_one_apart_and_the_rest_together(databases: Configure) -> None:
+    router = databases({alias: database("all") for alias in ALIASES} | {"payments": database("payments")})
     assert not router.allow_migrate("default", "payments")
     assert router.allow_migrate("payments", "payments")
     assert not router.allow_migrate("payments", "orders")

@@ -85,7 +85,8 @@ def messages_in(response: Any) -> list[str]:
 
 
 def queries(client: Client, url: str) -> int:
-    """How many queries a page takes, over all databases."""
+    """How many queries a page takes, over all databases, once Django has filled its caches."""
+    client.get(url)
     with ExitStack() as stack:
         captured: Iterable[CaptureQueriesContext] = [
             stack.enter_context(CaptureQueriesContext(connections[alias])) for alias in connections

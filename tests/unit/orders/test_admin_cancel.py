@@ -74,9 +74,7 @@ def test_an_order_that_is_being_cancelled_already_says_so(clerk: Client) -> None
 def test_a_completed_order_is_not_cancelled(clerk: Client) -> None:
     order = completed(an_order())
 
-    assert messages_in(clerk.post(url(order))) == [
-        f"Order {order.number} is completed: it was delivered and paid for."
-    ]
+    assert messages_in(clerk.post(url(order))) == [f"Order {order.number} is completed: it was delivered and paid for."]
     assert not asked_for(order)
     assert not LogEntry.objects.exists()
 

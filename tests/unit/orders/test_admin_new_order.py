@@ -134,9 +134,7 @@ def test_two_currencies_are_refused(clerk: Client) -> None:
 def test_a_currency_that_is_none_is_refused(clerk: Client) -> None:
     tea = a_product(currency="XYZ")
 
-    assert refused(clerk, (tea.pk, 1)) == [
-        "Tea is priced in XYZ, which is not a currency in use. Remove the line."
-    ]
+    assert refused(clerk, (tea.pk, 1)) == ["Tea is priced in XYZ, which is not a currency in use. Remove the line."]
 
 
 def test_a_total_too_large_is_refused(clerk: Client) -> None:
@@ -148,9 +146,7 @@ def test_a_total_too_large_is_refused(clerk: Client) -> None:
 def test_two_lines_that_together_are_too_many_are_refused(clerk: Client) -> None:
     tea = a_product()
 
-    assert refused(clerk, (tea.pk, 1000), (tea.pk, 1)) == [
-        "Tea: the quantity is 1001. Give a number from 1 to 1000."
-    ]
+    assert refused(clerk, (tea.pk, 1000), (tea.pk, 1)) == ["Tea: the quantity is 1001. Give a number from 1 to 1000."]
 
 
 def test_more_lines_than_anyone_fills_in_are_refused(clerk: Client) -> None:

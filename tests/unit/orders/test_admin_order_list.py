@@ -52,12 +52,12 @@ def test_orders_are_filtered_by_status(clerk: Client) -> None:
 
 
 def test_orders_that_need_a_person_can_be_picked_out(clerk: Client) -> None:
-    stuck = an_order()
-    an_order()
+    stuck, well = an_order(), an_order()
     with transaction_of("orders"):
         services.ask_for_attention(stuck.pk, "capture_failed")
 
-    assert listed(clerk, "attention__isempty=0") == [stuck]
+    assert listed(clerk, "attention=yes") == [stuck]
+    assert listed(clerk, "attention=no") == [well]
 
 
 def test_it_takes_as_many_queries_for_many_orders_as_for_one(clerk: Client) -> None:

@@ -14,7 +14,7 @@ from shop.launcher import Launcher, LaunchFailed, Occupied, alone, free_port, is
 from shop.running import ports_asked_for, ports_available
 from tests.processes import eventually
 
-POLITE = "exec sleep 600"
+POLITE = "exec sleep 30"
 STUBBORN = "trap '' TERM; echo deaf; while true; do sleep 0.1; done"
 
 
@@ -41,6 +41,7 @@ def test_everything_ends_when_the_story_ends(launch: Launch) -> None:
     launcher.run(lambda _: None)
 
     assert not launcher.interrupted
+    assert {process["returncode"] for process in launcher._processes.values()} == {-signal.SIGTERM}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -1,0 +1,54 @@
+"""Journeys, machinery and services are the same on PostgreSQL: their tests run again there, in a run of their own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from tests.processes import ROOT, clean_environment
+
+pytestmark = [pytest.mark.postgresql, pytest.mark.processes]
+
+AGAIN = ["tests/flows", "tests/unit/choreography", *(f"tests/unit/{service}" for service in ("orders", "payments", "shipping"))]
+#: Has no database of Django's, and takes long.
+SAME_ANYWHERE = "tests/unit/choreography/test_embedded_*"
+
+
+@pytest.fixture
+def database(postgresql_database: str, postgresql_url: str) -> Iterator[str]:
+    """An empty database. What Django's test run makes beside it is dropped even where the run was killed."""
+    yield postgresql_database
+    name = postgresql_database.rpartition("/")[2]
+    with closing(psycopg2.connect(postgresql_url)) as server:
+        server.autocommit = True
+        with server.cursor() as cursor:
+            cursor.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", [f"test_{name}"])
+            for (left_over,) in cursor.fetchall():
+                cursor.execute(f"DROP DATABASE {left_over} WITH (FORCE)")
+
+
+def test_the_tests_pass_on_postgresql(database: str, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--ignore-glob={SAME_ANYWHERE}"),
+            *("tests/contracts/on_postgresql.py", *AGAIN),
+        ],
+        cwd=ROOT,
+        env=clean_environment(tmp_path) | {"DATABASE_URL": database} | _demands(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+
+
+def _demands() -> dict[str, str]:
+    """Whether the servers may be missing, and where they are."""
+    names = ("REQUIRE_SERVICES", "TEST_RABBITMQ_URL", "TEST_POSTGRESQL_URL")
+    return {name: os.environ[name] for name in names if name in os.environ}

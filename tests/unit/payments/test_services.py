@@ -1,0 +1,288 @@
+"""The ledger: what each answer of the provider does to it, and when both have to be asked again."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.db import IntegrityError, transaction
+
+from choreography import world
+from choreography.errors import Conflict
+from choreography.models import transaction_of
+from choreography.testing import FrozenWorld
+from payments import services
+from payments.gateway import Authorized, Captured, Declined, Outcome, Refunded, Refused, Voided, gateway
+from payments.models import Entry, Outbox, Payment
+
+pytestmark = pytest.mark.django_db(databases="__all__")
+
+ORDER = UUID(int=1)
+REF = "auth_1"
+
+
+@pytest.fixture(autouse=True)
+def frozen() -> Iterator[FrozenWorld]:
+    frozen = FrozenWorld()
+    with world.replaced(frozen):
+        yield frozen
+
+
+def payment() -> Payment:
+    return Payment.objects.get(pk=ORDER)
+
+
+def announced() -> list[str]:
+    return [row.event_type.split(".")[1] for row in Outbox.objects.order_by("position")]
+
+
+def authorize(answer: Outcome | None = Authorized(REF, 100, "EUR")) -> None:  # noqa: B008 (frozen)
+    with transaction_of("payments"):
+        services.record_authorization(ORDER, 100, "EUR", answer)
+
+
+def capture(answer: Outcome | None = Captured(REF, 100)) -> None:  # noqa: B008 (frozen)
+    with transaction_of("payments"):
+        services.record_capture(ORDER, answer)
+
+
+def release(answer: Outcome | None) -> None:
+    with transaction_of("payments"):
+        services.record_release(ORDER, answer)
+
+
+def amounts() -> tuple[int, int, int, int]:
+    now = payment()
+    return now.authorized, now.captured, now.voided, now.refunded
+
+
+# Authorizing
+
+
+def test_an_authorization_is_entered_and_announced() -> None:
+    authorize()
+    assert amounts() == (100, 0, 0, 0)
+    assert (payment().held, payment().kept, payment().is_answered) == (100, 0, True)
+    assert (payment().reference, payment().authorized_at) == (REF, world.now())
+    assert list(Entry.objects.values_list("kind", "amount", "key")) == [("authorized", 100, f"{ORDER}:authorize")]
+    assert announced() == ["payment_authorized"]
+
+
+def test_a_declined_card_is_an_answer_too() -> None:
+    authorize(Declined("expired_card"))
+    assert (payment().declined, payment().is_answered, payment().held) == ("expired_card", True, 0)
+    assert announced() == ["payment_declined"]
+
+
+@pytest.mark.parametrize("answer", [Authorized(REF, 100, "EUR"), Declined("expired_card")])
+def test_an_answer_that_comes_after_the_cancellation_is_asked_for_again(answer: Outcome) -> None:
+    release(None)
+    with pytest.raises(Conflict):
+        authorize(answer)
+    assert announced() == []
+
+
+def test_what_was_held_for_a_cancelled_order_is_entered_as_held_and_let_go() -> None:
+    release(None)
+    authorize(Voided(REF, 100))
+    assert amounts() == (100, 0, 100, 0)
+    assert announced() == ["payment_voided"]
+
+
+def test_an_order_cancelled_before_anything_was_held_is_voided_with_nothing() -> None:
+    release(None)
+    authorize(None)
+    assert amounts() == (0, 0, 0, 0)
+    assert announced() == ["payment_voided"]
+
+
+def test_an_answer_that_fits_no_authorization_is_asked_for_again() -> None:
+    with pytest.raises(Conflict):
+        authorize(Captured(REF, 100))
+
+
+def test_asking_for_a_cancelled_order_holds_nothing() -> None:
+    release(None)
+    assert services.ask_to_authorize(ORDER, "tok_approved", 100, "EUR") is None
+    assert gateway().find(f"{ORDER}:authorize") is None
+
+
+def test_asking_again_for_a_cancelled_order_lets_go_of_what_an_earlier_attempt_held() -> None:
+    assert isinstance(services.ask_to_authorize(ORDER, "tok_approved", 100, "EUR"), Authorized)
+    release(None)
+    for _ in range(2):
+        assert isinstance(services.ask_to_authorize(ORDER, "tok_approved", 100, "EUR"), Voided)
+
+
+def test_asking_twice_holds_once() -> None:
+    first = services.ask_to_authorize(ORDER, "tok_approved", 100, "EUR")
+    assert services.ask_to_authorize(ORDER, "tok_approved", 100, "EUR") == first
+
+
+# Capturing
+
+
+def test_a_capture_is_entered_and_announced() -> None:
+    authorize()
+    capture()
+    assert amounts() == (100, 100, 0, 0)
+    assert (payment().held, payment().kept) == (0, 100)
+    assert announced()[-1] == "payment_captured"
+
+
+def test_a_refused_capture_is_announced_for_a_person() -> None:
+    authorize()
+    capture(Refused("authorization_expired"))
+    assert payment().capture_refused == "authorization_expired"
+    assert announced()[-1] == "capture_failed"
+
+
+def test_a_capture_refused_because_the_hold_is_being_let_go_waits_for_that() -> None:
+    authorize()
+    with pytest.raises(Conflict):
+        capture(Refused("already_voided"))
+
+
+@pytest.mark.parametrize("answer", [None, Voided(REF, 100)])
+def test_an_answer_that_fits_no_capture_is_asked_for_again(answer: Outcome | None) -> None:
+    authorize()
+    with pytest.raises(Conflict):
+        capture(answer)
+
+
+def test_nothing_is_captured_for_a_cancelled_order() -> None:
+    authorize()
+    release(Voided(REF, 100))
+    assert services.ask_to_capture(ORDER) is None
+    capture(None)
+    assert announced() == ["payment_authorized", "payment_voided"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_was_never_authorized_is_never_captured(known: bool) -> None:
+    if known:
+        authorize(Declined("expired_card"))
+    with pytest.raises(services.NothingHeld):
+        services.ask_to_capture(ORDER)
+
+
+# Releasing
+
+
+def test_what_is_held_is_let_go() -> None:
+    authorize()
+    release(Voided(REF, 100))
+    assert amounts() == (100, 0, 100, 0)
+    assert payment().order_cancelled
+    assert announced()[-1] == "payment_voided"
+
+
+def test_what_was_taken_is_given_back() -> None:
+    authorize()
+    capture()
+    release(Refunded(REF, 100))
+    assert amounts() == (100, 100, 0, 100)
+    assert announced()[-1] == "payment_refunded"
+
+
+def test_a_cancellation_before_the_order_is_only_remembered() -> None:
+    release(None)
+    assert payment().order_cancelled
+    assert announced() == []
+
+
+def test_a_declined_card_has_nothing_to_release() -> None:
+    authorize(Declined("expired_card"))
+    release(None)
+    assert announced() == ["payment_declined"]
+
+
+@pytest.mark.parametrize(
+    ("before", "answer"),
+    [
+        ([authorize], None),
+        ([authorize], Refunded(REF, 100)),
+        ([authorize], Voided(REF, 99)),
+        ([authorize], Refused("already_captured")),
+        ([authorize, capture], None),
+        ([authorize, capture], Voided(REF, 100)),
+        ([authorize, capture], Refunded(REF, 1)),
+        ([authorize, capture], Refused("already_refunded")),
+        ([], Voided(REF, 100)),
+    ],
+    ids=repr,
+)
+def test_an_answer_that_does_not_fit_the_ledger_is_asked_for_again(
+    before: list[Callable[[], None]], answer: Outcome | None
+) -> None:
+    for step in before:
+        step()
+    with pytest.raises(Conflict):
+        release(answer)
+    assert not Payment.objects.filter(order_cancelled=True).exists()
+
+
+def test_the_question_fits_the_ledger() -> None:
+    assert services.ask_to_release(ORDER) is None
+    held = services.ask_to_authorize(ORDER, "tok_approved", 100, "EUR")
+    authorize(held)
+    captured = services.ask_to_capture(ORDER)
+    capture(captured)
+    assert isinstance(captured, Captured)
+    given_back = services.ask_to_release(ORDER)
+    release(given_back)
+    assert isinstance(given_back, Refunded)
+    assert services.ask_to_release(ORDER) is None
+
+
+# Expiring
+
+
+def test_an_expiry_is_entered_only_while_the_hold_is_open() -> None:
+    authorize()
+    with transaction_of("payments"):
+        services.record_expiry(ORDER, Refused("already_captured"))
+        assert payment().held == 100
+        services.record_expiry(ORDER, Voided(REF, 100))
+        services.record_expiry(ORDER, Voided(REF, 100))
+    assert announced() == ["payment_authorized", "authorization_expired"]
+
+
+def test_an_order_cancelled_after_its_hold_expired_is_voided_with_nothing() -> None:
+    authorize()
+    with transaction_of("payments"):
+        services.record_expiry(ORDER, Voided(REF, 100))
+    release(None)
+    assert announced()[-1] == "payment_voided"
+    assert amounts() == (100, 0, 100, 0)
+
+
+# What the database refuses, each once on purpose
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "payments_no_more_authorized_than_asked": {"asked": 99, "authorized": 100},
+    "payments_no_more_used_than_authorized": {"asked": 100, "authorized": 100, "captured": 60, "voided": 41},
+    "payments_no_more_refunded_than_captured": {"asked": 100, "authorized": 100, "captured": 60, "refunded": 61},
+    "payments_never_declined_and_authorized": {"asked": 100, "authorized": 100, "declined": "expired_card"},
+}
+
+
+@pytest.mark.parametrize("constraint", BROKEN)
+def test_the_database_refuses_amounts_that_contradict_each_other(constraint: str) -> None:
+    with pytest.raises(IntegrityError, match=constraint), transaction.atomic(using="payments"):
+        Payment.objects.create(pk=ORDER, **BROKEN[constraint])
+
+
+def test_money_moves_once_per_idempotency_key() -> None:
+    authorize()
+    with pytest.raises(IntegrityError), transaction.atomic(using="payments"):
+        payment().enter(Entry.Kind.VOIDED, 1, f"{ORDER}:authorize")
+    assert amounts() == (100, 0, 0, 0)
+
+
+def test_capturing_twice_is_refused_by_the_ledger_itself() -> None:
+    authorize()
+    capture()
+    with pytest.raises(IntegrityError):
+        capture()
+    assert amounts() == (100, 100, 0, 0)
