@@ -54,6 +54,7 @@ def install(app: Celery) -> None:
     app.conf.update(
         broker_url=conf().broker_url,
         worker_consumer=EventConsumer,
+        beat_scheduler=LivingScheduler,
         beat_max_loop_interval=5,
         accept_content=["json", "choreography"],
         task_serializer="json",

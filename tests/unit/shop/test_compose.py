@@ -24,6 +24,7 @@ from gunicorn.util import import_app
 from honcho.environ import parse_procfile
 
 from choreography import relay, topology, worker
+from choreography.worker import LivingScheduler
 from shop.celery import app
 from tests.unit.shop.conftest import ROOT, VARIABLES, read_by_code
 
@@ -159,7 +160,7 @@ def test_both_files_have_the_processes_of_every_service() -> None:
 
 def test_beat_schedules_with_the_scheduler_that_shows_life() -> None:
     for words in (SERVICES["beat"]["command"], shlex.split(PROCESSES["beat"])):
-        assert understand([filled_in(word) for word in words])["scheduler"] == "choreography.worker:LivingScheduler"
+        assert understand([filled_in(word) for word in words])["scheduler"] is LivingScheduler
 
 
 @pytest.mark.parametrize(("name", "test"), [*health_checks()])
