@@ -1,0 +1,253 @@
+"""Published means: the broker has said so. On RabbitMQ, through a line that can be cut and muted."""
+
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import pytest
+from kombu import Connection, Exchange, Queue
+from pytest_django.fixtures import Settings
+
+from choreography.errors import Outage, PublishFailed, Transient
+from choreography.publishing import BrokerPublisher, Outgoing
+from tests.processes import eventually
+
+pytestmark = pytest.mark.rabbitmq
+
+#: Seconds the broker has to confirm, here.
+PATIENCE = 0.5
+
+
+class Line:
+    """A TCP line to the broker. ``mute`` holds back what the broker says; ``cut`` ends every connection."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._broker = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._ends: list[socket.socket] = []
+        self._speaks = threading.Event()
+        self._speaks.set()
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    def mute(self) -> None:
+        self._speaks.clear()
+
+    def unmute(self) -> None:
+        self._speaks.set()
+
+    def cut(self) -> None:
+        while self._ends:
+            end = self._ends.pop()
+            with suppress(OSError):  # the other side may have ended it
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def close(self) -> None:
+        self.unmute()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        for thread in self._threads:
+            thread.join(10)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            broker = socket.create_connection(self._broker)
+            self._ends += [client, broker]
+            self._start(self._carry, client, broker)
+            self._start(self._carry, broker, client, self._speaks)
+
+    def _carry(self, source: socket.socket, target: socket.socket, may: threading.Event | None = None) -> None:
+        with suppress(OSError):  # cut
+            while data := source.recv(65536):
+                if may is not None:
+                    may.wait()
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def _start(self, target: object, *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]  # any callable
+        self._threads.append(thread)
+        thread.start()
+
+
+@pytest.fixture
+def line(rabbitmq_url: str) -> Iterator[Line]:
+    with Connection(rabbitmq_url) as broker:
+        line = Line(broker.hostname, broker.port or 5672)
+    yield line
+    line.close()
+
+
+@pytest.fixture
+def publisher(line: Line, rabbitmq_url: str, settings: Settings) -> Iterator[BrokerPublisher]:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"CONFIRM_TIMEOUT": PATIENCE}
+    with Connection(rabbitmq_url) as broker:
+        user, password, host = broker.userid, broker.password, broker.virtual_host
+    publisher = BrokerPublisher(f"amqp://{user}:{password}@127.0.0.1:{line.port}/{host}")
+    yield publisher
+    publisher.close()
+
+
+class Place:
+    """An exchange with one queue, and what has arrived there."""
+
+    def __init__(self, connection: Connection, **arguments: object) -> None:
+        name = f"test-{secrets.token_hex(4)}"
+        self.exchange = Exchange(name, "fanout", durable=True)
+        self._queue = Queue(name, self.exchange, queue_arguments={"x-queue-type": "quorum", **arguments})
+        self._channel = connection.channel()
+        self._queue(self._channel).declare()
+
+    def message(self, text: str = "hello") -> Outgoing:
+        return Outgoing(text.encode(), self.exchange.name)
+
+    def next(self) -> str:
+        bound = self._queue(self._channel)
+        return str(eventually(lambda: bound.get(no_ack=True)).body)
+
+    def size(self) -> int:
+        return int(self._queue(self._channel).queue_declare(passive=True).message_count)
+
+    def delete(self) -> None:
+        self._queue(self._channel).delete()
+        self.exchange(self._channel).delete()
+
+
+@pytest.fixture
+def connection(rabbitmq_url: str) -> Iterator[Connection]:
+    with Connection(rabbitmq_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def place(connection: Connection) -> Iterator[Place]:
+    place = Place(connection)
+    yield place
+    place.delete()
+
+
+@pytest.fixture
+def full_place(connection: Connection) -> Iterator[Place]:
+    """Takes one message and refuses the next."""
+    place = Place(connection, **{"x-queue-type": "classic", "x-max-length": 1, "x-overflow": "reject-publish"})
+    yield place
+    place.delete()
+
+
+def test_a_thousand_messages_are_there_when_publish_returns(publisher: BrokerPublisher, place: Place) -> None:
+    publisher.publish([place.message(str(number)) for number in range(1000)])
+
+    eventually(lambda: place.size() == 1000)
+    assert [place.next() for _ in range(3)] == ["0", "1", "2"]
+
+
+def test_nothing_to_publish_needs_no_broker() -> None:
+    BrokerPublisher("amqp://127.0.0.1:1//").publish([])
+
+
+def test_a_broker_that_can_not_be_reached_is_an_outage() -> None:
+    publisher = BrokerPublisher("amqp://127.0.0.1:1//")
+
+    with pytest.raises(Outage, match="can't be reached"):
+        publisher.publish([Outgoing(b"", "anywhere")])
+
+
+def test_a_refused_message_fails_the_batch(publisher: BrokerPublisher, full_place: Place, place: Place) -> None:
+    with pytest.raises(PublishFailed, match="refused"):
+        publisher.publish([full_place.message(), place.message(), full_place.message(), full_place.message()])
+
+    publisher.publish([place.message("goes on")])
+
+
+def test_silence_is_no_confirmation(publisher: BrokerPublisher, place: Place, line: Line) -> None:
+    publisher.publish([place.message("confirmed")])
+    line.mute()
+
+    with pytest.raises(Transient):
+        publisher.publish([place.message("taken, but who knows")])
+
+
+def test_a_late_confirmation_does_not_count_for_the_next_message(
+    publisher: BrokerPublisher, place: Place, full_place: Place, line: Line
+) -> None:
+    publisher.publish([full_place.message()])
+    line.mute()
+    with pytest.raises(Transient):
+        publisher.publish([place.message("confirmed too late")])
+    line.unmute()
+
+    with pytest.raises(PublishFailed, match="refused 1"):
+        publisher.publish([full_place.message()])
+
+
+def test_a_cut_line_is_an_outage_and_the_next_attempt_takes_a_new_one(
+    publisher: BrokerPublisher, place: Place, line: Line
+) -> None:
+    publisher.publish([place.message("before")])
+    line.cut()
+
+    with pytest.raises(Outage):
+        publisher.publish([place.message("during")])
+    publisher.publish([place.message("after")])
+
+    assert place.next() == "before"
+    assert place.next() == "after"
+
+
+def test_keeping_alive_finds_a_cut_line(publisher: BrokerPublisher, place: Place, line: Line) -> None:
+    publisher.publish([place.message("before")])
+    publisher.keep_alive()
+    line.cut()
+
+    with pytest.raises(Outage):
+        eventually(publisher.keep_alive, within=10)
+    publisher.publish([place.message("after")])
+
+
+def test_keeping_alive_needs_no_connection(publisher: BrokerPublisher) -> None:
+    publisher.keep_alive()
+
+
+def test_a_missing_exchange_is_no_silent_loss(publisher: BrokerPublisher, place: Place) -> None:
+    with pytest.raises(Transient):
+        publisher.publish([place.message(), Outgoing(b"", f"{place.exchange.name}.missing")])
+
+    publisher.publish([place.message("goes on")])
+
+
+def test_a_missing_queue_is_no_silent_loss(publisher: BrokerPublisher, place: Place) -> None:
+    with pytest.raises(PublishFailed, match="no queue"):
+        publisher.publish([Outgoing(b"", exchange="", routing_key=f"{place.exchange.name}.missing")])
+
+
+def test_an_event_that_nobody_hears_is_published_all_the_same(publisher: BrokerPublisher, connection: Connection) -> None:
+    lonely = Exchange(f"test-{secrets.token_hex(4)}", "fanout", channel=connection.default_channel)
+    lonely.declare()
+
+    publisher.publish([Outgoing(b"", lonely.name)])
+    lonely.delete()
+
+
+def test_what_was_sent_says_what_it_is_and_stays(publisher: BrokerPublisher, place: Place, connection: Connection) -> None:
+    sent = Outgoing(b"{}", place.exchange.name, headers={"own": 1}, expiration=60.5, message_id="m1")
+    publisher.publish([sent])
+
+    with closing(connection.channel()) as channel:
+        got = eventually(lambda: channel.basic_get(place.exchange.name, no_ack=True))
+    assert got.properties["content_type"] == "application/cloudevents+json"
+    assert got.properties["delivery_mode"] == 2
+    assert got.properties["expiration"] == "60500"
+    assert got.properties["message_id"] == "m1"
+    assert got.properties["application_headers"] == {"own": 1}
