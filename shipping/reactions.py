@@ -34,7 +34,8 @@ def plan_shipment(event: Event[OrderPlaced]) -> None:
 
 @reacts_to(
     "payments.payment_authorized.v1",
-    announces=[ShipmentDispatched, ShipmentFailed, ShipmentCancelled, CancellationRefused],
+    # A tuple: mypy 2.4 takes offence at the same classes in a list.
+    announces=(ShipmentDispatched, ShipmentFailed, ShipmentCancelled, CancellationRefused),
     calls=_ask_to_book,
 )
 def dispatch_shipment(event: Event[Nothing], answer: Booked | Undeliverable | None) -> None:

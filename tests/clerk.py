@@ -175,7 +175,10 @@ def heard(service: str) -> list[str]:
     """The ids of the events that took effect in a service, in this order."""
     from choreography.models import table_of
 
-    return [str(event_id) for event_id in table_of(service, "Inbox").objects.order_by("pk").values_list("event_id", flat=True)]
+    return [
+        str(event_id)
+        for event_id in table_of(service, "Inbox").objects.order_by("pk").values_list("event_id", flat=True)
+    ]
 
 
 def announced(service: str, subject: str) -> list[str]:
@@ -183,7 +186,10 @@ def announced(service: str, subject: str) -> list[str]:
     from choreography.models import table_of
 
     return list(
-        table_of(service, "Outbox").objects.filter(subject=subject).order_by("position").values_list("event_type", flat=True)
+        table_of(service, "Outbox")
+        .objects.filter(subject=subject)
+        .order_by("position")
+        .values_list("event_type", flat=True)
     )
 
 

@@ -1,4 +1,4 @@
-"""Real processes of the shop for tests: started with an environment of their own, killed without mercy, never left over.
+"""Real processes of the shop for tests: with an environment of their own, killed without mercy, never left over.
 
 ``eventually`` is the one place where a test waits.
 """
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,9 @@ PATIENCE = 30.0
 Found = TypeVar("Found")
 
 
-def eventually(condition: Callable[[], Found], within: float = 60.0, otherwise: Callable[[], Any] | None = None) -> Found:
+def eventually(
+    condition: Callable[[], Found | None], within: float = 60.0, otherwise: Callable[[], Any] | None = None
+) -> Found:
     """Wait until ``condition`` holds, and return what it returned.
 
     Args:
@@ -99,7 +102,8 @@ class Process:
         try:
             return self._popen.wait(within)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} did not end within {within} s of SIGTERM:\n{self.says()[-3000:]}") from None
+            state = self.says()[-3000:]
+            raise AssertionError(f"{self.name} did not end within {within} s of SIGTERM:\n{state}") from None
         finally:
             self.kill()
 
@@ -158,7 +162,7 @@ class RunningShop:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
-        self.environment = clean_environment(folder) | environment
+        self.environment = {**clean_environment(folder), **environment}
         self.processes: dict[str, Process] = {}
         self._ended: list[Process] = []
         self._clerk: Clerk | None = None
@@ -182,7 +186,7 @@ class RunningShop:
     def started(self, *names: str) -> None:
         """Wait until these show that they work."""
         for name in names:
-            eventually(lambda name=name: self._is_up(name), otherwise=lambda name=name: self.processes[name].says()[-3000:])
+            eventually(partial(self._is_up, name), otherwise=self[name].says)
 
     def __getitem__(self, name: str) -> Process:
         return self.processes[name]
@@ -257,17 +261,21 @@ def clean_environment(folder: Path) -> dict[str, str]:
     """Nothing of the developer's: neither variables nor what ``.env`` says of the databases and the broker."""
     ours = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
     urls = ("DATABASE_URL", "ACCOUNTS_DATABASE_URL", *(f"{service.upper()}_DATABASE_URL" for service in SERVICES))
-    return ours | dict.fromkeys((*urls, "BROKER_URL", "CHOREOGRAPHY_NAMESPACE"), "") | {
-        "DEBUG": "true",
-        "DATA_DIR": str(folder / "var"),
-        "SECRET_KEY": "for tests only",
-        "SHOP_SERVICES": ",".join(SERVICES),
-        "SANDBOX_DELIVERY_SECONDS": "0.1",
-        "SANDBOX_LATENCY_SECONDS": "0",
-        "LOG_LEVEL": "INFO",
-        "LOG_FORMAT": "console",
-        "PYTHONUNBUFFERED": "1",
-    }
+    return (
+        ours
+        | dict.fromkeys((*urls, "BROKER_URL", "CHOREOGRAPHY_NAMESPACE"), "")
+        | {
+            "DEBUG": "true",
+            "DATA_DIR": str(folder / "var"),
+            "SECRET_KEY": "for tests only",
+            "SHOP_SERVICES": ",".join(SERVICES),
+            "SANDBOX_DELIVERY_SECONDS": "0.1",
+            "SANDBOX_LATENCY_SECONDS": "0",
+            "LOG_LEVEL": "INFO",
+            "LOG_FORMAT": "console",
+            "PYTHONUNBUFFERED": "1",
+        }
+    )
 
 
 def worker(*services: str, name: str = "", pool: str = "threads", concurrency: int = 4) -> list[str]:

@@ -19,6 +19,7 @@ import psycopg2
 import pytest
 from kombu import Connection
 
+from choreography.publishing import broker_errors
 from tests.conftest import unavailable
 from tests.processes import PATIENCE, Process, eventually
 
@@ -90,7 +91,7 @@ class RabbitMQ:
         try:
             with Connection(self.url, connect_timeout=1) as connection:
                 connection.connect()
-        except (OSError, *connection.connection_errors):
+        except broker_errors(connection):
             return False
         return True
 
@@ -109,7 +110,8 @@ class PostgreSQL:
         self._as_its_user: list[str] = []
         if os.geteuid() == 0:
             shutil.chown(folder, "postgres", "postgres")
-            self._as_its_user = [_program("setpriv"), "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=KILL", "--"]
+            user = ("--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=KILL", "--")
+            self._as_its_user = [_program("setpriv"), *user]
         settings = ["--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8", "--locale=C"]
         initdb = subprocess.run(
             [*self._as_its_user, _postgresql("initdb"), *settings, str(self._data)],

@@ -229,7 +229,9 @@ def test_a_failing_event_is_kept_whatever_history_it_claims(counter: Counter, he
 
 
 @pytest.mark.parametrize("headers", HISTORIES.values(), ids=HISTORIES.keys())
-def test_a_message_sent_to_the_dead_is_kept_whatever_history_it_claims(counter: Counter, headers: dict[str, Any]) -> None:
+def test_a_message_sent_to_the_dead_is_kept_whatever_history_it_claims(
+    counter: Counter, headers: dict[str, Any]
+) -> None:
     body = text(event())
     counter.sender.send(Wire(body, exchange="payments.dlx", headers=headers))
 

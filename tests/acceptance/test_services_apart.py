@@ -1,4 +1,4 @@
-"""Each service on its own: its processes know its tables and its database only, and an order is completed all the same."""
+"""Each service on its own: with its own code and database only, each by itself, they complete an order together."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

@@ -141,7 +141,9 @@ def test_flower_shows_workers_and_reactions_by_name_and_retries_as_such(one_work
     )
 
     def shown(what: str) -> dict[str, Any]:
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/{what}", headers={"Authorization": f"Basic {login}"})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/api/{what}", headers={"Authorization": f"Basic {login}"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=10) as response:
                 found: dict[str, Any] = json.load(response)

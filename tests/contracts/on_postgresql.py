@@ -103,9 +103,9 @@ def test_an_event_wakes_the_relay(settings: Settings, monkeypatch: pytest.Monkey
 def test_an_event_that_is_rolled_back_wakes_nobody_and_is_not_there() -> None:
     waker = relay.Waker("orders")
     waker.listen("orders")
-    with pytest.raises(ZeroDivisionError), transaction.atomic(using="orders"):
+    with transaction.atomic(using="orders"):
         announce(OrderCancelled(reason="customer_request"), subject=uuid4())
-        raise ZeroDivisionError
+        transaction.set_rollback(True, using="orders")
     listener = waker._listener
     listener.poll()
 
@@ -133,4 +133,3 @@ def test_one_of_two_deliveries_at_once_takes_effect(monkeypatch: pytest.MonkeyPa
     assert {type(outcome) for outcome in outcomes} == {Done, Duplicate}
     assert Inbox.objects.count() == 1
     assert Outbox.objects.count() == 1
-

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from kombu import Connection
-from kombu.message import Message
 from pytest_django.fixtures import Settings
 
 from choreography import topology
+from choreography.conf import conf
 from choreography.contracts import CONTENT_TYPE
 from choreography.errors import Transient
 from choreography.publishing import BrokerPublisher, Outgoing, connect
@@ -30,7 +30,7 @@ class Broker:
     """One broker with the shop's topology in a namespace of its own, and a connection to look at it."""
 
     def __init__(self) -> None:
-        self.connection = self._connected()
+        self.connection: Any = self._connected()  # the stubs lack what a channel can do
         topology.declare(self.connection)
 
     def publish(self, *messages: Outgoing) -> None:
@@ -45,19 +45,19 @@ class Broker:
         rung = topology.retry_queue_name(service, RUNG)
         self.publish(Outgoing(body, exchange="", routing_key=rung, **properties))
 
-    def get(self, queue: str, channel: Any = None, within: float = 20.0) -> Message:
+    def get(self, queue: str, channel: Any = None, within: float = 20.0) -> Any:
         """The next message of a queue, not acknowledged."""
         channel = channel or self.connection.default_channel
         return eventually(lambda: self._get(queue, channel), within)
 
-    def get_acked(self, queue: str) -> Message:
+    def get_acked(self, queue: str) -> Any:
         message = self.get(queue)
         message.ack()
         return message
 
     def is_empty(self, queue: str) -> bool:
         """Nothing is there now. Sound only after something else that was published later has arrived."""
-        return self._get(topology.conf().namespace + queue, self.connection.default_channel) is None
+        return self._get(conf().namespace + queue, self.connection.default_channel) is None
 
     def reconnect(self) -> None:
         self.connection.close()
@@ -75,7 +75,7 @@ class Broker:
         return connection
 
     @staticmethod
-    def _get(queue: str, channel: Any) -> Message | None:
+    def _get(queue: str, channel: Any) -> Any:
         found = channel.basic_get(queue, no_ack=False)
         return found and channel.message_to_python(found)
 
@@ -113,7 +113,7 @@ def dead(broker: Broker) -> str:
     return topology.dead_queue("payments").name
 
 
-def raw(message: Message) -> bytes:
+def raw(message: Any) -> bytes:
     return message.body.encode() if isinstance(message.body, str) else bytes(message.body)
 
 
@@ -226,7 +226,13 @@ def test_a_message_may_climb_the_ladder_again_and_again(broker: Broker, inbox: s
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"\x00\xff\xfe not text", "ünïcode".encode("latin-1"), b"{" * 10_000, json.dumps({"id": str(uuid.uuid4())}).encode()],
+    [
+        b"",
+        b"\x00\xff\xfe not text",
+        "ünïcode".encode("latin-1"),
+        b"{" * 10_000,
+        json.dumps({"id": str(uuid.uuid4())}).encode(),
+    ],
     ids=["empty", "binary", "latin-1", "long", "json"],
 )
 @pytest.mark.parametrize("content_type", [CONTENT_TYPE, "application/octet-stream"])

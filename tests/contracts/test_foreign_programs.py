@@ -20,7 +20,7 @@ from tests.servers import a_corner_of_the_servers
 pytestmark = [pytest.mark.processes, pytest.mark.rabbitmq, pytest.mark.postgresql]
 
 #: Plays orders: announces an order, hears in a queue of its own what payments says of it, prints that as JSON.
-FOREIGN_ORDERS = '''
+FOREIGN_ORDERS = """
 import json, sys, uuid
 import pika
 
@@ -64,7 +64,7 @@ print(json.dumps({
     "headers": properties.headers,
 }))
 connection.close()
-'''
+"""
 
 REQUIRED = {"specversion", "id", "source", "type"}
 #: CloudEvents 1.0.2, section "Naming conventions": lower-case letters and digits.

@@ -10,11 +10,11 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from tests.processes import ROOT, clean_environment
+from tests.processes import ROOT, SERVICES, clean_environment
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.processes]
 
-AGAIN = ["tests/flows", "tests/unit/choreography", *(f"tests/unit/{service}" for service in ("orders", "payments", "shipping"))]
+AGAIN = ["tests/flows", "tests/unit/choreography", *(f"tests/unit/{service}" for service in SERVICES)]
 #: Has no database of Django's, and takes long.
 SAME_ANYWHERE = "tests/unit/choreography/test_embedded_*"
 

@@ -133,9 +133,7 @@ def test_shipping_gives_up_waiting_after_a_while_and_goes_on_when_sent_again(sho
 
 
 @pytest.mark.parametrize("first", ["orders.order_placed.v1", "payments.payment_authorized.v1"])
-def test_shipping_does_not_give_up_waiting_because_of_an_outage_before(
-    shop: Shop, first: str
-) -> None:
+def test_shipping_does_not_give_up_waiting_because_of_an_outage_before(shop: Shop, first: str) -> None:
     """Its database was down for an hour; then the two deliveries come back, in either order."""
     order = shop.place()
     shop.hear("payments")

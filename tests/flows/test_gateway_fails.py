@@ -146,9 +146,7 @@ def test_the_waits_grow_to_the_longest_rung_of_the_ladder(shop: Shop) -> None:
     assert set(rungs[4:]) == {expected[-1]}
 
 
-def test_a_gateway_that_goes_on_failing_parks_the_payment_for_a_person(
-    shop: Shop, settings: Settings
-) -> None:
+def test_a_gateway_that_goes_on_failing_parks_the_payment_for_a_person(shop: Shop, settings: Settings) -> None:
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"MAX_ATTEMPTS": 2}
     order = shop.place("tok_fails_twice")
     shop.come_to_rest()

@@ -37,9 +37,7 @@ def test_the_shop_itself_has_no_fault() -> None:
 
 def test_a_service_that_is_not_installed(settings: Settings) -> None:
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"SERVICES": ("orders", "payments", "shipping", "returns")}
-    assert found() == {
-        "choreography.E001": ("returns is a service but no installed app.", "Add it to INSTALLED_APPS.")
-    }
+    assert found() == {"choreography.E001": ("returns is a service but no installed app.", "Add it to INSTALLED_APPS.")}
 
 
 def test_a_service_without_its_tables(monkeypatch: pytest.MonkeyPatch) -> None:
