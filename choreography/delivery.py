@@ -132,7 +132,7 @@ def deliver(delivery: Delivery) -> Outcome:
             else:
                 _tell("delivery parked", headline, reaction, error, logging.ERROR, attempts=verdict.attempts)
                 return Parked(error)
-        _tell("delivery retried", headline, reaction, error, logging.WARNING, delay=round(verdict.delay, 1))
+        _tell("delivery retried", headline, reaction, error, delay=round(verdict.delay, 1))
         return Later(_again(delivery, verdict), verdict.delay, error)
 
 

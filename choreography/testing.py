@@ -169,7 +169,9 @@ class Choreography:
 
     def waiting(self) -> int:
         """How many messages are on the retry ladders."""
-        return sum(self.broker.size(queue.name) for service in self.services for queue in topology.retry_queues(service))
+        return sum(
+            self.broker.size(queue.name) for service in self.services for queue in topology.retry_queues(service)
+        )
 
     def _handle_all(self, service: str) -> int:
         handled = 0

@@ -200,7 +200,9 @@ def _faults(picks: Sequence[Pick]) -> Iterable[ValidationError]:
         return
     if len(picks) > MAX_LINES:
         yield ValidationError(
-            ngettext_lazy("At most %(max)d line.", "At most %(max)d lines.", "max"), code="lines", params={"max": MAX_LINES}
+            ngettext_lazy("At most %(max)d line.", "At most %(max)d lines.", "max"),
+            code="lines",
+            params={"max": MAX_LINES},
         )
     for pick in picks:
         if not 1 <= pick.quantity <= MAX_QUANTITY:
@@ -211,7 +213,9 @@ def _faults(picks: Sequence[Pick]) -> Iterable[ValidationError]:
             )
         if not pick.product.active:
             yield ValidationError(
-                _("%(name)s is not sold any more. Remove the line."), code="inactive", params={"name": pick.product.name}
+                _("%(name)s is not sold any more. Remove the line."),
+                code="inactive",
+                params={"name": pick.product.name},
             )
         if pick.product.currency not in money.currencies():
             yield ValidationError(
@@ -251,9 +255,7 @@ def _order_placed(order: Order, picks: Iterable[Pick]) -> OrderPlaced:
         currency=order.currency,
         total=order.total,
         lines=tuple(
-            Line(
-                sku=pick.product.sku, name=pick.product.name, quantity=pick.quantity, unit_price=pick.product.price
-            )
+            Line(sku=pick.product.sku, name=pick.product.name, quantity=pick.quantity, unit_price=pick.product.price)
             for pick in picks
         ),
         payment_token=order.payment_token,

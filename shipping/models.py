@@ -24,9 +24,7 @@ class ShipmentQuerySet(models.QuerySet["Shipment"]):
 
     def under_way(self) -> Self:
         """Parcels whose end is not known yet, the one looked at longest ago first."""
-        return self.filter(state=Shipment.State.DISPATCHED).order_by(
-            F("tracked_at").asc(nulls_first=True)
-        )
+        return self.filter(state=Shipment.State.DISPATCHED).order_by(F("tracked_at").asc(nulls_first=True))
 
 
 class Shipment(models.Model):

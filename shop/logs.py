@@ -49,5 +49,7 @@ def logging_config(level: str, style: str) -> dict[str, Any]:
             "celery.app.trace": {"level": "ERROR"},
             "celery.beat": {"level": "WARNING"},
             "django.request": {"level": "ERROR"},
+            # Flower asks workers that are still starting, and warns that they do not answer.
+            "flower.inspector": {"level": "ERROR"},
         },
     }

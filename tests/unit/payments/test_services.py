@@ -12,8 +12,9 @@ from choreography.errors import Conflict
 from choreography.models import transaction_of
 from choreography.testing import FrozenWorld
 from payments import services
-from payments.gateway import Authorized, Captured, Declined, Outcome, Refunded, Refused, Voided, gateway
+from payments.gateway import Authorized, Captured, Declined, GatewayTimeout, Outcome, Refunded, Refused, Voided, gateway
 from payments.models import Entry, Outbox, Payment
+from payments.sandbox import SandboxGateway
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -117,6 +118,13 @@ def test_asking_again_for_a_cancelled_order_lets_go_of_what_an_earlier_attempt_h
 def test_asking_twice_holds_once() -> None:
     first = services.ask_to_authorize(ORDER, "tok_approved", 100, "EUR")
     assert services.ask_to_authorize(ORDER, "tok_approved", 100, "EUR") == first
+
+
+def test_an_unknown_outcome_is_asked_about_before_anything_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(GatewayTimeout):
+        services.ask_to_authorize(ORDER, "tok_timeout", 100, "EUR")
+    monkeypatch.setattr(SandboxGateway, "authorize", lambda self, **call: pytest.fail("tried again"))
+    assert isinstance(services.ask_to_authorize(ORDER, "tok_timeout", 100, "EUR"), Authorized)
 
 
 # Capturing
