@@ -8,6 +8,12 @@ What to read, in the order in which an event lives:
 ``topology``   the exchanges and queues, derived from the reactions in the code
 ``worker``     take it from the broker inside a Celery worker
 ``delivery``   one delivery's whole life: done, again later, or parked
+``claims``     only one copy of a delivery at a time asks the outside world
 ``retries``    which of those, for which error
+``letters``    what was parked, sent again
+``timers``     what happens because time passes
+``gate``       have contracts changed, and whom does it break
+``doctor``     what is wrong with a running installation
+``embedded``   a broker in a file, for running without one
 ``testing``    all of it in one process, with a broker and a clock of its own
 """

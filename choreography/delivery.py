@@ -17,6 +17,7 @@ import structlog
 from django.db import IntegrityError, transaction
 
 from choreography import topology, world
+from choreography.claims import claimed
 from choreography.conf import conf
 from choreography.contracts import Event, Headline, read_event, read_headline
 from choreography.errors import ChoreographyError, Conflict, Outage, Unusable
@@ -151,14 +152,22 @@ def _react(delivery: Delivery, reaction: Reaction, event: Event[Any], history: H
 
 
 def _take_effect(delivery: Delivery, reaction: Reaction, event: Event[Any], history: History) -> Outcome:
+    """Ask the outside world first, if the reaction does, and hold the claim until what came of it is committed."""
+    if reaction.calls is None:
+        return _commit(delivery, reaction, event, history)
     alias = alias_of(reaction.service)
-    inbox = table_of(reaction.service, "Inbox").objects.using(alias)
-    arguments: list[Any] = [event]
-    if reaction.calls is not None:
+    with claimed(alias, reaction.name, event.id):
+        inbox = table_of(reaction.service, "Inbox").objects.using(alias)
         if inbox.filter(event_id=event.id, reaction=reaction.name).exists():
             _resolve(delivery, alias)
             return Duplicate()
-        arguments.append(reaction.calls(event))
+        return _commit(delivery, reaction, event, history, reaction.calls(event))
+
+
+def _commit(delivery: Delivery, reaction: Reaction, event: Event[Any], history: History, *answer: Any) -> Outcome:
+    """The one transaction: the inbox row, the reaction's changes, and what it announces."""
+    alias = alias_of(reaction.service)
+    inbox = table_of(reaction.service, "Inbox").objects.using(alias)
     entered = False
     try:
         with transaction.atomic(using=alias):
@@ -171,7 +180,7 @@ def _take_effect(delivery: Delivery, reaction: Reaction, event: Event[Any], hist
             )
             entered = True
             with caused_by(reaction, event):
-                reaction.function(*arguments)
+                reaction.function(event, *answer)
             _resolve(delivery, alias)
     except IntegrityError:
         if entered:

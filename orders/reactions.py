@@ -34,7 +34,8 @@ def ask_for_attention(event: Event[Ended]) -> None:
 
 
 @reacts_to("payments.authorization_expired.v1", announces=[CancellationRequested])
-def give_up_unpaid_order(event: Event[Nothing]) -> None:
+def give_up_unpaid_order(event: Event[GivenBack]) -> None:
+    services.record_release(event.subject, event.time, event.data.amount)
     services.cancel_if_open(event.subject, "authorization_expired")
 
 

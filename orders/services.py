@@ -133,7 +133,7 @@ def record_capture(order_id: UUID, at: datetime) -> None:
 def record_release(order_id: UUID, at: datetime, amount: int) -> None:
     """Payments has given back what it held or had taken."""
     order = Order.objects.locked(order_id)
-    order.released_at, order.released = at, amount
+    order.released_at, order.released = at, (order.released or 0) + amount
     order.save()
 
 

@@ -48,7 +48,9 @@ class Shipment(models.Model):
     country = models.CharField(_("country"), max_length=2, blank=True)
     parcel = models.CharField(_("parcel"), max_length=100, blank=True, db_index=True)
     reason = models.CharField(_("reason"), max_length=100, blank=True)
-    cancel_requested = models.CharField(_("cancellation requested because"), max_length=100, blank=True)
+    cancel_requested = models.CharField(
+        _("cancellation requested because"), max_length=100, null=True, help_text=_("Empty: nobody has asked.")
+    )
     created_at = models.DateTimeField(_("first heard of"), default=world.now)
     dispatched_at = models.DateTimeField(_("dispatched at"), null=True)
     tracked_at = models.DateTimeField(_("last tracked at"), null=True)

@@ -1,13 +1,13 @@
 """What shipping can do: plan, dispatch, track and cancel.
 
 ``ask_…`` talks to the carrier, outside any transaction, and may be repeated. ``record_…`` writes what came of it and
-announces it, inside one transaction, and raises ``Conflict`` if the shipment has changed since: then both run again.
+announces it, inside one transaction.
 """
 
 from uuid import UUID
 
 from choreography import world
-from choreography.errors import Conflict, NotYet
+from choreography.errors import NotYet
 from choreography.models import transaction_of
 from choreography.outbox import announce
 from shipping.carrier import Address, Booked, Tracking, Undeliverable, carrier
@@ -45,26 +45,18 @@ def ask_to_book(order_id: UUID) -> Booked | Undeliverable | None:
         if shipment.state == Shipment.State.PLANNED:
             shipment.state = Shipment.State.DISPATCHING
             shipment.save()
+    if shipment.state != Shipment.State.DISPATCHING:
+        return None
     key = str(order_id)
     booked = carrier().find(key)
-    if shipment.state == Shipment.State.CANCELLED:
-        if isinstance(booked, Booked):  # by a delivery of the same event that ran at the same time as this one
-            carrier().cancel(parcel=booked.parcel)
-        return None
-    if booked is None and shipment.cancel_requested:
+    if booked is None and shipment.cancel_requested is not None:
         return None
     return booked or carrier().book(key=key, address=shipment.address)
 
 
 def record_dispatch(order_id: UUID, answer: Booked | Undeliverable | None) -> None:
-    """Enter what came of booking a parcel, and with it decide a cancellation that came meanwhile.
-
-    Raises:
-        Conflict: the shipment was cancelled while the carrier was asked.
-    """
+    """Enter what came of booking a parcel, and with it decide a cancellation that came meanwhile."""
     shipment = Shipment.objects.locked(order_id)
-    if shipment.state == Shipment.State.CANCELLED and isinstance(answer, Booked):
-        raise Conflict(f"the shipment of order {order_id} was cancelled while the carrier was asked")
     if shipment.state != Shipment.State.DISPATCHING:
         return
     match answer:
@@ -72,13 +64,13 @@ def record_dispatch(order_id: UUID, answer: Booked | Undeliverable | None) -> No
             shipment.state, shipment.parcel = Shipment.State.DISPATCHED, answer.parcel
             shipment.dispatched_at = world.now()
             announce(ShipmentDispatched(parcel=answer.parcel), subject=order_id)
-            if shipment.cancel_requested:
+            if shipment.cancel_requested is not None:
                 announce(CancellationRefused(reason=shipment.state), subject=order_id)
         case Undeliverable():
             shipment.end(Shipment.State.FAILED, answer.reason)
             announce(ShipmentFailed(reason=answer.reason), subject=order_id)
         case None:
-            shipment.end(Shipment.State.CANCELLED, shipment.cancel_requested)
+            shipment.end(Shipment.State.CANCELLED, shipment.cancel_requested or "")
             announce(ShipmentCancelled(reason=shipment.reason), subject=order_id)
     shipment.save()
 

@@ -140,6 +140,7 @@ def database(alias: str) -> dict[str, object]:
     url = env.str(variable, default="") or env.str("DATABASE_URL", default="")
     config: dict[str, object] = environ.Env.db_url_config(url or f"sqlite:///{DATA_DIR / f'{alias}.sqlite3'}")
     config["CONN_MAX_AGE"] = 60
+    config["TEST"] = {"DEPENDENCIES": []}
     if config["ENGINE"] == "django.db.backends.sqlite3":
         config["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",

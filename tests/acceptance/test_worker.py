@@ -79,10 +79,11 @@ def test_a_worker_retries_and_ends_when_it_has_finished_what_it_does(
 
 @pytest.mark.rabbitmq
 @pytest.mark.postgresql
-def test_acknowledgements_do_not_wait_for_the_loop_to_wake(shops: dict[str, RunningShop]) -> None:
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_acknowledgements_do_not_wait_for_the_loop_to_wake(shops: dict[str, RunningShop], pool: str) -> None:
     """With one message in hand at a time, each acknowledgement that waits a second or two would show."""
     shop = shops["real"]
-    command = [*worker("shipping", concurrency=1), "--prefetch-multiplier", "1"]
+    command = [*worker("shipping", pool=pool, concurrency=1), "--prefetch-multiplier", "1"]
     process = shop.run("worker-shipping", command)
     shop.started("worker-shipping")
 

@@ -81,20 +81,20 @@ def test_a_second_delivery_is_a_duplicate_and_does_not_even_ask_the_provider(mon
     assert Outbox.objects.count() == 1
 
 
-def test_a_second_delivery_at_the_same_time_is_a_duplicate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both asked the provider before either had committed."""
-    asked: list[Outcome] = []
+def test_a_second_delivery_at_the_same_time_waits_and_then_is_a_duplicate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only one of them may ask the provider."""
+    copies: list[Outcome] = []
     calls = registry._reactions["payments.authorize_payment"].calls
     assert calls is not None
 
-    def ask_while_another_is_faster(event: Any) -> Any:
-        meddle(monkeypatch, calls=calls)
-        asked.append(deliver(placed()))
+    def ask_while_a_copy_arrives(event: Any) -> Any:
+        copies.append(deliver(placed()))
         return calls(event)
 
-    meddle(monkeypatch, calls=ask_while_another_is_faster)
+    meddle(monkeypatch, calls=ask_while_a_copy_arrives)
+    assert deliver(placed()) == Done()
+    assert [type(copy) for copy in copies] == [Later]
     assert deliver(placed()) == Duplicate()
-    assert asked == [Done()]
     assert Outbox.objects.count() == Inbox.objects.count() == 1
 
 

@@ -9,11 +9,11 @@ import pytest
 from django.db import IntegrityError, transaction
 
 from choreography import world
-from choreography.errors import Conflict, NotYet
+from choreography.errors import NotYet
 from choreography.models import transaction_of
 from choreography.testing import FrozenWorld
 from shipping import services
-from shipping.carrier import Address, Booked, CarrierDown, Tracking, Undeliverable, carrier
+from shipping.carrier import Address, Booked, CarrierDown, Tracking, Undeliverable
 from shipping.models import Outbox, Shipment
 
 pytestmark = pytest.mark.django_db(databases="__all__")
@@ -168,17 +168,6 @@ def test_a_cancellation_asked_for_again_is_granted_again() -> None:
     cancel()
     cancel()
     assert announced() == ["shipment_cancelled", "shipment_cancelled"]
-
-
-def test_a_parcel_booked_for_a_cancelled_shipment_is_a_conflict_and_then_called_back() -> None:
-    plan()
-    booked = services.ask_to_book(ORDER)
-    assert isinstance(booked, Booked)
-    Shipment.objects.update(state=State.CANCELLED)
-    with pytest.raises(Conflict):
-        dispatch(booked)
-    assert services.ask_to_book(ORDER) is None
-    assert carrier().track(booked.parcel) is Tracking.CANCELLED
 
 
 def test_an_order_that_has_ended_is_not_sent_any_more() -> None:
