@@ -18,7 +18,11 @@ def check_services(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
     """Every service has its tables, and every reaction and timer a service."""
     for service in conf().services:
         if service not in apps.app_configs:
-            yield Error(f"{service} is a service but no installed app.", hint="Add it to INSTALLED_APPS.", id="choreography.E001")
+            yield Error(
+                f"{service} is a service but no installed app.",
+                hint="Add it to INSTALLED_APPS.",
+                id="choreography.E001",
+            )
             continue
         missing = [name for name in ("Outbox", "Inbox", "DeadLetter") if name.lower() not in apps.all_models[service]]
         if missing:

@@ -1,6 +1,5 @@
 """Publish with confirmation: a message counts as published only when the broker has said so."""
 
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,7 +58,7 @@ def connect(url: str | None = None) -> Connection:
     return Connection(url, heartbeat=_HEARTBEAT, connect_timeout=5, transport_options=options)
 
 
-def broker_errors(connection: Connection) -> tuple[type[Exception], ...]:
+def broker_errors(connection: Connection) -> tuple[type[BaseException], ...]:
     """What a connection raises when the broker is away or refuses."""
     return (KombuError, *connection.connection_errors, *connection.channel_errors, OSError)
 
@@ -90,7 +89,9 @@ class BrokerPublisher:
             self._await_confirms(connection)
         except broker_errors(connection) as error:
             self.close()
-            raise Outage(f"the broker did not take {len(messages)} message(s): {error or type(error).__name__}") from error
+            raise Outage(
+                f"the broker did not take {len(messages)} message(s): {error or type(error).__name__}"
+            ) from error
         except PublishFailed:
             self.close()
             raise
@@ -170,7 +171,7 @@ class BrokerPublisher:
                 raise PublishFailed(f"{len(self._unconfirmed)} message(s) unconfirmed after {conf().confirm_timeout} s")
             try:
                 connection.drain_events(timeout=remaining)
-            except socket.timeout:
+            except TimeoutError:
                 continue
         if self._refused:
             refused = len(self._refused)

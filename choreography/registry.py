@@ -1,7 +1,7 @@
 """Who reacts to what. ``@reacts_to`` is the only way to subscribe, and stands in a service's ``reactions.py``."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints, overload
 

@@ -53,7 +53,9 @@ def move(service: str, publisher: Publisher, limit: int | None = None) -> int:
         publisher.publish([_outgoing(row) for row in rows])
         outbox.filter(position__in=[row["position"] for row in rows]).update(published_at=world.now())
     for row in rows:
-        log.info("event published", event_id=str(row["event_id"]), event_type=row["event_type"], flow=str(row["subject"]))
+        log.info(
+            "event published", event_id=str(row["event_id"]), event_type=row["event_type"], flow=str(row["subject"])
+        )
     return len(rows)
 
 
@@ -86,7 +88,9 @@ def run(service: str, stop: threading.Event, ready: Callable[[], None] = lambda:
                 if moved == 0:
                     waker.wait(stop)
             except (Transient, OperationalError, InterfaceError) as error:
-                log.warning("relay waits", service=service, seconds=backoff, error=type(error).__name__, detail=str(error))
+                log.warning(
+                    "relay waits", service=service, seconds=backoff, error=type(error).__name__, detail=str(error)
+                )
                 declared = False
                 waker.close()
                 stop.wait(backoff)

@@ -194,9 +194,7 @@ class EventConsumer(Consumer):  # type: ignore[misc]
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
         #: Celery's native delayed delivery would declare 28 queues and exchanges that the ladder makes needless.
-        default_steps = [
-            step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step
-        ]
+        default_steps = [step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -44,9 +44,7 @@ def known_currency(code: str) -> None:
 def known_country(code: str) -> None:
     """Refuse what is not an ISO 3166-1 alpha-2 code."""
     if code not in money.countries():
-        raise ValidationError(
-            _("%(code)s is not a country. Give an ISO 3166 code such as DE."), params={"code": code}
-        )
+        raise ValidationError(_("%(code)s is not a country. Give an ISO 3166 code such as DE."), params={"code": code})
 
 
 #: At least one letter or digit, and no control characters (a pasted line break, say).
@@ -177,7 +175,8 @@ class Order(models.Model):
                 condition=Q(cancelled_at=None) | Q(delivered_at=None), name="orders_order_never_cancelled_and_delivered"
             ),
             models.CheckConstraint(
-                condition=Q(released=None) | Q(released__lte=F("total")), name="orders_order_gives_back_no_more_than_total"
+                condition=Q(released=None) | Q(released__lte=F("total")),
+                name="orders_order_gives_back_no_more_than_total",
             ),
         ]
 

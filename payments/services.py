@@ -115,9 +115,7 @@ def ask_to_release(order_id: UUID) -> Outcome | None:
         return _void(order_id, payment.reference)
     if payment.kept:
         key = _key(order_id, "refund")
-        return _ask(
-            key, lambda: gateway().refund(key=key, reference=payment.reference, amount=payment.kept)
-        )
+        return _ask(key, lambda: gateway().refund(key=key, reference=payment.reference, amount=payment.kept))
     return None
 
 

@@ -95,13 +95,13 @@ def test_acknowledgements_do_not_wait_for_the_loop_to_wake(shops: dict[str, Runn
             for each in events:
                 foreigner.send_event(each)
             wanted = {each["id"] for each in events}
-            eventually(lambda: wanted <= set(shop.ask("heard", service="shipping")), within=400, otherwise=process.says)
+            eventually(lambda: wanted <= set(shop.ask("heard", service="shipping")), within=120, otherwise=process.says)
             return time.monotonic() - begin
 
-    alone = max(seconds_for(1) for _ in range(3))
+    alone = min(seconds_for(1) for _ in range(3))  # the first has no acknowledgement to wait for
     together = seconds_for(200) / 200
 
-    assert together < alone * 3
+    assert together < alone * 5
     assert process.end() == 0
 
 

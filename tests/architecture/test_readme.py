@@ -59,7 +59,9 @@ def test_one_part_can_be_tested_by_its_name() -> None:
 def test_the_commands_for_a_new_reaction_work(capsys: pytest.CaptureFixture[str]) -> None:
     for command in django_commands():
         _, arguments = command.split("manage.py ")
-        if arguments != "choreography doctor":  # needs an installation that runs: tests/unit/choreography/test_doctor.py
+        if (
+            arguments != "choreography doctor"
+        ):  # needs an installation that runs: tests/unit/choreography/test_doctor.py
             call_command(*shlex.split(arguments.replace("--write", "--check")))
 
 

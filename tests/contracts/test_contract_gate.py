@@ -84,7 +84,9 @@ def test_an_optional_field_may_be_added_and_only_wants_writing_down(redefine: No
     assert fault.startswith(f"the committed contract of {PLACED} is out of date")
 
 
-def test_an_event_without_a_committed_contract_is_refused_until_it_is_written(settings: Settings, tmp_path: Path) -> None:
+def test_an_event_without_a_committed_contract_is_refused_until_it_is_written(
+    settings: Settings, tmp_path: Path
+) -> None:
     settings.CONTRACTS_DIR = tmp_path / "contracts"
     with pytest.raises(CommandError, match=f"{PLACED} has no committed contract"):
         call_command("choreography", "contracts", "--check")

@@ -32,7 +32,7 @@ class Command(BaseCommand):
                 (topology.delete if delete else topology.declare)(connection)
             except connection.channel_errors as error:
                 raise CommandError(
-                    f"The broker refuses: {error}. A queue made by an earlier version must be emptied and removed first."
+                    f"The broker refuses: {error}. Empty and remove queues that an earlier version made."
                 ) from error
             except broker_errors(connection) as error:
                 raise CommandError(f"The broker can't be reached: {error}. Check BROKER_URL.") from error
