@@ -161,4 +161,3 @@ def test_flower_shows_workers_and_reactions_by_name_and_retries_as_such(one_work
 
     eventually(lambda: states("payments.authorize_payment") >= {"SUCCESS", "RETRY"}, otherwise=lambda: shown("tasks"))
     eventually(lambda: states("shipping.dispatch_shipment") == {"SUCCESS"}, otherwise=lambda: shown("tasks"))
-    eventually(lambda: "SUCCESS" in states("shipping.track_parcels"), otherwise=lambda: shown("tasks"))

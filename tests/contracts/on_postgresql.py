@@ -15,13 +15,15 @@ from pytest_django.fixtures import Settings
 
 from choreography import relay
 from choreography.contracts import CONTENT_TYPE
-from choreography.delivery import Delivery, Done, Duplicate, Outcome, deliver
+from choreography.delivery import Delivery, Done, Duplicate, Later, Outcome, deliver
 from choreography.outbox import announce, wake_relay
 from choreography.publishing import Outgoing
 from orders.events import OrderCancelled
 from orders.models import Outbox as OrdersOutbox
-from payments.models import Inbox, Outbox
+from payments.models import Outbox
 from payments.sandbox import SandboxGateway
+from shipping import services as shipping
+from shipping.models import Inbox
 from tests.processes import SERVICES, eventually
 from tests.wire import event, text
 
@@ -114,22 +116,59 @@ def test_an_event_that_is_rolled_back_wakes_nobody_and_is_not_there() -> None:
     waker.close()
 
 
-def test_one_of_two_deliveries_at_once_takes_effect(monkeypatch: pytest.MonkeyPatch) -> None:
-    both, find = threading.Barrier(2, timeout=HANGING), SandboxGateway.find
+def test_of_two_deliveries_at_once_one_takes_effect(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: Callable[[Callable[[], Outcome]], Outcome]
+) -> None:
+    """The second waits for the first to commit, and then finds that it came too late."""
+    order_cancelled, close = _order_cancelled(), shipping.close_shipment
 
-    def meet_and_find(gateway: SandboxGateway, key: str) -> object:
-        both.wait()
+    def close_when_another_waits(order_id: UUID, reason: str) -> None:
+        close(order_id, reason)
+        eventually(_someone_waits_for_us, HANGING)
+
+    monkeypatch.setattr(shipping, "close_shipment", close_when_another_waits)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(_and_hang_up, lambda: deliver(order_cancelled))
+        second = elsewhere(lambda: deliver(order_cancelled))
+
+    assert {type(first.result()), type(second)} == {Done, Duplicate}
+    assert Inbox.objects.count() == 1
+
+
+def test_of_two_deliveries_at_once_one_asks_the_outside_world(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: Callable[[Callable[[], Outcome]], Outcome]
+) -> None:
+    asked, answer, find = threading.Event(), threading.Event(), SandboxGateway.find
+
+    def find_when_told(gateway: SandboxGateway, key: str) -> object:
+        asked.set()
+        assert answer.wait(HANGING)
         return find(gateway, key)
 
-    monkeypatch.setattr(SandboxGateway, "find", meet_and_find)
-    placed = text(event())
+    monkeypatch.setattr(SandboxGateway, "find", find_when_told)
+    order_placed = Delivery("payments", text(event()), CONTENT_TYPE)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(_and_hang_up, lambda: deliver(order_placed))
+        assert asked.wait(HANGING)
+        second = elsewhere(lambda: deliver(order_placed))
+        answer.set()
 
-    def handle() -> Outcome:
-        return _and_hang_up(lambda: deliver(Delivery("payments", placed, CONTENT_TYPE)))
-
-    with ThreadPoolExecutor(2) as pool:
-        outcomes = [running.result(HANGING) for running in [pool.submit(handle), pool.submit(handle)]]
-
-    assert {type(outcome) for outcome in outcomes} == {Done, Duplicate}
-    assert Inbox.objects.count() == 1
+    assert isinstance(second, Later)
+    assert isinstance(first.result(), Done)
+    assert isinstance(deliver(order_placed), Duplicate)
     assert Outbox.objects.count() == 1
+
+
+def _order_cancelled() -> Delivery:
+    return Delivery(
+        "shipping", text(event("orders.order_cancelled.v1", data={"reason": "customer_request"})), CONTENT_TYPE
+    )
+
+
+def _someone_waits_for_us() -> bool:
+    """Whether another session waits for a lock of this transaction."""
+    with connections["shipping"].cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid)))"
+        )
+        return bool(cursor.fetchone()[0])

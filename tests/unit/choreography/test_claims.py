@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.db import connections
 
 from choreography import world
 from choreography.claims import claimed
@@ -20,8 +21,10 @@ _HOLDER = """
 import signal, sys, uuid
 import django
 from django.conf import settings
+from django.db import connections
 django.setup()
 settings.DATA_DIR = sys.argv[1]
+connections["payments"].settings_dict["NAME"] = sys.argv[3]
 from choreography.claims import claimed
 with claimed("payments", "payments.authorize_payment", uuid.UUID(sys.argv[2])):
     print("held", flush=True)
@@ -55,8 +58,9 @@ def test_a_claim_is_let_go_when_the_reaction_fails() -> None:
 
 def test_a_claim_of_another_process_ends_when_that_is_killed(data_dir: Path) -> None:
     event = world.new_id()
+    database = str(connections["payments"].settings_dict["NAME"])
     holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, str(data_dir), str(event)],
+        [sys.executable, "-c", _HOLDER, str(data_dir), str(event), database],
         env=os.environ | {"DJANGO_SETTINGS_MODULE": "shop.settings", "DEBUG": "true"},
         stdout=subprocess.PIPE,
         text=True,
