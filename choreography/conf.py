@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from functools import cache
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Conf:
     """Inbox rows are kept this long; a duplicate that comes later would be handled again."""
 
 
+@cache
 def conf() -> Conf:
     """The settings in force.
 
@@ -55,3 +58,7 @@ def conf() -> Conf:
             f"CHOREOGRAPHY has unknown settings {', '.join(sorted(unknown)).upper()}. Known are {known}."
         )
     return Conf(**given)
+
+
+# Only tests change settings while running.
+setting_changed.connect(lambda **_: conf.cache_clear(), weak=False)

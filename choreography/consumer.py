@@ -79,8 +79,10 @@ class EventConsumer(Consumer):  # type: ignore[misc]
         celerys_own = super().create_task_handler(*args, **kwargs)
         _take_as_sent(self.task_consumer.channel)
 
+        ticks = {timer.name: topology.timer_exchange(timer.service).name for timer in timers()}
+
         def on_message(message: Any) -> None:
-            if not _is_tick(message):
+            if not _is_tick(message, ticks):
                 _address(message, *_origin(message, self))
             try:
                 celerys_own(message)
@@ -119,13 +121,15 @@ class EventConsumer(Consumer):  # type: ignore[misc]
 EventConsumer.Blueprint.default_steps.append(DeclareTopology)
 
 
-def _is_tick(message: Any) -> bool:
-    """Beat's messages are the only ones of Celery's own kind. Anything else is judged as an event."""
-    headers, exchange = message.headers or {}, (message.delivery_info or {}).get("exchange")
-    return "id" in headers and any(
-        headers.get("task") == timer.name and exchange == topology.timer_exchange(timer.service).name
-        for timer in timers()
-    )
+def _is_tick(message: Any, ticks: dict[str, str]) -> bool:
+    """Beat's messages are the only ones of Celery's own kind. Anything else is judged as an event.
+
+    Args:
+        ticks: the exchange through which each timer's messages come.
+    """
+    headers = message.headers or {}
+    exchange = ticks.get(str(headers.get("task")))
+    return "id" in headers and exchange is not None and message.delivery_info.get("exchange") == exchange
 
 
 def _take_as_sent(channel: Any) -> None:

@@ -11,6 +11,7 @@
    exchange. The same worker reads ``<service>.dead`` and parks it. Nothing is acknowledged that was not dealt with.
 """
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -55,6 +56,8 @@ def install(app: Celery) -> None:
         control_exchange=f"{namespace}celery",
         event_exchange=f"{namespace}celeryev",
         event_queue_prefix=f"{namespace}celeryev",
+        # Database connections outlive a task; each task begins with close_old_connections(), which checks them.
+        CELERY_DB_REUSE_MAX=sys.maxsize,
         # At least once: an acknowledgement only ever follows a commit.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
