@@ -41,7 +41,8 @@ ATTEMPTS, WAITS, FIRST_SEEN, LETTER = (
 _MOST = 10**6
 _LONGEST_KEY = 150
 
-_NOTES_OF_THE_BROKER = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
+#: Headers in which the broker notes a message's way; they are not sent again.
+NOTES_OF_THE_BROKER = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
 
 #: How often a reaction starts over at once when the state its outside call was based on has changed.
 _CONFLICTS = 5
@@ -243,7 +244,7 @@ def reason_of_death(headers: Mapping[str, Any]) -> str:
 
 def _again(delivery: Delivery, verdict: Again) -> Outgoing:
     """The same message for the ladder, with the history so far and without what the broker noted of its way."""
-    own = {key: value for key, value in delivery.headers.items() if not key.startswith(_NOTES_OF_THE_BROKER)}
+    own = {key: value for key, value in delivery.headers.items() if not key.startswith(NOTES_OF_THE_BROKER)}
     history = {
         ATTEMPTS: verdict.history.attempts,
         WAITS: verdict.history.waits,

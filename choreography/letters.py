@@ -12,7 +12,7 @@ import structlog
 from django.utils.translation import gettext_lazy as _
 
 from choreography import topology
-from choreography.delivery import _NOTES_OF_THE_BROKER, ATTEMPTS, FIRST_SEEN, LETTER, WAITS
+from choreography.delivery import ATTEMPTS, FIRST_SEEN, LETTER, NOTES_OF_THE_BROKER, WAITS
 from choreography.errors import ChoreographyError
 from choreography.models import DeadLetter, alias_of, transaction_of
 from choreography.publishing import BrokerPublisher, Outgoing, Publisher
@@ -89,5 +89,5 @@ def _own(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in headers.items()
-        if name not in (ATTEMPTS, WAITS, FIRST_SEEN) and not name.startswith(_NOTES_OF_THE_BROKER)
+        if name not in (ATTEMPTS, WAITS, FIRST_SEEN) and not name.startswith(NOTES_OF_THE_BROKER)
     }

@@ -61,7 +61,8 @@ def sender(shop: RunningShop) -> Iterator[Sender]:
     """A connection to a shop's broker."""
     embedded.register()
     url = shop.environment["BROKER_URL"] or f"embedded://{shop.environment['DATA_DIR']}/broker.sqlite3"
-    with Connection(url) as connection:
+    # RabbitMQ may drop what was not confirmed when the connection is closed right after.
+    with Connection(url, transport_options={"confirm_publish": True}) as connection:
         yield Sender(connection, shop.environment["CHOREOGRAPHY_NAMESPACE"])
 
 
