@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from playwright.sync_api import Browser, expect
 
+from tests.browser import expect_status, fill_in, logged_in, open_web
 from tests.processes import RunningShop, eventually, running_shop
 from tests.servers import PostgreSQL, RabbitMQ, own_database, own_postgresql, own_rabbitmq
 
@@ -79,6 +81,20 @@ def test_an_order_placed_without_a_broker_goes_out_when_there_is_one(site: Site)
 
     eventually(lambda: site.shop.ask("unpublished", service="orders") == 0)
     eventually(lambda: site.is_completed(order), 120, otherwise=lambda: site.shop.ask("standing"))
+
+
+def test_a_person_places_an_order_in_the_admin_without_a_broker(site: Site, browser: Browser) -> None:
+    """The page takes the order as ever, and moves on by itself once there is a broker again."""
+    with logged_in(browser, open_web(site.shop)) as page:
+        site.broker.stop()
+        fill_in(page)
+        page.click("text=Save")
+        expect(page.locator(".messagelist")).to_contain_text("is placed.")
+        expect_status(page, "placed")
+        assert site.shop.ask("unpublished", service="orders") == 1
+
+        site.broker.start()
+        expect_status(page, "completed")
 
 
 def test_orders_in_flight_outlast_a_restart_of_the_database(site: Site) -> None:

@@ -1,121 +1,35 @@
 """A person with a real browser in front of the running shop: web, relays, workers and beat, each a process."""
 
-import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
-from uuid import uuid4
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from tests.conftest import unavailable
-from tests.processes import SERVICES, eventually, running_shop
-from tests.servers import free_ports
+from tests.browser import ADD, PASSWORD, expect_status, fill_in, logged_in, open_web
+from tests.processes import SERVICES, running_shop
 
 pytestmark = pytest.mark.processes
-
-CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-QUIETLY = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-quic",
-]
-PASSWORD = "for this test only"
-ADD = "/admin/orders/order/add/"
-
-#: Milliseconds: what a browser may wait for on a busy machine.
-PATIENCE = 30_000
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a whole shop answers."""
-    (port,) = free_ports(1)
     with running_shop(tmp_path_factory.mktemp("shop"), ADMIN_PASSWORD=PASSWORD) as shop:
-        prepare = shop.run("prepare", [sys.executable, "manage.py", "prepare"])
-        eventually(lambda: not prepare.lives, otherwise=prepare.says)
-        assert prepare.exit_code == 0, prepare.says()
-        del shop.processes["prepare"]
         names = [f"{kind}-{service}" for kind in ("relay", "worker") for service in SERVICES] + ["beat"]
         shop.start(*names)
-        shop.run("web", gunicorn(port))
         shop.started(*names)
-        eventually(lambda: answers(f"http://127.0.0.1:{port}/healthz"), otherwise=shop["web"].says)
-        yield f"http://127.0.0.1:{port}"
+        yield open_web(shop)
         assert all(process.lives for process in shop.processes.values())
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        unavailable("Chromium", FileNotFoundError(CHROMIUM))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIETLY)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    """A fresh browser window, logged in. No script on any page may fail."""
-    context = browser.new_context(base_url=address)
-    context.set_default_timeout(PATIENCE)
-    page = context.new_page()
-    failures: list[str] = []
-    page.on("pageerror", lambda error: failures.append(str(error)))
-    page.goto("/admin/")
-    page.fill("#id_username", "admin")
-    page.fill("#id_password", PASSWORD)
-    page.click("text=Log in")
-    yield page
-    context.close()
-    assert failures == []
-
-
-def gunicorn(port: int) -> list[str]:
-    command = [sys.executable, "-m", "gunicorn", "shop.wsgi", "--bind", f"127.0.0.1:{port}"]
-    return [*command, "--threads", "8", "--no-control-socket"]
-
-
-def answers(url: str) -> bool:
-    try:
-        with urlopen(url, timeout=5):
-            return True
-    except URLError:
-        return False
-
-
-def fill_in(page: Page, token: str = "tok_approved") -> str:
-    """Fill in the form for a new order up to Save. Returns the customer's e-mail address, which no other order has."""
-    email = f"{uuid4()}@example.org"
-    page.goto(ADD)
-    page.fill("#id_customer_name", "Ada Example")
-    page.fill("#id_customer_email", email)
-    page.fill("#id_street", "Main Street 1")
-    page.fill("#id_postal_code", "53111")
-    page.fill("#id_city", "Bonn")
-    page.select_option("#id_country", label="Germany")
-    page.fill("#id_payment_token", token)
-    page.click("#lines-0 .select2-selection")
-    page.fill(".select2-search__field", "te")
-    page.click(".select2-results__option >> text=Tea (€12.50)")
-    page.fill("#id_lines-0-quantity", "2")
-    return email
-
-
-def expect_status(page: Page, status: str) -> None:
-    """The page comes to say so by itself."""
-    expect(page.locator("#progress .status")).to_have_text(status, timeout=PATIENCE)
+    """A fresh browser window, logged in."""
+    with logged_in(browser, address) as page:
+        yield page
 
 
 def orders_of(page: Page, email: str) -> int:
