@@ -7,8 +7,6 @@ content type of our own, everything else among the headers.
 import base64
 import hashlib
 import json
-import os
-import threading
 from collections.abc import Callable
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -66,19 +64,14 @@ class EventConsumer(Consumer):  # type: ignore[misc]
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
         #: Celery's native delayed delivery would declare 28 queues and exchanges that the ladder makes needless.
-        default_steps = [step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._loop_thread = threading.current_thread()
-        self._wake_reader, self._wake_writer = os.pipe()
-        os.set_blocking(self._wake_reader, False)
-        os.set_blocking(self._wake_writer, False)
+        default_steps = [
+            *(step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step),
+            DeclareTopology,
+        ]
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         celerys_own = super().create_task_handler(*args, **kwargs)
         _take_as_sent(self.task_consumer.channel)
-
         ticks = {timer.name: topology.timer_exchange(timer.service).name for timer in timers()}
 
         def on_message(message: Any) -> None:
@@ -95,30 +88,6 @@ class EventConsumer(Consumer):  # type: ignore[misc]
         """Celery would acknowledge a message it can't read. Send it to the dead letters instead."""
         log.error("message refused", error=type(exc).__name__)
         message.reject_log_error(log, self.connection_errors)
-
-    def register_with_event_loop(self, hub: Any) -> None:
-        super().register_with_event_loop(hub)
-        hub.add_reader(self._wake_reader, self._on_wake)
-
-    def call_soon_ack(self, promise: Any, *args: Any, **kwargs: Any) -> Any:
-        """Acknowledge at once: on the loop's own thread directly, from a pool thread by waking the loop.
-
-        Celery leaves it to the loop's next turn, which may sleep for up to two seconds first.
-        """
-        if threading.current_thread() is self._loop_thread:
-            return promise(*args, **kwargs)
-        result = super().call_soon_ack(promise, *args, **kwargs)
-        try:
-            os.write(self._wake_writer, b".")
-        except BlockingIOError:
-            return result  # the pipe is full: the loop has been woken often enough
-        return result
-
-    def _on_wake(self) -> None:
-        os.read(self._wake_reader, 65536)
-
-
-EventConsumer.Blueprint.default_steps.append(DeclareTopology)
 
 
 def _is_tick(message: Any, ticks: dict[str, str]) -> bool:

@@ -81,7 +81,8 @@ def dead_queue(service: str) -> Queue:
         alias=f"{service}.dead",
         routing_key=f"{queue_name(service)}.dead",
         bindings=[binding(dead_letter_exchange(service))],
-        queue_arguments={"x-queue-type": "quorum"},
+        # The last stop: there is nowhere to go from here, so the broker (4.0: after 20 times) must never give up.
+        queue_arguments={"x-queue-type": "quorum", "x-delivery-limit": 10**6},
     )
 
 
