@@ -3,7 +3,6 @@
 from typing import Any
 
 from django.conf import settings
-from django.db.backends.base.creation import TEST_DATABASE_PREFIX
 from django.db.models import Model
 
 
@@ -33,10 +32,5 @@ def home(app_label: str) -> str:
 
 
 def place(alias: str) -> tuple[Any, ...]:
-    """The database an alias leads to; equal for two aliases of one database.
-
-    Also while tests run: Django then renames an alias's database, one alias after the other.
-    """
-    configured = settings.DATABASES[alias]
-    where = tuple(configured.get(key, "") for key in ("ENGINE", "HOST", "PORT"))
-    return *where, str(configured["NAME"]).removeprefix(TEST_DATABASE_PREFIX)
+    """The database an alias leads to; equal for two aliases of one database."""
+    return tuple(settings.DATABASES[alias].get(key, "") for key in ("ENGINE", "HOST", "PORT", "NAME"))

@@ -139,8 +139,7 @@ def database(alias: str) -> dict[str, object]:
     variable = f"{alias.upper()}_DATABASE_URL"
     url = env.str(variable, default="") or env.str("DATABASE_URL", default="")
     config: dict[str, object] = environ.Env.db_url_config(url or f"sqlite:///{DATA_DIR / f'{alias}.sqlite3'}")
-    config["CONN_MAX_AGE"] = 60
-    config["TEST"] = {"DEPENDENCIES": []}
+    test: dict[str, object] = {"DEPENDENCIES": []}
     if config["ENGINE"] == "django.db.backends.sqlite3":
         config["OPTIONS"] = {
             "transaction_mode": "IMMEDIATE",
@@ -150,8 +149,8 @@ def database(alias: str) -> dict[str, object]:
     else:
         config["CONN_HEALTH_CHECKS"] = True
         # Of aliases that share a database Django's test run would migrate only one.
-        config["TEST"] = {"NAME": f"test_{config['NAME']}_{alias}"}
-    return config
+        test["NAME"] = f"test_{config['NAME']}_{alias}"
+    return config | {"CONN_MAX_AGE": 60, "TEST": test}
 
 
 DATABASES = {"default": database("accounts")} | {service: database(service) for service in SERVICES}

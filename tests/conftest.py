@@ -7,7 +7,6 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from django.db import connections
 from kombu import Connection
 from pytest_django.fixtures import Settings
 
@@ -53,15 +52,10 @@ def namespace() -> str:
 @pytest.fixture
 def postgresql_database(postgresql_url: str) -> Iterator[str]:
     """The URL of an empty PostgreSQL database, dropped afterwards."""
-    name = f"test_{secrets.token_hex(4)}"
-    server = psycopg2.connect(postgresql_url)
-    server.autocommit = True
-    with server.cursor() as cursor:
-        cursor.execute(f"CREATE DATABASE {name}")
-    yield postgresql_url.rpartition("/")[0] + f"/{name}"
-    with server.cursor() as cursor:
-        cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-    server.close()
+    from tests.servers import own_database  # which imports this module
+
+    with own_database(postgresql_url, f"test_{secrets.token_hex(4)}") as database:
+        yield database
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +64,3 @@ def data_dir(tmp_path: Path, settings: Settings) -> Path:
     settings.DATA_DIR = tmp_path / "var"
     settings.SANDBOX_DIR = tmp_path / "var" / "sandbox"
     return Path(settings.DATA_DIR)
-
-
-def aliases() -> list[str]:
-    """Every database alias."""
-    return list(connections)

@@ -46,3 +46,13 @@ def test_a_relaxed_production_fails_the_deployment_checks(relaxed: dict[str, str
     )
 
     assert result.returncode != 0
+
+
+def test_a_worker_that_would_lose_events_does_not_start(run: Run) -> None:
+    """Celery runs Django's checks and goes on whatever they say."""
+    command = ("python", "-m", "celery", "-A", "shop", "worker", "-n", "lost@%h", "-Q", "orders")
+
+    result = run(*command, DEBUG="true", BROKER_URL="redis://127.0.0.1:1")
+
+    assert result.returncode == 1
+    assert "choreography.E008" in result.stderr
