@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from choreography.contracts import Announced, Data, Event, parse_type
 from choreography.errors import ContractError
+from choreography.hosts import Host
 
 Answer = TypeVar("Answer")
 
@@ -27,6 +28,8 @@ class Reaction:
     """The event types it may announce. The outbox refuses any other."""
     calls: Callable[[Any], Any] | None
     """What it asks of the outside world first, outside the transaction. Its result is the second argument."""
+    host: Host[Any] | None = None
+    """Whom it asks: while that host is down the worker holds back."""
 
     @property
     def name(self) -> str:
@@ -74,7 +77,10 @@ def reacts_to(
 
 @overload
 def reacts_to(
-    *event_types: str, announces: Sequence[type[Announced]] = (), calls: Callable[[Event[Data]], Answer]
+    *event_types: str,
+    announces: Sequence[type[Announced]] = (),
+    calls: Callable[[Event[Data]], Answer],
+    host: Host[Any] | None = None,
 ) -> Callable[[Callable[[Event[Data], Answer], None]], Callable[[Event[Data], Answer], None]]: ...
 
 
@@ -82,6 +88,7 @@ def reacts_to(
     *event_types: str,
     announces: Sequence[type[Announced]] = (),
     calls: Callable[[Any], Any] | None = None,
+    host: Host[Any] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Run the function below once for every event of these types.
 
@@ -93,6 +100,7 @@ def reacts_to(
         announces: the event classes it may announce; announcing another raises ``ContractError``.
         calls: a function of the event that talks to the outside world. It runs before the transaction, may run
             again, and so must be idempotent; what it returns becomes the reaction's second argument.
+        host: whom ``calls`` asks, so that the worker holds back while it is down.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -104,6 +112,7 @@ def reacts_to(
                 reads=_model_read_by(function),
                 announces=frozenset(event.event_type for event in announces),
                 calls=calls,
+                host=host,
             )
         )
         return function

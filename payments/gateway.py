@@ -11,14 +11,10 @@ for an authorization; whatever happens to that money later refers to it.
 """
 
 from dataclasses import dataclass
-from functools import cache
-from typing import Protocol, cast
-
-from django.conf import settings
-from django.core.signals import setting_changed
-from django.utils.module_loading import import_string
+from typing import Protocol
 
 from choreography.errors import Outage, Transient
+from choreography.hosts import Host
 
 
 @dataclass(frozen=True)
@@ -106,15 +102,5 @@ class Gateway(Protocol):
         """What became of the call with this key; None: the provider has booked nothing for it."""
 
 
-def gateway() -> Gateway:
-    """The provider that ``settings.PAYMENT_GATEWAY`` names, made once per process."""
-    return _made(settings.PAYMENT_GATEWAY)
-
-
-@cache
-def _made(factory: str) -> Gateway:
-    return cast(Gateway, import_string(factory)())
-
-
-# Only tests change settings while running; a provider made from the old ones must not outlive them.
-setting_changed.connect(lambda **_: _made.cache_clear(), weak=False)
+#: The provider that ``settings.PAYMENT_GATEWAY`` names.
+gateway = Host[Gateway]("payment gateway", "PAYMENT_GATEWAY", reads={"find"}, probe=lambda it: it.find("probe"))

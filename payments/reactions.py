@@ -11,7 +11,7 @@ from payments.events import (
     PaymentRefunded,
     PaymentVoided,
 )
-from payments.gateway import Outcome
+from payments.gateway import Outcome, gateway
 
 
 class OrderPlaced(Heard):
@@ -37,6 +37,7 @@ def _ask_to_release(event: Event[Nothing]) -> Outcome | None:
     "orders.order_placed.v1",
     announces=[PaymentAuthorized, PaymentDeclined, PaymentVoided],
     calls=_ask_to_authorize,
+    host=gateway,
 )
 def authorize_payment(event: Event[OrderPlaced], answer: Outcome | None) -> None:
     services.record_authorization(event.subject, event.data.total, event.data.currency, answer)
@@ -46,6 +47,7 @@ def authorize_payment(event: Event[OrderPlaced], answer: Outcome | None) -> None
     "shipping.shipment_dispatched.v1",
     announces=[PaymentCaptured, CaptureFailed],
     calls=_ask_to_capture,
+    host=gateway,
 )
 def capture_payment(event: Event[Nothing], answer: Outcome | None) -> None:
     services.record_capture(event.subject, answer)
@@ -55,6 +57,7 @@ def capture_payment(event: Event[Nothing], answer: Outcome | None) -> None:
     "orders.order_cancelled.v1",
     announces=[PaymentVoided, PaymentRefunded],
     calls=_ask_to_release,
+    host=gateway,
 )
 def release_payment(event: Event[Nothing], answer: Outcome | None) -> None:
     services.record_release(event.subject, answer)

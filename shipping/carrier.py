@@ -10,14 +10,10 @@ again and sends no second parcel. A ``parcel`` is the carrier's name for what it
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
-from typing import Protocol, cast
-
-from django.conf import settings
-from django.core.signals import setting_changed
-from django.utils.module_loading import import_string
+from typing import Protocol
 
 from choreography.errors import Outage, Transient
+from choreography.hosts import Host
 
 
 @dataclass(frozen=True)
@@ -86,15 +82,5 @@ class Carrier(Protocol):
         """What became of the booking with this key; None: the carrier has none."""
 
 
-def carrier() -> Carrier:
-    """The carrier that ``settings.CARRIER`` names, made once per process."""
-    return _made(settings.CARRIER)
-
-
-@cache
-def _made(factory: str) -> Carrier:
-    return cast(Carrier, import_string(factory)())
-
-
-# Only tests change settings while running; a carrier made from the old ones must not outlive them.
-setting_changed.connect(lambda **_: _made.cache_clear(), weak=False)
+#: The carrier that ``settings.CARRIER`` names.
+carrier = Host[Carrier]("carrier", "CARRIER", reads={"find", "track"}, probe=lambda it: it.find("probe"))

@@ -3,7 +3,7 @@
 from choreography.contracts import Event, Heard, Nothing
 from choreography.registry import reacts_to
 from shipping import services
-from shipping.carrier import Address, Booked, Undeliverable
+from shipping.carrier import Address, Booked, Undeliverable, carrier
 from shipping.events import CancellationRefused, ShipmentCancelled, ShipmentDispatched, ShipmentFailed
 
 
@@ -37,6 +37,7 @@ def plan_shipment(event: Event[OrderPlaced]) -> None:
     # A tuple: mypy 2.4 takes offence at the same classes in a list.
     announces=(ShipmentDispatched, ShipmentFailed, ShipmentCancelled, CancellationRefused),
     calls=_ask_to_book,
+    host=carrier,
 )
 def dispatch_shipment(event: Event[Nothing], answer: Booked | Undeliverable | None) -> None:
     services.record_dispatch(event.subject, answer)

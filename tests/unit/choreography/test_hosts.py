@@ -1,0 +1,53 @@
+"""A company outside: one client per process, and a way only to look."""
+
+from collections.abc import Iterator
+
+import pytest
+from django.core.signals import setting_changed
+from pytest_django.fixtures import Settings
+
+from choreography.errors import Outage
+from choreography.hosts import Host, WouldAsk, only_looking
+
+
+class Oracle:
+    """Somebody to ask."""
+
+    down = False
+
+    def look(self, at: str) -> str:
+        if self.down:
+            raise Outage("nobody answers")
+        return f"seen {at}"
+
+    def act(self, *, on: str) -> str:
+        return f"done to {on}"
+
+
+@pytest.fixture
+def oracle(settings: Settings) -> Iterator[Host[Oracle]]:
+    settings.ORACLE = f"{__name__}.Oracle"
+    host = Host[Oracle]("oracle", "ORACLE", reads={"look"}, probe=lambda it: it.look("probe"))
+    yield host
+    setting_changed.disconnect(host._forget)
+
+
+def test_the_setting_names_the_client_which_is_made_once(oracle: Host[Oracle]) -> None:
+    assert oracle() is oracle()
+    assert oracle().act(on="it") == "done to it"
+
+
+def test_who_only_looks_may_read_and_is_told_what_would_be_asked(oracle: Host[Oracle]) -> None:
+    with only_looking():
+        assert oracle().look("it") == "seen it"
+        with pytest.raises(WouldAsk, match="would ask the oracle to act") as refusal:
+            oracle().act(on="it")
+    assert (refusal.value.question, refusal.value.details) == ("act", {"on": "it"})
+    assert oracle().act(on="it") == "done to it"
+
+
+def test_a_probe_fails_while_nobody_answers(oracle: Host[Oracle], monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle.probe()
+    monkeypatch.setattr(Oracle, "down", True)
+    with pytest.raises(Outage):
+        oracle.probe()
