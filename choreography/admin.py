@@ -1,4 +1,4 @@
-"""Admin pages for the tables every service has: outbox, inbox and dead letters.
+"""Admin pages for the tables every service has: outbox and inbox (dead letters: see ``letter_pages``).
 
 Base classes. A service's ``admin.py`` registers them for its own tables, so that it decides who may see what.
 """
@@ -8,24 +8,15 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 from uuid import UUID
 
-from django.contrib import admin, messages
-from django.contrib.admin.utils import unquote
-from django.core.exceptions import PermissionDenied
+from django.contrib import admin
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
-from django.urls import URLPattern, path, reverse
-from django.utils.decorators import method_decorator
+from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.text import Truncator
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
-from django.views.decorators.http import require_POST
 
-from choreography.errors import Transient
-from choreography.letters import NotParked, send_again, to_the_broker
-from choreography.models import DeadLetter, Outbox
+from choreography.models import Outbox
 
 #: Bytes of a body that are shown; and of one that is no text, where each takes three characters.
 _SHOWN, _SHOWN_AS_HEX = 64 * 1024, 1024
@@ -125,102 +116,6 @@ class InboxAdmin(AboutOrderAdmin):
     readonly_fields = fields
 
 
-class DeadLetterAdmin(AboutOrderAdmin):
-    """What the service could not handle, with a way to try it again once the cause is mended."""
-
-    change_form_template = "choreography/dead_letter.html"
-    list_display = ("__str__", "state", "shortly", "about", "attempts", "parked_at")
-    list_filter = ("state", "reaction", "error")
-    show_facets = admin.ShowFacets.ALWAYS
-    search_fields = ("=event_id", "=subject", "event_type")
-    search_help_text = _("An event's id, an order's id or a part of an event type.")
-    readonly_fields = (
-        "state",
-        "event_type",
-        "event_id",
-        "about",
-        "subject",
-        "reaction",
-        "error",
-        "message",
-        "attempts",
-        "parked_at",
-        "resolved_at",
-        "traceback_shown",
-        "content_type",
-        "headers_shown",
-        "body_shown",
-        "key",
-    )
-    fieldsets = (
-        (None, {"fields": ("state", "reaction", "about", "subject", "attempts", "parked_at", "resolved_at")}),
-        (_("Why"), {"fields": ("error", "message", "traceback_shown")}),
-        (
-            _("The message"),
-            {"fields": ("event_type", "event_id", "content_type", "headers_shown", "body_shown", "key")},
-        ),
-    )
-    actions = ("send_letters_again",)
-
-    @admin.display(description=_("message"))
-    def shortly(self, letter: DeadLetter) -> str:
-        return Truncator(letter.message).chars(100)
-
-    @admin.display(description=_("traceback"))
-    def traceback_shown(self, letter: DeadLetter) -> SafeString:
-        return as_it_is(letter.traceback)
-
-    @admin.display(description=_("headers"))
-    def headers_shown(self, letter: DeadLetter) -> SafeString:
-        return as_it_is(json.dumps(letter.headers, indent=2, sort_keys=True, ensure_ascii=False))
-
-    @admin.display(description=_("body"))
-    def body_shown(self, letter: DeadLetter) -> SafeString:
-        return readable(bytes(letter.body))
-
-    def has_retry_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm(f"{self.opts.app_label}.retry_deadletter")
-
-    @admin.action(description=_("Send again"), permissions=["retry"])
-    def send_letters_again(self, request: HttpRequest, letters: QuerySet[DeadLetter]) -> None:
-        sent = 0
-        try:
-            with to_the_broker(self.opts.app_label) as publisher:
-                for letter in letters.order_by("pk"):
-                    try:
-                        send_again(letter, publisher)
-                        sent += 1
-                    except NotParked as refusal:
-                        self.message_user(request, str(refusal), messages.WARNING)
-        except Transient as down:
-            self.message_user(
-                request,
-                _("The broker did not take it, so the rest stays parked. Try again later. (%s)") % down,
-                messages.ERROR,
-            )
-        if sent:
-            text = ngettext("%d letter was sent again.", "%d letters were sent again.", sent)
-            self.message_user(request, text % sent, messages.SUCCESS)
-
-    def get_urls(self) -> list[URLPattern]:
-        name = f"{self.opts.app_label}_{self.opts.model_name}_send_again"
-        view = self.admin_site.admin_view(self.send_again_view)
-        return [path("<path:object_id>/send-again/", view, name=name), *super().get_urls()]
-
-    @method_decorator(require_POST)
-    def send_again_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """The button on a letter's own page."""
-        if not (self.has_view_permission(request) and self.has_retry_permission(request)):
-            raise PermissionDenied
-        self.send_letters_again(request, self.get_queryset(request).filter(pk=unquote(object_id)))
-        return redirect(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", object_id)
-
-    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        letter: DeadLetter = kwargs["obj"]
-        can_retry = self.has_retry_permission(request) and letter.state == DeadLetter.State.PARKED
-        return super().render_change_form(request, context | {"can_retry": can_retry}, *args, **kwargs)
-
-
 def readable(body: bytes) -> SafeString:
     """Bytes as people can read them: JSON indented, other text as it is, anything else in hexadecimal."""
     limit = _SHOWN
@@ -230,7 +125,7 @@ def readable(body: bytes) -> SafeString:
     except UnicodeDecodeError:
         limit = _SHOWN_AS_HEX
         text = body[:limit].hex(" ")
-    shown = as_it_is(_indented(text))
+    shown = as_it_is(indented(text))
     if len(body) > limit:
         return format_html("{}<p>{}</p>", shown, _("and %d bytes more") % (len(body) - limit))
     return shown
@@ -241,7 +136,8 @@ def as_it_is(text: str) -> SafeString:
     return format_html("<pre>{}</pre>", text.encode(errors="backslashreplace").decode() or "-")
 
 
-def _indented(text: str) -> str:
+def indented(text: str) -> str:
+    """JSON with line breaks; anything else as it is."""
     try:
         return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):

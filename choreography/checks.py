@@ -12,6 +12,9 @@ from choreography.contracts import parse_type, published
 from choreography.registry import Reaction, reactions
 from choreography.timers import Timer, timers
 
+#: What every service has of its own (see ``models``).
+_TABLES = ("Outbox", "Inbox", "DeadLetter", "DeadLetterAction", "Redrive")
+
 
 @register("choreography")
 def check_services(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
@@ -24,7 +27,7 @@ def check_services(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
                 id="choreography.E001",
             )
             continue
-        missing = [name for name in ("Outbox", "Inbox", "DeadLetter") if name.lower() not in apps.all_models[service]]
+        missing = [name for name in _TABLES if name.lower() not in apps.all_models[service]]
         if missing:
             yield Error(
                 f"{service} has no {', '.join(missing)}.",

@@ -1,5 +1,7 @@
 """Celery's consumer, taught to take plain CloudEvents: it gives a message what Celery needs to run it as a task.
 
+It also holds back: while a circuit of a service is open it takes nothing from that service's queues.
+
 A message is packed for the way from the event loop to the pool, which decodes it again: the body as base64 under a
 content type of our own, everything else among the headers.
 """
@@ -8,16 +10,18 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 from uuid import NAMESPACE_URL, uuid5
 
 import structlog
 from celery import bootsteps
 from celery.worker.consumer import Consumer as CelerysConsumer
 from celery.worker.consumer.connection import Connection
+from celery.worker.consumer.events import Events
 from kombu.serialization import register as register_serializer
 
 from choreography import delivery, topology
+from choreography.circuits import Circuit, Circuits
 from choreography.conf import conf
 from choreography.contracts import read_headline
 from choreography.delivery import Delivery
@@ -56,18 +60,59 @@ class DeclareTopology(bootsteps.StartStopStep):
     requires = (Connection,)
 
     def start(self, consumer: Any) -> None:
-        topology.declare(consumer.connection, services_of(consumer))
+        topology.declare(consumer.connection, consumer.services)
+
+
+class NoEventsWhileBlocked(bootsteps.StartStopStep):
+    """Drop what Flower would be told while the broker blocks publishers: writing would freeze the loop in the end."""
+
+    requires = (Events,)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._blocked = False
+
+    def start(self, consumer: Any) -> None:
+        dispatcher = consumer.event_dispatcher
+        if dispatcher.enabled and consumer.connection.transport.driver_type == "amqp":
+            line = dispatcher.connection.connection
+            line.on_blocked = lambda *_: self._block(dispatcher, True)
+            line.on_unblocked = lambda *_: self._block(dispatcher, False)
+
+    def stop(self, consumer: Any) -> None:
+        """Throw a blocked connection away. Celery would close it, and wait for a broker that does not read."""
+        if self._blocked:
+            self._blocked = False
+            consumer.event_dispatcher.connection.collect(socket_timeout=1)
+
+    shutdown = stop
+
+    def _block(self, dispatcher: Any, blocked: bool) -> None:
+        log.warning("task events are dropped: the broker blocks publishers" if blocked else "task events go on")
+        self._blocked, dispatcher.enabled = blocked, not blocked
 
 
 class EventConsumer(Consumer):  # type: ignore[misc]
-    """Celery's consumer, taught to take plain CloudEvents."""
+    """Celery's consumer, taught to take plain CloudEvents and to hold back."""
+
+    #: The one of this process: a request does not know the consumer that took it.
+    running: ClassVar[Any] = None
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
         #: Celery's native delayed delivery would declare 28 queues and exchanges that the ladder makes needless.
         default_steps = [
             *(step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step),
             DeclareTopology,
+            NoEventsWhileBlocked,
         ]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.services = services_of(self)
+        self.circuits = Circuits(self)
+        self._held_back: set[str] = set()
+        self._tags: dict[str, str] = {}
+        EventConsumer.running = self
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         celerys_own = super().create_task_handler(*args, **kwargs)
@@ -75,8 +120,11 @@ class EventConsumer(Consumer):  # type: ignore[misc]
         ticks = {timer.name: topology.timer_exchange(timer.service).name for timer in timers()}
 
         def on_message(message: Any) -> None:
+            if _is_expired_tick(message, ticks):
+                message.ack_log_error(log, self.connection_errors)
+                return
             if not _is_tick(message, ticks):
-                _address(message, *_origin(message, self))
+                _address(message, self._queue_of(message))
             try:
                 celerys_own(message)
             except (KeyError, TypeError, ValueError) as error:  # a malformed tick would end the worker
@@ -89,6 +137,74 @@ class EventConsumer(Consumer):  # type: ignore[misc]
         log.error("message refused", error=type(exc).__name__)
         message.reject_log_error(log, self.connection_errors)
 
+    def on_ready(self) -> None:
+        """At every (re)connection, when all is consumed again that Celery knows of."""
+        super().on_ready()
+        self._consume_what_may_be()
+
+    def cancel_task_queue(self, queue: str) -> None:
+        self._learn_tags()  # messages of a queue still arrive while it is being cancelled
+        super().cancel_task_queue(queue)
+
+    # What the circuits say (see circuits.Holder), on their threads
+
+    def opened(self, circuit: Circuit, error: str) -> None:
+        self.call_soon(self._on_opened, circuit, error)
+
+    def still_open(self, circuit: Circuit, error: str) -> None:
+        self.call_soon(self._show, circuit, "retried", exception=error)
+
+    def closed(self, circuit: Circuit, seconds: float) -> None:
+        self.call_soon(self._on_closed, circuit, seconds)
+
+    # On the event loop
+
+    def _on_opened(self, circuit: Circuit, error: str) -> None:
+        self._consume_what_may_be()
+        self._show(circuit, "received", name=circuit.name, args="()", kwargs="{}", retries=0)
+        self._show(circuit, "started")
+        self._show(circuit, "retried", exception=error)
+
+    def _on_closed(self, circuit: Circuit, seconds: float) -> None:
+        self._consume_what_may_be()
+        self._show(circuit, "succeeded", result="'it answers again'", runtime=seconds)
+
+    def _show(self, circuit: Circuit, what: str, **fields: Any) -> None:
+        """Let Flower show an open circuit as one task."""
+        if self.event_dispatcher is not None:
+            self.event_dispatcher.send(f"task-{what}", uuid=str(circuit.id), **fields)
+
+    def _consume_what_may_be(self) -> None:
+        """Stop consuming what open circuits hold back, and take up what none does any more. Safe to repeat.
+
+        A queue that is deselected stays so when Celery connects anew.
+        """
+        if self.task_consumer is None:
+            return  # the worker ends
+        held_back = set().union(*map(_queues_behind, self.circuits.open))
+        for queue in held_back - self._held_back:
+            if self.task_consumer.consuming_from(queue):  # else a person has stopped it
+                self._held_back.add(queue)
+                self.cancel_task_queue(queue)
+        for queue in self._held_back - held_back:
+            self._held_back.discard(queue)
+            self.add_task_queue(queue)
+
+    def _queue_of(self, message: Any) -> str:
+        tag = message.delivery_info["consumer_tag"]
+        if tag not in self._tags:
+            self._learn_tags()
+        return self._tags[tag]
+
+    def _learn_tags(self) -> None:
+        self._tags |= {tag: queue for queue, tag in self.task_consumer._active_tags.items()}
+
+
+def _queues_behind(circuit: Circuit) -> set[str]:
+    """What is not consumed while a circuit is open. Without its database a service can't even park."""
+    inbox, dead = (queue.name for queue in topology.worker_queues(circuit.service))
+    return {inbox, dead} if circuit.what == delivery.DATABASE else {inbox}
+
 
 def _is_tick(message: Any, ticks: dict[str, str]) -> bool:
     """Beat's messages are the only ones of Celery's own kind. Anything else is judged as an event.
@@ -99,6 +215,15 @@ def _is_tick(message: Any, ticks: dict[str, str]) -> bool:
     headers = message.headers or {}
     exchange = ticks.get(str(headers.get("task")))
     return "id" in headers and exchange is not None and message.delivery_info.get("exchange") == exchange
+
+
+def _is_expired_tick(message: Any, ticks: dict[str, str]) -> bool:
+    """A tick that nobody took in time comes by way of the dead letters, and has done all it was to do."""
+    headers = message.headers or {}
+    match headers.get("x-death"):
+        case [{"reason": "expired", "exchange": exchange}, *_]:
+            return bool(exchange == ticks.get(str(headers.get("task"))))
+    return False
 
 
 def _take_as_sent(channel: Any) -> None:
@@ -121,15 +246,13 @@ def _take_as_sent(channel: Any) -> None:
     channel.message_to_python = unopened
 
 
-def _origin(message: Any, consumer: Any) -> tuple[str, str]:
-    """The service whose queue a message came from, and the queue."""
-    tags = {tag: queue for queue, tag in consumer.task_consumer._active_tags.items()}
-    queue = tags[message.delivery_info["consumer_tag"]]
-    return queue.removeprefix(conf().namespace).partition(".")[0], queue
+def _address(message: Any, queue: str) -> None:
+    """Give a plain message what Celery needs to run it: a task, an id, a body the pool can decode.
 
-
-def _address(message: Any, service: str, queue: str) -> None:
-    """Give a plain message what Celery needs to run it: a task, an id, a body the pool can decode."""
+    Args:
+        queue: where it came from; the part of its name before the first dot names the service.
+    """
+    service = queue.removeprefix(conf().namespace).partition(".")[0]
     body = _bytes(message.body)
     headers = dict(message.headers or {})
     mail = Delivery(service, body, message.content_type, headers)

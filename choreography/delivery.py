@@ -9,7 +9,7 @@ import logging
 import math
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, cast
 
@@ -21,21 +21,26 @@ from choreography.claims import claimed
 from choreography.conf import conf
 from choreography.contracts import Event, Headline, read_event, read_headline
 from choreography.errors import ChoreographyError, Conflict, Outage, Unusable
+from choreography.fingerprints import fingerprint, place_of
 from choreography.models import alias_of, table_of
 from choreography.outbox import caused_by
 from choreography.publishing import Outgoing
 from choreography.registry import Reaction, reaction_to
-from choreography.retries import Again, History, Park, decide
+from choreography.retries import Again, History, Park, classify, decide, is_database_down
 
 log = structlog.get_logger(__name__)
 
 #: Headers in which a delivery's history and its dead letter travel. Foreign publishers need none of them.
-ATTEMPTS, WAITS, FIRST_SEEN, LETTER = (
+ATTEMPTS, WAITS, FIRST_SEEN, LETTER, GIVEN_UP = (
     "x-choreography-attempts",
     "x-choreography-waits",
     "x-choreography-first-seen",
     "x-choreography-letter",
+    "x-choreography-given-up",
 )
+
+#: What is down when a service can't reach its own database; otherwise it is called by its host's name.
+DATABASE = "database"
 
 #: What headers may claim, whoever wrote them: more attempts or waits are no history, and more letters no key.
 _MOST = 10**6
@@ -94,6 +99,8 @@ class Later:
     again: Outgoing
     delay: float
     error: Exception
+    down: str | None = None
+    """What seems to be down, if that is why: ``DATABASE`` or the name of the host the reaction asks."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +121,11 @@ def deliver(delivery: Delivery) -> Outcome:
     """
     headline: Headline | None = None
     reaction: Reaction | None = None
+    delivery = _with_its_mark(delivery)
     history = delivery.history
     try:
         headline = read_headline(delivery.body, delivery.content_type, conf().max_body_bytes)
-        reaction = reaction_to(delivery.service, headline.type)
-        if reaction is None:
-            raise Unusable(f"{delivery.service} has no reaction to {headline.type}")
+        reaction = _reaction_to(delivery, headline)
         if delivery.given_up is not None:
             raise Unusable(f"the broker gave it up: {delivery.given_up}")
         return _react(delivery, reaction, read_event(delivery.body, reaction.reads), history)
@@ -131,11 +137,49 @@ def deliver(delivery: Delivery) -> Outcome:
             except Exception as down:  # the dead-letter table can't be written: then it has to wait for that
                 log.error("parking failed", service=delivery.service, error=type(down).__name__)
                 verdict = cast(Again, decide(Outage(), history, world.now(), world.jitter(), conf()))
+                error = down
             else:
                 _tell("delivery parked", headline, reaction, error, logging.ERROR, attempts=verdict.attempts)
                 return Parked(error)
         _tell("delivery retried", headline, reaction, error, delay=round(verdict.delay, 1))
-        return Later(_again(delivery, verdict), verdict.delay, error)
+        return Later(_again(delivery, verdict), verdict.delay, error, _what_is_down(error, reaction))
+
+
+def resume(delivery: Delivery) -> bool:
+    """Try now what waits on the ladder for another event. The copy on the ladder stays responsible for it.
+
+    Returns:
+        Whether it has taken effect. If not, nothing was changed, whatever went wrong.
+    """
+    try:
+        headline = read_headline(delivery.body, delivery.content_type, conf().max_body_bytes)
+        reaction = _reaction_to(delivery, headline)
+        _react(delivery, reaction, read_event(delivery.body, reaction.reads), delivery.history)
+    except Exception as error:  # whatever it is, it will be met and judged again when the ladder brings the copy
+        log.info("not resumed", service=delivery.service, error=describe(error))
+        return False
+    return True
+
+
+def _reaction_to(delivery: Delivery, headline: Headline) -> Reaction:
+    reaction = reaction_to(delivery.service, headline.type)
+    if reaction is None:
+        raise Unusable(f"{delivery.service} has no reaction to {headline.type}")
+    return reaction
+
+
+def _with_its_mark(delivery: Delivery) -> Delivery:
+    """What the broker gave up stays given up when it comes back from the ladder, where it waited to be parked."""
+    headers = dict(delivery.headers)
+    mark = headers.pop(GIVEN_UP, None)
+    return delivery if mark is None else replace(delivery, headers=headers, given_up=delivery.given_up or str(mark))
+
+
+def _what_is_down(error: Exception, reaction: Reaction | None) -> str | None:
+    if is_database_down(error):
+        return DATABASE
+    host = reaction.host if reaction else None
+    return host.name if host and issubclass(classify(error), Outage) else None
 
 
 def _react(delivery: Delivery, reaction: Reaction, event: Event[Any], history: History) -> Outcome:
@@ -194,20 +238,36 @@ def _commit(delivery: Delivery, reaction: Reaction, event: Event[Any], history: 
 def _resolve(delivery: Delivery, alias: str) -> None:
     """If a person had sent this again from the dead letters, the letter has done its work."""
     if delivery.letter is not None:
-        letters = table_of(delivery.service, "DeadLetter")
-        letters.objects.using(alias).filter(key=delivery.letter).update(
-            state=letters.State.RESOLVED, resolved_at=world.now()
-        )
+        resolve_letters(delivery.service, key=delivery.letter)
+
+
+def resolve_letters(service: str, **which: Any) -> None:
+    """Note on letters, and in their history, that they took effect. ``which`` selects them: ``key=...``."""
+    alias = alias_of(service)
+    letters = table_of(service, "DeadLetter")
+    actions = table_of(service, "DeadLetterAction")
+    now = world.now()
+    with transaction.atomic(using=alias):
+        chosen = letters.objects.using(alias).filter(**which)
+        waiting = actions.objects.using(alias).filter(letter__in=chosen, outcome=actions.Outcome.PENDING)
+        waiting.update(outcome=actions.Outcome.RESOLVED, ended_at=now)
+        chosen.update(state=letters.State.RESOLVED, resolved_at=now)
 
 
 def _park(
     delivery: Delivery, headline: Headline | None, reaction: Reaction | None, error: Exception, attempts: int
 ) -> None:
-    """Write the dead letter, or write on the one this message already has."""
+    """Write the dead letter, or write on the one this message already has, and on what people did to it."""
     letters = table_of(delivery.service, "DeadLetter")
+    actions = table_of(delivery.service, "DeadLetterAction")
+    alias, key = alias_of(delivery.service), delivery.letter or letter_key(delivery)
+    name, kind, place = reaction.name if reaction else "", type(error).__name__, place_of(error)
     fault = {
         "state": letters.State.PARKED,
-        "error": type(error).__name__,
+        "fingerprint": fingerprint(name, kind, place),
+        "reaction": name,
+        "error": kind,
+        "place": place,
         "message": _legible(str(error)),
         "traceback": _legible("".join(traceback.format_exception(error))),
         "attempts": attempts,
@@ -218,14 +278,16 @@ def _park(
         "event_id": headline and headline.id,
         "event_type": _legible(headline.type)[:200] if headline else "",
         "subject": headline and headline.subject,
-        "reaction": reaction.name if reaction else "",
         "body": delivery.body,
         "content_type": _legible(delivery.content_type or "")[:200],
         "headers": _plain(delivery.headers),
+        "first_parked_at": fault["parked_at"],
     }
-    letters.objects.using(alias_of(delivery.service)).update_or_create(
-        key=delivery.letter or letter_key(delivery), defaults=fault, create_defaults=fault | origin
-    )
+    with transaction.atomic(using=alias):
+        letters.objects.using(alias).update_or_create(key=key, defaults=fault, create_defaults=fault | origin)
+        actions.objects.using(alias).filter(letter__key=key, outcome=actions.Outcome.PENDING).update(
+            outcome=actions.Outcome.PARKED, detail=f"{kind} {place}".rstrip(), ended_at=world.now()
+        )
 
 
 def letter_key(delivery: Delivery) -> str:
@@ -249,7 +311,7 @@ def _again(delivery: Delivery, verdict: Again) -> Outgoing:
         ATTEMPTS: verdict.history.attempts,
         WAITS: verdict.history.waits,
         FIRST_SEEN: verdict.history.first_seen.isoformat(),
-    }
+    } | ({GIVEN_UP: delivery.given_up} if delivery.given_up else {})
     return Outgoing(
         body=delivery.body,
         exchange="",

@@ -63,7 +63,9 @@ def _database(service: str) -> Iterator[Finding]:
     letters = table_of(service, "DeadLetter")
     parked = letters.objects.using(alias).filter(state=letters.State.PARKED).count()
     if parked:
-        yield Finding(f"{service} dead letters", f"{parked} parked", "look at them in the admin and send them again")
+        yield Finding(
+            f"{service} dead letters", f"{parked} parked", f"run manage.py dead_letters list --service {service}"
+        )
 
 
 def _queues(connection: Connection, service: str) -> Iterator[Finding]:

@@ -26,15 +26,15 @@ def schema_of(event: type[Announced]) -> dict[str, Any]:
 def faults() -> Iterator[str]:
     """Everything that is wrong, each as one line that says what to do."""
     for event_type, event in sorted(published.items()):
-        committed = _committed(event_type)
-        if committed is None:
+        contract = committed(event_type)
+        if contract is None:
             yield f"{event_type} has no committed contract: run manage.py choreography contracts --write"
-        elif not _can_stand_in(schema_of(event), committed):
+        elif not _can_stand_in(schema_of(event), contract):
             yield (
                 f"{event_type} has changed shape since it was published: announce a new version beside it "
                 "(an optional field may be added)"
             )
-        elif schema_of(event) != committed:
+        elif schema_of(event) != contract:
             yield f"the committed contract of {event_type} is out of date: run manage.py choreography contracts --write"
         yield from (f"{event_type} breaks {fault}" for fault in broken_readers(event))
     for path in sorted(Path(settings.CONTRACTS_DIR).glob("*.json")):
@@ -90,7 +90,8 @@ def _open(schema: Any) -> Any:
     return [_open(item) for item in schema] if isinstance(schema, list) else schema
 
 
-def _committed(event_type: str) -> dict[str, Any] | None:
+def committed(event_type: str) -> dict[str, Any] | None:
+    """The contract of an event type as it was published, of whatever service; ``None`` if there is no file of it."""
     path = _path(event_type)
     return json.loads(path.read_text()) if path.exists() else None
 

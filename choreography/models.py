@@ -1,4 +1,4 @@
-"""The tables every service has of its own, in its own database: outbox, inbox and dead letters.
+"""The tables every service has of its own, in its own database: outbox, inbox, dead letters and what people do to them.
 
 Abstract here; a service makes them concrete in its ``models.py`` (``class Outbox(models.Outbox): pass``), so that
 each service's rows, permissions and admin pages are its own and no table is shared.
@@ -83,21 +83,28 @@ class DeadLetter(models.Model):
         PARKED = "parked", _("parked")
         RETRYING = "retrying", _("sent again")
         RESOLVED = "resolved", _("resolved")
+        DISCARDED = "discarded", _("discarded")
 
     state = models.CharField(_("state"), max_length=10, choices=State.choices, default=State.PARKED, db_index=True)
     key = models.CharField(_("key"), max_length=150, unique=True, help_text=_("One letter per message and reaction."))
+    fingerprint = models.CharField(
+        _("fingerprint"), max_length=12, default="", db_index=True, help_text=_("The same for all that fail alike.")
+    )
     event_id = models.UUIDField(_("event"), null=True)
     event_type = models.CharField(_("event type"), max_length=200, blank=True)
     subject = models.UUIDField(_("order"), null=True, db_index=True)
     reaction = models.CharField(_("reaction"), max_length=100, blank=True)
     error = models.CharField(_("error"), max_length=200)
+    place = models.CharField(_("place"), max_length=200, blank=True, help_text=_("Where in our code it failed."))
     message = models.TextField(_("message"))
     traceback = models.TextField(_("traceback"), blank=True)
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
     body = models.BinaryField(_("body"))
     content_type = models.CharField(_("content type"), max_length=200, blank=True)
     headers = models.JSONField(_("headers"), default=dict)
-    parked_at = models.DateTimeField(_("parked at"), default=world.now)
+    first_parked_at = models.DateTimeField(_("first parked at"), default=world.now)
+    parked_at = models.DateTimeField(_("last parked at"), default=world.now)
+    sent_at = models.DateTimeField(_("last sent again at"), null=True)
     resolved_at = models.DateTimeField(_("resolved at"), null=True)
 
     class Meta:
@@ -106,14 +113,105 @@ class DeadLetter(models.Model):
         verbose_name_plural = _("dead letters")
         ordering: ClassVar = ["-pk"]
         default_permissions = ("view", "change")
-        permissions: ClassVar = [("retry_deadletter", _("Can send dead letters again"))]
+        permissions: ClassVar = [
+            ("dry_run_deadletter", _("Can try out what dead letters would do")),
+            ("retry_deadletter", _("Can send dead letters again")),
+            ("edit_deadletter", _("Can edit dead letters and send them again")),
+            ("discard_deadletter", _("Can discard dead letters")),
+        ]
 
     def __str__(self) -> str:
         return f"{self.reaction or self.event_type or _('unknown message')}: {self.error}"
 
 
+class Redrive(models.Model):
+    """All parked letters of one fingerprint on their way back into the service's queue, step by step."""
+
+    class State(models.TextChoices):
+        RUNNING = "running", _("running")
+        DONE = "done", _("done")
+        STOPPED = "stopped", _("stopped")
+
+    fingerprint = models.CharField(_("fingerprint"), max_length=12, db_index=True)
+    state = models.CharField(_("state"), max_length=10, choices=State.choices, default=State.RUNNING)
+    rate = models.FloatField(_("rate"), help_text=_("Letters per second, at most."))
+    step = models.PositiveIntegerField(_("step"), default=0)
+    who = models.CharField(_("who"), max_length=150)
+    why = models.TextField(_("why"), blank=True)
+    note = models.TextField(_("note"), blank=True, help_text=_("Why it stopped."))
+    started_at = models.DateTimeField(_("started at"), default=world.now)
+    next_at = models.DateTimeField(_("goes on at"), default=world.now, help_text=_("As the rate allows."))
+    ended_at = models.DateTimeField(_("ended at"), null=True)
+
+    class Meta:
+        abstract = True
+        verbose_name = _("redrive")
+        verbose_name_plural = _("redrives")
+        ordering: ClassVar = ["-pk"]
+        default_permissions = ("view",)
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["fingerprint"],
+                condition=models.Q(state="running"),
+                name="%(app_label)s_redrive_one_at_a_time",
+            ),
+            models.CheckConstraint(condition=models.Q(rate__gt=0), name="%(app_label)s_redrive_rate_above_zero"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.fingerprint}: {self.state}"
+
+
+class DeadLetterAction(models.Model):
+    """One line of a letter's history: who did what to it, when, why, and what came of it."""
+
+    class What(models.TextChoices):
+        DRY_RUN = "dry_run", _("dry run")
+        RETRY = "retry", _("sent again")
+        EDIT = "edit", _("edited and sent again")
+        DISCARD = "discard", _("discarded")
+
+    class Outcome(models.TextChoices):
+        PENDING = "pending", _("no answer yet")
+        RESOLVED = "resolved", _("took effect")
+        PARKED = "parked", _("parked again")
+        SUPERSEDED = "superseded", _("sent once more before there was an answer")
+        DISCARDED = "discarded", _("discarded")
+        WOULD_TAKE_EFFECT = "would_take_effect", _("would take effect")
+        WOULD_DO_NOTHING = "would_do_nothing", _("already took effect: a retry changes nothing")
+        WOULD_ASK = "would_ask", _("would ask outside")
+        WOULD_FAIL = "would_fail", _("would fail")
+
+    letter = models.ForeignKey(
+        "DeadLetter", verbose_name=_("dead letter"), on_delete=models.CASCADE, related_name="actions"
+    )
+    redrive = models.ForeignKey(
+        "Redrive", verbose_name=_("redrive"), on_delete=models.PROTECT, null=True, related_name="actions"
+    )
+    step = models.PositiveIntegerField(_("step"), null=True, help_text=_("Of the redrive."))
+    at = models.DateTimeField(_("at"), default=world.now)
+    who = models.CharField(_("who"), max_length=150)
+    what = models.CharField(_("what"), max_length=10, choices=What.choices)
+    why = models.TextField(_("why"), blank=True)
+    old_body = models.BinaryField(_("old body"), null=True)
+    new_body = models.BinaryField(_("new body"), null=True)
+    outcome = models.CharField(_("outcome"), max_length=20, choices=Outcome.choices, default=Outcome.PENDING)
+    detail = models.TextField(_("detail"), blank=True)
+    ended_at = models.DateTimeField(_("ended at"), null=True)
+
+    class Meta:
+        abstract = True
+        verbose_name = _("action on a dead letter")
+        verbose_name_plural = _("actions on dead letters")
+        ordering: ClassVar = ["-pk"]
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.outcome}"
+
+
 def table_of(service: str, name: str) -> Any:
-    """A service's own ``Outbox``, ``Inbox`` or ``DeadLetter`` class.
+    """A service's own class for one of the tables above: ``Outbox``, ``Inbox``, ``DeadLetter``, ...
 
     Raises:
         LookupError: the service is not installed in this process or lacks the table.

@@ -16,6 +16,8 @@ from choreography.errors import Outage, PublishFailed
 #: AMQP heartbeat in seconds. Write connections have none unless they ask.
 _HEARTBEAT = 30
 
+_BLOCKED = "the broker blocks publishers: it lacks memory or disk space (rabbitmqctl list_alarms, or its log)"
+
 
 @dataclass(frozen=True)
 class Outgoing:
@@ -30,6 +32,8 @@ class Outgoing:
     expiration: float | None = None
     """Seconds after which a queue lets go of it (sooner than the queue's own TTL)."""
     message_id: str | None = None
+    mandatory: bool = False
+    """Whether it must reach a queue. What is published straight to a queue always must."""
 
 
 class Publisher(Protocol):
@@ -69,6 +73,9 @@ class BrokerPublisher:
     On RabbitMQ py-amqp's own confirm is one round trip per message and never compares delivery tags, so the
     confirms are counted here, and after any error the channel is thrown away with its unanswered tags. The
     embedded broker has stored a message when the call returns. Not for use by two threads at once.
+
+    While the broker blocks publishers (it lacks memory or disk space) the connection is kept, to hear of the end:
+    each new one could make the broker take one more copy of the same messages.
     """
 
     def __init__(self, url: str | None = None) -> None:
@@ -78,10 +85,13 @@ class BrokerPublisher:
         self._refused: set[int] = set()
         self._last_tag = 0
         self._confirming = False
+        self._blocked = False
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
         if not messages:
             return
+        if self._blocked:
+            self._wait_no_longer()
         connection = self._open()
         try:
             for message in messages:
@@ -100,13 +110,14 @@ class BrokerPublisher:
         """Answer heartbeats; call it now and then while there is nothing to publish.
 
         Raises:
-            Outage: the connection is dead; the next ``publish`` opens a new one.
+            Outage: the connection is dead, or has just been blocked.
         """
         if self._connection is None or not self._connection.supports_heartbeats:
             return
         try:
             self._connection.heartbeat_check()
-            self._connection.drain_events(timeout=0.001)
+            while True:
+                self._connection.drain_events(timeout=0.001)
         except TimeoutError:
             return
         except broker_errors(self._connection) as error:
@@ -114,9 +125,20 @@ class BrokerPublisher:
             raise Outage(f"the connection to the broker is lost: {error}") from error
 
     def close(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._blocked = self._connection, None, False
         if connection is not None:
             connection.collect(socket_timeout=1)
+
+    def _wait_no_longer(self) -> None:
+        """Go on with a new connection if the broker takes messages again: this one has tags nobody waits for.
+
+        Raises:
+            Outage: it does not yet, or the connection is lost.
+        """
+        self.keep_alive()
+        if self._blocked:
+            raise Outage(_BLOCKED)
+        self.close()
 
     def _open(self) -> Connection:
         if self._connection is None:
@@ -141,6 +163,8 @@ class BrokerPublisher:
             channel.events["basic_ack"].add(self._on_ack)
             channel.events["basic_nack"].add(self._on_nack)
             channel.events["basic_return"].add(self._on_return)
+            line: Any = connection.connection
+            line.on_blocked, line.on_unblocked = self._on_blocked, self._on_unblocked
 
     def _send(self, channel: Any, message: Outgoing) -> None:
         properties: dict[str, Any] = {"delivery_mode": 2}
@@ -155,9 +179,11 @@ class BrokerPublisher:
             headers=dict(message.headers),
             properties=properties,
         )
-        # An event nobody hears is fine. A queue that is missing is not: what was meant for it would be lost.
         channel.basic_publish(
-            prepared, exchange=message.exchange, routing_key=message.routing_key, mandatory=not message.exchange
+            prepared,
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            mandatory=message.mandatory or not message.exchange,
         )
         if self._confirming:
             self._last_tag += 1
@@ -187,7 +213,15 @@ class BrokerPublisher:
         self._unconfirmed -= answered
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
-        raise PublishFailed(f"there is no queue {routing_key!r}: declare the topology") from error
+        missing = f"no queue is bound to {exchange!r}" if exchange else f"there is no queue {routing_key!r}"
+        raise PublishFailed(f"{missing}: declare the topology") from error
+
+    def _on_blocked(self, *_: Any) -> None:
+        self._blocked = True
+        raise Outage(_BLOCKED)
+
+    def _on_unblocked(self) -> None:
+        self._blocked = False
 
     def _answered(self, delivery_tag: int, multiple: bool) -> set[int]:
         if multiple:

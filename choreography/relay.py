@@ -1,8 +1,9 @@
 """The relay: takes a service's committed events from its outbox to the broker, in order, confirmed.
 
 An event is marked as published only after the broker confirmed it, so a relay that dies in between publishes it
-again (the inboxes absorb that) and never loses it. When the broker is down the outbox waits: there are no attempts
-to use up. Several relays per service may run on PostgreSQL, each taking rows no other holds.
+again (the inboxes absorb that) and never loses it. While the broker is down, blocks publishers or refuses, the outbox
+waits: there are no attempts to use up. After any such trouble the topology is declared again, so that an event whose
+queue was lost goes out by itself. Several relays per service may run on PostgreSQL, each taking rows no other holds.
 """
 
 import select
@@ -13,7 +14,14 @@ from typing import Any
 
 import psycopg2
 import structlog
-from django.db import InterfaceError, OperationalError, close_old_connections, connections, transaction
+from django.db import (
+    DatabaseError,
+    InterfaceError,
+    OperationalError,
+    close_old_connections,
+    connections,
+    transaction,
+)
 
 from choreography import alive, topology, world
 from choreography.conf import conf
@@ -21,6 +29,8 @@ from choreography.errors import Transient
 from choreography.models import alias_of, table_of
 from choreography.outbox import wake_channel
 from choreography.publishing import BrokerPublisher, Outgoing, Publisher, broker_errors, connect
+from choreography.registry import reactions
+from choreography.retries import classify
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +84,7 @@ def run(service: str, stop: threading.Event, ready: Callable[[], None] = lambda:
             try:
                 close_old_connections()
                 if not declared:
-                    declare_topology(service)
+                    declare_topology()
                     declared = True
                 waker.listen(service)
                 moved = move(service, publisher)
@@ -87,7 +97,9 @@ def run(service: str, stop: threading.Event, ready: Callable[[], None] = lambda:
                     ready()
                 if moved == 0:
                     waker.wait(stop)
-            except (Transient, OperationalError, InterfaceError) as error:
+            except (Transient, DatabaseError, InterfaceError) as error:
+                if not issubclass(classify(error), Transient):
+                    raise
                 log.warning(
                     "relay waits", service=service, seconds=backoff, error=type(error).__name__, detail=str(error)
                 )
@@ -101,17 +113,19 @@ def run(service: str, stop: threading.Event, ready: Callable[[], None] = lambda:
         connections.close_all()
 
 
-def declare_topology(service: str) -> None:
-    """Declare what the service needs on the broker, before anything is published.
+def declare_topology(*services: str) -> None:
+    """Declare what these services need on the broker, before anything is published; by default all this process knows.
+
+    The relay declares what hears its events too: a queue that was lost is there again before they go out.
 
     Raises:
         Transient: the broker can't be reached or refuses.
     """
     with connect() as connection:
         try:
-            topology.declare(connection, [service])
+            topology.declare(connection, services or None)
         except broker_errors(connection) as error:
-            raise Transient(f"the topology of {service} can't be declared: {error}") from error
+            raise Transient(f"the topology can't be declared: {error}") from error
 
 
 class Waker:
@@ -159,6 +173,8 @@ def _outgoing(row: dict[str, Any]) -> Outgoing:
         body=row["body"].encode(),
         exchange=topology.exchange_name(row["event_type"]),
         message_id=str(row["event_id"]),
+        # Whom we don't know may hear it or not. Whom we know must: else a lost queue or binding would lose the event.
+        mandatory=any(row["event_type"] in reaction.event_types for reaction in reactions()),
     )
 
 

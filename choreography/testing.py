@@ -26,8 +26,10 @@ from choreography.embedded.store import Store, Stored
 from choreography.publishing import Outgoing
 from choreography.relay import move
 from choreography.timers import timers
+from choreography.waiting import Waiting
 
-_OWNER = "testing"
+#: Who takes messages, where one worker for all services will do.
+_WORKER = "testing"
 
 
 class FrozenWorld:
@@ -72,8 +74,10 @@ class Choreography:
         self.services = list(conf().services if services is None else services)
         self.broker = Store(":memory:", now=lambda: world.now().timestamp())
         self.steps: list[Step] = []
+        self.memory = Waiting()
         self._world = frozen
         self._ticked: dict[str, datetime] = {}
+        self._queues = {service: [queue.name for queue in topology.worker_queues(service)] for service in self.services}
         for service in self.services:
             for exchange in topology.exchanges(service):
                 self._declare_exchange(exchange)
@@ -108,26 +112,36 @@ class Choreography:
         message = self.take(service)
         return None if message is None else self.handle(service, message)
 
-    def take(self, service: str) -> Stored | None:
-        """Reserve the next message in a service's inbox, or among its dead ones."""
-        return self.broker.get([topology.queue_name(service), topology.dead_queue(service).name], _OWNER)
+    def take(self, service: str, worker: str = _WORKER) -> Stored | None:
+        """Reserve the next message in a service's inbox, or among its dead ones, for one of its workers."""
+        return self.broker.get(self._queues[service], worker)
 
     def handle(self, service: str, message: Stored) -> Step:
         """Handle a message that was taken, and acknowledge it."""
         given_up = None
         if message.queue == topology.dead_queue(service).name:
             given_up = reason_of_death(message.headers)
-        outcome = deliver(Delivery(service, message.body, message.content_type, message.headers, given_up))
+        mail = Delivery(service, message.body, message.content_type, message.headers, given_up)
+        outcome = deliver(mail)
         if isinstance(outcome, Later):
-            self.publish([outcome.again])
-        self.broker.ack(message.tag)
+            self.put_on_ladder(outcome.again)
+        self.memory.note(mail, outcome)
+        self.acknowledge(message)
         step = Step(service, message, outcome)
         self.steps.append(step)
         return step
 
-    def lose_connections(self) -> None:
-        """The broker takes the workers for dead: what they have taken and not acknowledged comes again."""
-        self.broker.release(_OWNER)
+    def put_on_ladder(self, message: Outgoing) -> None:
+        """Have a delivery wait for its next attempt."""
+        self.publish([message])
+
+    def acknowledge(self, message: Stored) -> None:
+        """Tell the broker that a message was dealt with. Does nothing if it was taken back meanwhile."""
+        self.broker.ack(message.tag)
+
+    def lose_connections(self, worker: str = _WORKER) -> None:
+        """The broker takes a worker for dead: what it has taken and not acknowledged comes again."""
+        self.broker.release(worker)
 
     def tick(self, name: str | None = None) -> None:
         """Run every timer once, or the one named ``shipping.track_parcels``."""

@@ -7,7 +7,9 @@
 2. The task hands it to ``delivery.deliver`` and carries the outcome out: returns (acknowledged), puts it on the
    retry ladder and raises ``Retry`` (acknowledged once the ladder has confirmed), or raises ``Parked`` (acknowledged,
    shown as failed).
-3. Whatever else goes wrong (a child killed, Celery refusing the task) rejects the message to the dead-letter
+3. A retry because of an outage makes the consumer look whether the database or the host is down (``circuits``); while
+   it is, the service's messages stay in their queue.
+4. Whatever else goes wrong (a child killed, Celery refusing the task) rejects the message to the dead-letter
    exchange. The same worker reads ``<service>.dead`` and parks it. Nothing is acknowledged that was not dealt with.
 """
 
@@ -26,12 +28,13 @@ from django.db import close_old_connections
 
 from choreography import alive, delivery, embedded, topology
 from choreography.conf import conf
-from choreography.consumer import EventConsumer, park_task, register_packing, services_of, unpack
+from choreography.consumer import EventConsumer, park_task, register_packing, unpack
 from choreography.delivery import describe
 from choreography.errors import Transient
 from choreography.publishing import BrokerPublisher, Outgoing
 from choreography.registry import reactions
 from choreography.timers import timers
+from choreography.waiting import Waiting
 
 log = structlog.get_logger(__name__)
 
@@ -97,8 +100,31 @@ class Parked(Exception):
     """Tells Celery, and so Flower, that a delivery failed for good. It is in the dead-letter table."""
 
 
+class Waits(Retry):
+    """Tells Celery, and so Flower, that a delivery is on the retry ladder. Passes from a pool's child to its parent."""
+
+    def __init__(self, why: str, delay: float, down: str | None = None) -> None:
+        super().__init__(why, when=delay)  # type: ignore[arg-type]  # the stubs know times only
+        self.exc = why  # type: ignore[assignment]  # what Flower shows
+        self.down = down
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Waits, (self.message, self.when, self.down)
+
+
 class DeliveryRequest(Request):
-    """A failed task is rejected to the dead-letter exchange, unless it is in the dead-letter table already."""
+    """What becomes of a task, seen from the worker's own process.
+
+    A failed one is rejected to the dead-letter exchange, unless it is in the dead-letter table already.
+    """
+
+    def on_retry(self, exc_info: Any) -> Any:
+        raised = exc_info.exception
+        waits = raised if isinstance(raised, Waits) else raised.exc  # a pool of threads leaves it wrapped up
+        exc_info.exception = waits
+        super().on_retry(exc_info)
+        if waits.down is not None:
+            EventConsumer.running.circuits.suspect(self.name.partition(".")[0], waits.down)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(exc_info.exception, Parked):
@@ -120,10 +146,12 @@ class DeliveryTask(Task[Any, Any]):
         close_old_connections()
         mail = unpack(body, self.request)
         outcome = delivery.deliver(mail)
+        if isinstance(outcome, delivery.Later):
+            _ladder.publish(outcome.again)
+        _waiting.note(mail, outcome)
         match outcome:
-            case delivery.Later(again, delay, error):
-                _ladder.publish(again)
-                raise Retry(describe(error), when=delay)  # type: ignore[arg-type]
+            case delivery.Later(_, delay, error, down):
+                raise Waits(describe(error), delay, down)
             case delivery.Parked(error):
                 raise Parked(describe(error))
             case delivery.Duplicate():
@@ -167,6 +195,7 @@ class Ladder:
 
 
 _ladder = Ladder()
+_waiting = Waiting()
 
 
 class LivingScheduler(Scheduler):
@@ -196,7 +225,7 @@ def _check_first(**kwargs: Any) -> None:
 @signals.worker_ready.connect
 def _show_life(sender: Any, **kwargs: Any) -> None:
     """From now on the worker shows that it lives: ``manage.py alive worker-orders``."""
-    names = [f"worker-{service}" for service in services_of(sender)]
+    names = [f"worker-{service}" for service in sender.services]
 
     def sign() -> None:
         for name in names:
@@ -209,6 +238,8 @@ def _show_life(sender: Any, **kwargs: Any) -> None:
 @signals.worker_shutting_down.connect
 def _stop_waiting(**kwargs: Any) -> None:
     _ladder.stop()
+    if EventConsumer.running is not None:  # else it is stopped before it began
+        EventConsumer.running.circuits.stop()
 
 
 @signals.worker_shutdown.connect

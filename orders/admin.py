@@ -20,7 +20,8 @@ from django.utils.timezone import localtime
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from choreography.admin import DeadLetterAdmin, InboxAdmin, OutboxAdmin, ReadOnlyAdmin
+from choreography.admin import InboxAdmin, OutboxAdmin, ReadOnlyAdmin
+from choreography.letter_pages import DeadLetterAdmin
 from orders import money, services
 from orders.forms import LineForm, LineFormSet, OrderForm, ProductField
 from orders.models import (

@@ -264,3 +264,11 @@ class Inbox(choreography.Inbox):
 
 class DeadLetter(choreography.DeadLetter):
     """What orders could not handle."""
+
+
+class Redrive(choreography.Redrive):
+    """Dead letters of orders that are sent again, group by group."""
+
+
+class DeadLetterAction(choreography.DeadLetterAction):
+    """What people have done to the dead letters of orders."""

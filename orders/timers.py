@@ -5,7 +5,7 @@ from uuid import UUID
 
 from django.conf import settings
 
-from choreography import world
+from choreography import redrive, world
 from choreography.models import transaction_of
 from choreography.purge import purge
 from choreography.timers import every, for_each
@@ -32,3 +32,9 @@ def _cancel(order_id: UUID) -> None:
 def purge_old_events() -> None:
     """Remove old rows of the outbox and the inbox."""
     purge("orders")
+
+
+@every("REDRIVE_SECONDS")
+def send_letters_again() -> None:
+    """Move on what people have asked to be sent again from the dead letters."""
+    redrive.go_on("orders")

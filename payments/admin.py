@@ -8,7 +8,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from choreography.admin import DeadLetterAdmin, InboxAdmin, OutboxAdmin, ReadOnlyAdmin, number
+from choreography.admin import InboxAdmin, OutboxAdmin, ReadOnlyAdmin, number
+from choreography.letter_pages import DeadLetterAdmin
 from choreography.money import display
 from payments.models import DeadLetter, Entry, Inbox, Outbox, Payment
 

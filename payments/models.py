@@ -143,3 +143,11 @@ class Inbox(choreography.Inbox):
 
 class DeadLetter(choreography.DeadLetter):
     """What payments could not handle."""
+
+
+class Redrive(choreography.Redrive):
+    """Dead letters of payments that are sent again, group by group."""
+
+
+class DeadLetterAction(choreography.DeadLetterAction):
+    """What people have done to the dead letters of payments."""

@@ -3,7 +3,8 @@
 from django.contrib import admin
 from django.utils.translation import gettext_lazy as _
 
-from choreography.admin import DeadLetterAdmin, InboxAdmin, OutboxAdmin, ReadOnlyAdmin, number
+from choreography.admin import InboxAdmin, OutboxAdmin, ReadOnlyAdmin, number
+from choreography.letter_pages import DeadLetterAdmin
 from shipping.models import DeadLetter, Inbox, Outbox, Shipment
 
 

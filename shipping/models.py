@@ -108,3 +108,11 @@ class Inbox(choreography.Inbox):
 
 class DeadLetter(choreography.DeadLetter):
     """What shipping could not handle."""
+
+
+class Redrive(choreography.Redrive):
+    """Dead letters of shipping that are sent again, group by group."""
+
+
+class DeadLetterAction(choreography.DeadLetterAction):
+    """What people have done to the dead letters of shipping."""

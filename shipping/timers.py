@@ -1,6 +1,6 @@
 """What shipping does as time passes."""
 
-from choreography import world
+from choreography import redrive, world
 from choreography.models import transaction_of
 from choreography.purge import purge
 from choreography.timers import every, for_each
@@ -30,3 +30,9 @@ def _track(shipment: Shipment) -> None:
 def purge_old_events() -> None:
     """Remove old rows of the outbox and the inbox."""
     purge("shipping")
+
+
+@every("REDRIVE_SECONDS")
+def send_letters_again() -> None:
+    """Move on what people have asked to be sent again from the dead letters."""
+    redrive.go_on("shipping")

@@ -51,6 +51,7 @@ EXPIRE_AUTHORIZATIONS_SECONDS = env.float("EXPIRE_AUTHORIZATIONS_SECONDS", defau
 AUTHORIZATION_LIFETIME_SECONDS = env.float("AUTHORIZATION_LIFETIME_SECONDS", default=7 * 24 * 3600.0)
 CANCEL_UNPAID_ORDERS_SECONDS = env.float("CANCEL_UNPAID_ORDERS_SECONDS", default=60.0)
 UNPAID_ORDER_LIFETIME_SECONDS = env.float("UNPAID_ORDER_LIFETIME_SECONDS", default=24 * 3600.0)
+REDRIVE_SECONDS = env.float("REDRIVE_SECONDS", default=1.0)
 PURGE_SECONDS = env.float("PURGE_SECONDS", default=3600.0)
 
 # --- Security -------------------------------------------------------------------------------------------------

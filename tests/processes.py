@@ -54,6 +54,7 @@ class Process:
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.name = name
         self.log = log
+        self._was_asked = False
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
                 [*_dying_with_us(), *command],
@@ -88,8 +89,9 @@ class Process:
         self._popen.wait()
 
     def ask_to_end(self) -> None:
-        """SIGTERM, as a service manager sends it."""
-        if self.lives:
+        """SIGTERM, once, as a service manager sends it: of a second one Celery thinks something else."""
+        if self.lives and not self._was_asked:
+            self._was_asked = True
             self._popen.terminate()
 
     def end(self, within: float = PATIENCE) -> int:
@@ -120,11 +122,12 @@ class Clerk:
     Apart from the processes under test, and needing the databases only: it stands for the web process.
     """
 
-    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, environment: Mapping[str, str], log: Path, module: str = "tests.clerk") -> None:
+        """``module``: whose functions answer the questions."""
         self._log = log
         with log.open("ab") as errors:
             self._popen = subprocess.Popen(
-                [*_dying_with_us(), sys.executable, "-m", "tests.clerk"],
+                [*_dying_with_us(), sys.executable, "-m", module],
                 cwd=ROOT,
                 env=dict(environment),
                 stdin=subprocess.PIPE,
@@ -160,19 +163,20 @@ class Clerk:
 class RunningShop:
     """Processes of one shop that share an environment. Create it with ``running_shop``."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], clerk: str) -> None:
         self.folder = folder
         self.environment = {**clean_environment(folder), **environment}
         self.processes: dict[str, Process] = {}
         self._ended: list[Process] = []
+        self._clerk_module = clerk
         self._clerk: Clerk | None = None
 
     # Processes
 
-    def start(self, *names: str) -> None:
+    def start(self, *names: str, **environment: str) -> None:
         """Start processes by name (see ``_command``); in place of those that had the name before."""
         for name in names:
-            self.run(name, _command(name))
+            self.run(name, _command(name), **environment)
 
     def run(self, name: str, command: Sequence[str], **environment: str) -> Process:
         """Start a process with a command of its own."""
@@ -207,7 +211,7 @@ class RunningShop:
     @property
     def clerk(self) -> Clerk:
         if self._clerk is None:
-            self._clerk = Clerk(self.environment, self.folder / "clerk.log")
+            self._clerk = Clerk(self.environment, self.folder / "clerk.log", self._clerk_module)
         return self._clerk
 
     def ask(self, question: str, **details: Any) -> Any:
@@ -240,16 +244,17 @@ class RunningShop:
 
 
 @contextmanager
-def running_shop(folder: Path, **environment: str) -> Iterator[RunningShop]:
+def running_shop(folder: Path, *, clerk: str = "tests.clerk", **environment: str) -> Iterator[RunningShop]:
     """A shop without processes yet, its databases and topology made. Nothing of it runs afterwards.
 
     Args:
         folder: gets the data folder and the logs.
+        clerk: the module whose functions answer what is asked.
         environment: settings of the shop.
     """
     (folder / "var").mkdir(parents=True)
     with ExitStack() as stack:
-        shop = RunningShop(folder, environment)
+        shop = RunningShop(folder, environment, clerk)
         stack.callback(shop.close)
         shop.ask("open_shop")
         stack.callback(shop.ask, "close_shop")

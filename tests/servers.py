@@ -12,16 +12,17 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg2
-import pytest
 from kombu import Connection
 
-from choreography.publishing import broker_errors
-from tests.conftest import unavailable
 from tests.processes import PATIENCE, Process, eventually
+
+if TYPE_CHECKING:
+    import pytest
 
 _SHUTDOWN = 60.0
 
@@ -29,15 +30,27 @@ _SHUTDOWN = 60.0
 class RabbitMQ:
     """A node with its own name, ports, cookie, data and port mapper."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, beside: "RabbitMQ | None" = None) -> None:
+        """``beside``: a running node whose cluster this one joins when it is started for the first time."""
         self._folder = folder
-        self._port, self._dist_port, self._mapper_port = free_ports(3)
+        self.name = f"{folder.name}@localhost"
+        self.port, self._dist_port, self._mapper_port = free_ports(3)
         self._mapper: Process | None = None
         self._node: Process | None = None
         (folder / "plugins").write_text("[].\n")
-        (folder / "rabbitmq.conf").write_text(f"listeners.tcp.local = 127.0.0.1:{self._port}\n")
+        settings = [f"listeners.tcp.local = 127.0.0.1:{self.port}"]
+        self._secret: str = folder.name
+        if beside is not None:
+            self._secret, self._mapper_port = beside._secret, beside._mapper_port
+            settings += [
+                "cluster_formation.peer_discovery_backend = classic_config",
+                f"cluster_formation.classic_config.nodes.1 = {beside.name}",
+                f"cluster_formation.classic_config.nodes.2 = {self.name}",
+            ]
+        self._has_own_mapper = beside is None
+        (folder / "rabbitmq.conf").write_text("\n".join(settings) + "\n")
         cookie = folder / ".erlang.cookie"
-        cookie.write_text(folder.name)
+        cookie.write_text(self._secret)
         cookie.chmod(0o400)
         self._environment = {
             "PATH": os.environ["PATH"],
@@ -45,7 +58,7 @@ class RabbitMQ:
             "LANG": "C.UTF-8",
             "ERL_EPMD_PORT": str(self._mapper_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODENAME": f"{folder.name}@localhost",
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_DIST_PORT": str(self._dist_port),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1",
             "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
@@ -61,13 +74,17 @@ class RabbitMQ:
 
     @property
     def url(self) -> str:
-        return f"amqp://guest:guest@127.0.0.1:{self._port}//"
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    @property
+    def lives(self) -> bool:
+        return self._node is not None and self._node.lives
 
     def start(self) -> None:
         """Start it and wait until it can be used."""
-        if self._mapper is None:
+        if self._mapper is None and self._has_own_mapper:
             self._mapper = self._run("epmd", [_program("epmd"), "-port", str(self._mapper_port)])
-        self._node = self._run("rabbitmq", [_rabbitmq_server()])
+        self._node = self._run("rabbitmq", [_rabbitmq("rabbitmq-server")])
         eventually(self._answers, within=120, otherwise=self._node.says)
 
     def stop(self) -> None:
@@ -80,6 +97,15 @@ class RabbitMQ:
         if self._node is not None:
             self._node.kill()
 
+    def ctl(self, *arguments: str) -> str:
+        """Run ``rabbitmqctl`` on the node: ``ctl("set_vm_memory_high_watermark", "0")``. Returns what it says."""
+        done = subprocess.run(
+            [_rabbitmq("rabbitmqctl"), *arguments],
+            env=self._environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     def close(self) -> None:
         self.kill()
         if self._mapper is not None:
@@ -91,7 +117,7 @@ class RabbitMQ:
         try:
             with Connection(self.url, connect_timeout=1) as connection:
                 connection.connect()
-        except broker_errors(connection):
+        except (*connection.connection_errors, *connection.channel_errors):
             return False
         return True
 
@@ -102,9 +128,11 @@ class RabbitMQ:
 class PostgreSQL:
     """A cluster of its own. PostgreSQL refuses to run as root: then it runs as the user ``postgres``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+        """``durable``: what is committed is on the disk, as it must be where the server itself is killed."""
         self._folder = folder
-        (self._port,) = free_ports(1)
+        self._durable = durable
+        (self.port,) = free_ports(1)
         self._server: Process | None = None
         self._data = folder / "data"
         self._as_its_user: list[str] = []
@@ -121,11 +149,12 @@ class PostgreSQL:
 
     @property
     def url(self) -> str:
-        return f"postgres://postgres@127.0.0.1:{self._port}/postgres"
+        return f"postgres://postgres@127.0.0.1:{self.port}/postgres"
 
     def start(self) -> None:
         """Start it and wait until it can be used."""
-        options = ["-D", self._data, "-p", self._port, "-h", "127.0.0.1", "-k", self._folder, "-c", "fsync=off"]
+        options = ["-D", self._data, "-p", self.port, "-h", "127.0.0.1", "-k", self._folder]
+        options += ["-c", "max_connections=200", "-c", f"fsync={'on' if self._durable else 'off'}"]
         command = [*self._as_its_user, _postgresql("postgres"), *map(str, options)]
         environment = {"PATH": os.environ["PATH"], "LANG": "C"}
         self._server = Process("postgresql", command, environment, self._folder.parent / f"{self._folder.name}.log")
@@ -133,8 +162,15 @@ class PostgreSQL:
 
     def stop(self) -> None:
         """Stop it at once, cutting every connection: PostgreSQL's "fast" shutdown."""
+        self._end_with(signal.SIGINT)
+
+    def crash(self) -> None:
+        """Stop it without a checkpoint, as a crash would: PostgreSQL's "immediate" shutdown."""
+        self._end_with(signal.SIGQUIT)
+
+    def _end_with(self, number: signal.Signals) -> None:
         if self._server is not None:
-            os.kill(self._server.pid, signal.SIGINT)
+            os.kill(self._server.pid, number)
             server = self._server
             eventually(lambda: not server.lives, PATIENCE, otherwise=server.says)
 
@@ -156,20 +192,28 @@ class PostgreSQL:
 @contextmanager
 def own_rabbitmq() -> Iterator[RabbitMQ]:
     """A running node, gone afterwards."""
-    with _folder("rabbit") as folder:
-        node = RabbitMQ(folder)
-        try:
-            node.start()
-            yield node
-        finally:
-            node.close()
+    with own_rabbitmq_cluster(1) as (node,):
+        yield node
 
 
 @contextmanager
-def own_postgresql() -> Iterator[PostgreSQL]:
+def own_rabbitmq_cluster(size: int) -> Iterator[list[RabbitMQ]]:
+    """So many running nodes that form one cluster, gone afterwards."""
+    with ExitStack() as stack:
+        nodes: list[RabbitMQ] = []
+        for _ in range(size):
+            node = RabbitMQ(stack.enter_context(_folder("rabbit")), beside=nodes[0] if nodes else None)
+            stack.callback(node.close)
+            node.start()
+            nodes.append(node)
+        yield nodes
+
+
+@contextmanager
+def own_postgresql(*, durable: bool = False) -> Iterator[PostgreSQL]:
     """A running cluster, gone afterwards."""
     with _folder("postgres") as folder:
-        cluster = PostgreSQL(folder)
+        cluster = PostgreSQL(folder, durable=durable)
         try:
             cluster.start()
             yield cluster
@@ -178,7 +222,7 @@ def own_postgresql() -> Iterator[PostgreSQL]:
 
 
 @contextmanager
-def a_corner_of_the_servers(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+def a_corner_of_the_servers(request: "pytest.FixtureRequest") -> Iterator[dict[str, str]]:
     """Settings for a shop on the machine's RabbitMQ and PostgreSQL, with a namespace and a database of its own."""
     name = f"test_{secrets.token_hex(4)}"
     broker: str = request.getfixturevalue("rabbitmq_url")
@@ -189,14 +233,15 @@ def a_corner_of_the_servers(request: pytest.FixtureRequest) -> Iterator[dict[str
 @contextmanager
 def own_database(server: str, name: str) -> Iterator[str]:
     """The URL of an empty database, dropped afterwards."""
-    _run_sql(server, f"CREATE DATABASE {name}")
+    run_sql(server, f"CREATE DATABASE {name}")
     try:
         yield server.rpartition("/")[0] + f"/{name}"
     finally:
-        _run_sql(server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        run_sql(server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
-def _run_sql(server: str, statement: str) -> None:
+def run_sql(server: str, statement: str) -> None:
+    """Run one statement outside of any transaction."""
     with closing(psycopg2.connect(server)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -219,20 +264,36 @@ def _folder(prefix: str) -> Iterator[Path]:
         yield Path(folder)
 
 
+def missing_programs() -> list[str]:
+    """What has to be installed before servers can be started here."""
+    needed = {
+        "rabbitmq-server": shutil.which("rabbitmq-server"),
+        "epmd": shutil.which("epmd"),
+        "postgres": shutil.which("postgres") or any(_postgresql_programs("postgres")),
+    }
+    return [name for name, found in needed.items() if not found]
+
+
 def _program(name: str, *elsewhere: Path) -> str:
     """Where a program is; skips the test where it isn't."""
     found = shutil.which(name) or next((str(path) for path in elsewhere if path.exists()), None)
     if found is None:
+        from tests.conftest import unavailable  # tests only: it needs pytest
+
         unavailable(f"A {name} of the test's own", FileNotFoundError(f"{name} is not installed"))
     return str(found)
 
 
-def _rabbitmq_server() -> str:
+def _rabbitmq(name: str) -> str:
     """The script behind the wrapper, which insists on a user of its own."""
-    inner = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-    return str(inner) if inner.exists() else _program("rabbitmq-server")
+    inner = Path("/usr/lib/rabbitmq/bin") / name
+    return str(inner) if inner.exists() else _program(name)
 
 
 def _postgresql(name: str) -> str:
     """Debian keeps the server's programs out of the path."""
-    return _program(name, *sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True))
+    return _program(name, *_postgresql_programs(name))
+
+
+def _postgresql_programs(name: str) -> list[Path]:
+    return sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)

@@ -47,6 +47,11 @@ class Sender:
     def send_event(self, document: dict[str, Any], **properties: Any) -> None:
         self.send(Wire(text(document), exchange=document["type"], **properties))
 
+    def size(self, queue: str) -> int:
+        """How many messages are ready in a queue."""
+        with self._connection.channel() as channel:
+            return int(channel.queue_declare(self._namespace + queue, passive=True).message_count)
+
     def take_and_put_back(self, queue: str) -> bool:
         """Take what comes next from a queue and put it back, as a worker that dies does. False: there is nothing."""
         with self._connection.channel() as channel:

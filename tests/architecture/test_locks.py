@@ -17,7 +17,7 @@ def asked_for(name: str) -> set[str]:
     return set(re.findall(r"^([a-z][\w.-]*)", (ROOT / name).read_text().lower(), re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
+@pytest.mark.parametrize("name", ["requirements", "requirements-dev", "bench/requirements"])
 def test_the_lock_has_what_was_asked_for_at_the_version_asked_for(name: str) -> None:
     lock, wanted = pins(f"{name}.txt"), pins(f"{name}.in")
 
@@ -25,7 +25,7 @@ def test_the_lock_has_what_was_asked_for_at_the_version_asked_for(name: str) -> 
     assert wanted == {package: lock[package] for package in wanted}
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "bench/requirements.txt"])
 def test_every_package_is_pinned_by_hash_and_no_registry_is_named(name: str) -> None:
     text = (ROOT / name).read_text()
 

@@ -5,7 +5,7 @@ Not collected by itself: ``test_on_postgresql`` runs it with a database at hand.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 from uuid import UUID, uuid4
 
@@ -13,17 +13,21 @@ import pytest
 from django.db import connection, connections, transaction
 from pytest_django.fixtures import Settings
 
-from choreography import relay
+from choreography import redrive, relay
 from choreography.contracts import CONTENT_TYPE
 from choreography.delivery import Delivery, Done, Duplicate, Later, Outcome, deliver
+from choreography.dry_run import dry_run
+from choreography.letters import By, NotParked, send_again
 from choreography.outbox import announce, wake_relay
 from choreography.publishing import Outgoing
 from orders.events import OrderCancelled
 from orders.models import Outbox as OrdersOutbox
+from payments import models as payments_models
 from payments.models import Outbox
 from payments.sandbox import SandboxGateway
 from shipping import services as shipping
-from shipping.models import Inbox
+from shipping.models import DeadLetter, DeadLetterAction, Inbox, Shipment
+from shipping.models import Outbox as ShippingOutbox
 from tests.processes import SERVICES, eventually
 from tests.wire import event, text
 
@@ -157,6 +161,98 @@ def test_of_two_deliveries_at_once_one_asks_the_outside_world(
     assert isinstance(first.result(), Done)
     assert isinstance(deliver(order_placed), Duplicate)
     assert Outbox.objects.count() == 1
+
+
+def test_of_two_that_move_a_redrive_on_at_once_one_waits_and_finds_it_moved() -> None:
+    letters = park_unusable(10)
+    started = redrive.start("shipping", letters[0].fingerprint, By("ada"), redrive.HIGHEST_RATE)
+    second = Recorder()
+
+    def move_on_elsewhere() -> None:
+        pool.submit(_and_hang_up, lambda: redrive.advance(started, second))
+        eventually(_someone_waits_for_us, HANGING)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = Recorder(meanwhile=move_on_elsewhere)
+        redrive.advance(started, first)
+
+    assert (len(first.bodies), len(second.bodies)) == (1, 0)
+    assert DeadLetterAction.objects.count() == 1
+
+
+def test_of_two_who_send_a_letter_again_at_once_one_is_told_it_is_too_late() -> None:
+    (letter,) = park_unusable(1)
+
+    def press_elsewhere() -> None:
+        late.append(pool.submit(_and_hang_up, lambda: send_again(letter, Recorder(), By("bob"))))
+        eventually(_someone_waits_for_us, HANGING)
+
+    late: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as pool:
+        send_again(letter, Recorder(meanwhile=press_elsewhere), By("ada"))
+
+    with pytest.raises(NotParked):
+        late[0].result(HANGING)
+    assert [line.who for line in DeadLetterAction.objects.all()] == ["ada"]
+
+
+def test_a_dry_run_leaves_no_row_no_lock_and_wakes_nobody() -> None:
+    waker = relay.Waker("shipping")
+    waker.listen("shipping")
+    cancelled = _order_requested_to_be_cancelled()
+    letter = DeadLetter.objects.create(key="k", error="E", message="", body=cancelled.body, content_type=CONTENT_TYPE)
+    hooks: list[str] = []
+
+    with pytest.MonkeyPatch.context() as patch:
+        cancel = shipping.cancel_shipment
+
+        def cancel_and_tell(order_id: UUID, reason: str) -> None:
+            cancel(order_id, reason)
+            transaction.on_commit(lambda: hooks.append("committed"), using="shipping")
+
+        patch.setattr(shipping, "cancel_shipment", cancel_and_tell)
+        found = dry_run(letter, By("ada"))
+
+    waker._listener.poll()
+    assert [event["type"] for event in found.announces] == ["shipping.shipment_cancelled.v1"]
+    assert not Inbox.objects.exists()
+    assert not ShippingOutbox.objects.exists()
+    assert not Shipment.objects.exists()
+    assert waker._listener.notifies == []
+    assert hooks == []
+    waker.close()
+
+
+def test_a_dry_run_lets_go_of_its_claim_even_when_the_transaction_is_broken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(gateway: SandboxGateway, key: str) -> None:
+        with connections["payments"].cursor() as cursor:
+            cursor.execute("SELECT 1 FROM nowhere")
+
+    letter = payments_models.DeadLetter.objects.create(
+        key="k", error="E", message="", body=text(event()), content_type=CONTENT_TYPE
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(SandboxGateway, "find", broken)
+        assert "nowhere" in dry_run(letter, By("ada")).error
+
+    with connections["payments"].cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        assert cursor.fetchone() == (0,)
+    assert isinstance(deliver(Delivery("payments", bytes(letter.body), CONTENT_TYPE)), Done)
+
+
+def park_unusable(number: int) -> list[DeadLetter]:
+    """Letters of one group, oldest first."""
+    for count in range(number):
+        deliver(Delivery("shipping", b"rubbish %d" % count, CONTENT_TYPE))
+    return list(DeadLetter.objects.order_by("pk"))
+
+
+def _order_requested_to_be_cancelled() -> Delivery:
+    requested = event("orders.cancellation_requested.v1", data={"reason": "customer_request"})
+    return Delivery("shipping", text(requested), CONTENT_TYPE)
 
 
 def _order_cancelled() -> Delivery:

@@ -6,7 +6,7 @@ import pytest
 from django.db import transaction
 
 from choreography import topology
-from choreography.delivery import Done, Later, Parked
+from choreography.delivery import Done, Duplicate, Later, Parked
 from choreography.embedded.store import Stored
 from orders.models import Order
 from orders.services import request_cancellation
@@ -106,6 +106,34 @@ def test_shipping_waits_for_the_order_it_is_to_send(shop: Shop) -> None:
     shop.hear("shipping", "orders.order_placed.v1")
     shop.come_to_rest()
 
+    assert shop.status(order) == Order.Status.COMPLETED
+    assert_invariants(shop, [order])
+
+
+def test_what_waited_for_an_event_is_tried_as_soon_as_it_has_come(shop: Shop) -> None:
+    order = shop.place()
+    shop.hear("payments")
+    shop.hear("shipping", "payments.payment_authorized.v1")
+
+    shop.hear("shipping", "orders.order_placed.v1")
+
+    assert Shipment.objects.get().state == Shipment.State.DISPATCHED, "no time has passed"
+    assert shop.waiting() == 1, "the copy on the ladder"
+    shop.come_to_rest()
+    assert [step.outcome for step in shop.steps if step.service == "shipping"][-1] == Duplicate()
+    assert_invariants(shop, [order])
+
+
+def test_a_process_that_has_forgotten_what_waits_loses_nothing(shop: Shop) -> None:
+    order = shop.place()
+    shop.hear("payments")
+    shop.hear("shipping", "payments.payment_authorized.v1")
+    shop.memory.forget()
+
+    shop.hear("shipping", "orders.order_placed.v1")
+
+    assert Shipment.objects.get().state == Shipment.State.PLANNED
+    shop.come_to_rest()
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])
 

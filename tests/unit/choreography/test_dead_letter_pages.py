@@ -9,7 +9,11 @@ import pytest
 from django.test import Client
 from pytest_django.fixtures import Settings
 
+from choreography import world
+from choreography.letters import ANSWER_WITHIN
 from choreography.models import DeadLetter, table_of
+from tests.shop_in_a_box import Shop
+from tests.unit.choreography import parked
 from tests.unit.orders.admin_pages import log_in, messages_in, queries
 
 pytestmark = pytest.mark.django_db(databases="__all__")
@@ -38,6 +42,7 @@ def park(body: bytes = b'{"data": {"amount": 1}}', **details: Any) -> DeadLetter
             "subject": uuid4(),
             "reaction": "payments.authorize_payment",
             "error": "KeyError",
+            "fingerprint": "0123456789ab",
             "message": "a bug",
             "traceback": "Traceback\n  File <nowhere>",
             "attempts": 3,
@@ -183,6 +188,236 @@ def test_the_list_takes_as_many_queries_for_many_as_for_one(operator: Client) ->
         park()
 
     assert queries(operator, LIST) == for_one
+
+
+ALL = ("view", "dry_run", "retry", "edit", "discard")
+GROUP = f"{LIST}groups/0123456789ab/"
+ORDERS = "/admin/orders/deadletter/"
+
+
+def test_a_letter_without_an_answer_for_long_says_so_and_can_be_sent_again(operator: Client) -> None:
+    letter = park(state=DeadLetter.State.RETRYING, sent_at=world.now() - ANSWER_WITHIN)
+    fresh = park(state=DeadLetter.State.RETRYING, sent_at=world.now())
+
+    assert "sent again, no answer for long" in page(operator, letter)
+    assert "Send again" in page(operator, letter)
+    assert "Send again" not in page(operator, fresh)
+    assert "sent again, no answer for long" in operator.get(LIST).content.decode()
+
+
+@pytest.mark.usefixtures("broker")
+def test_who_sent_it_again_and_why_is_shown(operator: Client) -> None:
+    letter = park()
+
+    operator.post(f"{LIST}{letter.pk}/send-again/", {"why": "mended <b>"})
+
+    shown = page(operator, letter)
+    assert "person-" in shown
+    assert "mended &lt;b&gt;" in shown
+    assert "no answer yet" in shown
+
+
+def test_each_button_needs_its_permission(client: Client) -> None:
+    letter = park()
+    needed = {"dry-run": "dry_run", "send-again": "retry", "edit": "edit", "discard": "discard"}
+
+    for allowed in (None, *needed.values()):
+        log_in(client, "payments.view_deadletter", *([f"payments.{allowed}_deadletter"] if allowed else []))
+        shown = page(client, letter)
+        for what, permission in needed.items():
+            address = f"{LIST}{letter.pk}/{what}/"
+            assert (address in shown) == (permission == allowed), (what, allowed)
+            if permission != allowed:
+                assert client.post(address, {"why": "x", "body": "{}"}).status_code == 403
+    assert state(letter) == "parked"
+    assert not table_of("payments", "DeadLetterAction").objects.exists()
+
+
+@pytest.mark.parametrize("what", ["dry-run", "send-again", "discard"])
+def test_looking_does_nothing(client: Client, what: str) -> None:
+    log_in(client, *(f"payments.{permission}_deadletter" for permission in ALL))
+
+    assert client.get(f"{LIST}{park().pk}/{what}/").status_code == 405
+
+
+@pytest.mark.parametrize("what", ["dry-run", "send-again", "edit", "discard"])
+def test_a_letter_that_is_not_there_is_not_found(client: Client, what: str) -> None:
+    log_in(client, *(f"payments.{permission}_deadletter" for permission in ALL))
+
+    for number in ("99", "nonsense"):
+        assert client.post(f"{LIST}{number}/{what}/", {"why": "x"}).status_code == 404
+
+
+def test_a_dry_run_shows_what_would_happen(shop: Shop, client: Client) -> None:
+    log_in(client, "orders.view_deadletter", "orders.dry_run_deadletter")
+    (letter,) = parked.park(shop)
+
+    fails = client.post(f"{ORDERS}{letter.pk}/dry-run/").content.decode()
+    parked.mend(letter)
+    works = client.post(f"{ORDERS}{letter.pk}/dry-run/").content.decode()
+
+    assert "Would fail." in fails
+    assert "Traceback" in fails
+    assert "Would take effect." in works
+    assert f"orders.order {letter.subject}: changed" in works
+    assert "captured_at" in works
+    assert "Send again" not in works
+    assert parked.states() == ["parked"]
+
+
+def test_a_dry_run_shows_what_would_be_asked(shop: Shop, client: Client) -> None:
+    log_in(client, "payments.view_deadletter", "payments.dry_run_deadletter")
+    shop.place()
+    shop.relay("orders")
+    message = shop.take("payments")
+    assert message is not None
+
+    shown = client.post(f"{LIST}{park(message.body).pk}/dry-run/").content.decode()
+
+    assert "It would ask the payment gateway to <em>authorize</em>." in shown
+    assert "tok_approved" in shown
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_letter_is_edited_and_both_messages_are_shown(shop: Shop, client: Client) -> None:
+    log_in(client, "orders.view_deadletter", "orders.edit_deadletter")
+    good = parked.captured(uuid4())
+    shop.send("orders", good.replace(b"2500", b'"much"'))
+    shop.drain()
+    (letter,) = parked.letters()
+    address = f"{ORDERS}{letter.pk}/edit/"
+    assert "&quot;much&quot;" in client.get(address).content.decode()
+
+    refused = client.post(address, {"body": good.replace(b"2500", b"-1").decode()})
+    assert "amount: minimum 0" in refused.content.decode()
+    assert (parked.states(), parked.history()) == (["parked"], [])
+    client.post(address, {"body": good.decode(), "why": "a typing mistake"})
+
+    assert parked.states() == ["retrying"]
+    shown = client.get(f"{ORDERS}{letter.pk}/change/").content.decode()
+    assert "-    &quot;amount&quot;: &quot;much&quot;" in shown
+    assert "+    &quot;amount&quot;: 2500" in shown
+    assert client.get(address).status_code == 302  # too late
+
+
+def test_with_the_broker_down_an_edit_changes_nothing(shop: Shop, client: Client, settings: Settings) -> None:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": "amqp://guest:guest@127.0.0.1:1//"}
+    log_in(client, "orders.view_deadletter", "orders.edit_deadletter")
+    (letter,) = parked.park(shop)
+
+    told = client.post(f"{ORDERS}{letter.pk}/edit/", {"body": bytes(letter.body).decode()})
+
+    assert "The broker did not take it" in told.content.decode()
+    assert (parked.states(), parked.history()) == (["parked"], [])
+
+
+def test_a_letter_is_discarded_for_a_reason(client: Client) -> None:
+    log_in(client, "payments.view_deadletter", "payments.discard_deadletter")
+    letter = park()
+
+    assert messages_in(client.post(f"{LIST}{letter.pk}/discard/", {"why": " "})) == ["Say why it is to be discarded."]
+    assert state(letter) == "parked"
+    client.post(f"{LIST}{letter.pk}/discard/", {"why": "a test order"})
+
+    assert state(letter) == "discarded"
+    assert "a test order" in page(client, letter)
+    assert f"{LIST}{letter.pk}/discard/" not in page(client, letter)
+
+
+def test_letters_are_counted_by_fingerprint(operator: Client) -> None:
+    for _ in range(3):
+        park()
+    park(reaction="", error="Unusable", fingerprint="ba9876543210")
+    assert f"{LIST}groups/" in operator.get(LIST).content.decode()
+
+    shown = operator.get(f"{LIST}groups/").content.decode()
+
+    assert GROUP in shown
+    assert "unusable message" in shown
+    assert f'{LIST}?fingerprint=0123456789ab&amp;state__exact=parked">3</a>' in shown
+    assert (
+        operator.get(f"{LIST}?fingerprint=0123456789ab&state__exact=parked").content.decode().count("KeyError</a>") == 3
+    )
+
+
+def test_with_nothing_parked_the_page_says_so(operator: Client) -> None:
+    assert "Nothing is parked." in operator.get(f"{LIST}groups/").content.decode()
+    assert "Nothing of it is parked." in operator.get(GROUP).content.decode()
+
+
+def test_a_group_is_sent_again_and_stopped(operator: Client) -> None:
+    park()
+
+    messages = messages_in(operator.post(GROUP, {"wish": "retry", "rate": "1", "why": "mended"}))
+    assert messages == []
+    (begun,) = table_of("payments", "Redrive").objects.all()
+    shown = operator.get(GROUP).content.decode()
+    again = messages_in(operator.post(GROUP, {"wish": "retry", "rate": "1"}))
+
+    assert (begun.rate, begun.why, begun.who[:7]) == (1.0, "mended", "person-")
+    assert "http-equiv" in shown
+    assert 'value="Stop"' in shown
+    assert "(under way)" in operator.get(f"{LIST}groups/").content.decode()
+    assert again == ["0123456789ab is being sent again already."]
+    operator.post(GROUP, {"wish": "stop"})
+    begun.refresh_from_db()
+    assert begun.state == "stopped"
+    assert "Stopped by person-" in operator.get(GROUP).content.decode()
+
+
+@pytest.mark.parametrize("rate", ["", "fast", "0", "1000", "nan"])
+def test_a_rate_that_makes_no_sense_starts_nothing(operator: Client, rate: str) -> None:
+    park()
+
+    (told,) = messages_in(operator.post(GROUP, {"wish": "retry", "rate": rate}))
+
+    assert told.startswith("The rate must be")
+    assert not table_of("payments", "Redrive").objects.exists()
+
+
+def test_a_group_is_discarded_for_a_reason(client: Client) -> None:
+    log_in(client, "payments.view_deadletter", "payments.discard_deadletter")
+    one, other, elsewhere = park(), park(), park(fingerprint="ba9876543210")
+
+    client.post(GROUP, {"wish": "discard", "why": "test orders"})
+
+    assert [state(each) for each in (one, other, elsewhere)] == ["discarded", "discarded", "parked"]
+
+
+def test_who_may_only_look_can_do_nothing_to_a_group(client: Client) -> None:
+    log_in(client, "payments.view_deadletter")
+    letter = park()
+
+    assert '<form method="post">' not in client.get(GROUP).content.decode()
+    for wish in ("retry", "stop", "discard", "nonsense", ""):
+        assert client.post(GROUP, {"wish": wish, "rate": "1", "why": "x"}).status_code == 403
+    assert state(letter) == "parked"
+
+
+def test_who_may_not_look_sees_no_groups(client: Client) -> None:
+    log_in(client, "orders.view_deadletter")
+
+    assert client.get(f"{LIST}groups/").status_code == 403
+    assert client.get(GROUP).status_code == 403
+
+
+def test_pages_take_as_many_queries_for_many_as_for_one(operator: Client) -> None:
+    letter = park()
+    addresses = [f"{LIST}groups/", GROUP, url(letter)]
+
+    def add() -> None:
+        table_of("payments", "Redrive").objects.create(fingerprint="0123456789ab", rate=1.0, who="x", state="done")
+        redrive = table_of("payments", "Redrive").objects.first()
+        letter.actions.create(who="x", what="retry", redrive=redrive)  # type: ignore[attr-defined]
+        park(fingerprint=str(uuid4())[:12])
+        park()
+
+    add()
+    for_one = [queries(operator, address) for address in addresses]
+    for _ in range(5):
+        add()
+
+    assert [queries(operator, address) for address in addresses] == for_one
 
 
 def test_announced_and_heard_events_can_be_looked_at(client: Client) -> None:

@@ -1,48 +1,23 @@
-"""Sending a dead letter again: the message as it came, to the service that gave it up, once."""
+"""What a person does with a dead letter: send it again, mend it, discard it; and what is kept of that."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
 
 import pytest
 from pytest_django.fixtures import Settings
 
 from choreography import world
-from choreography.contracts import Event
 from choreography.delivery import LETTER
+from choreography.editing import Refused
 from choreography.errors import Outage, Transient
-from choreography.letters import NotParked, send_again
+from choreography.letters import ANSWER_WITHIN, By, NoReason, NotParked, discard, edit, groups, send_again
 from choreography.models import DeadLetter, table_of
 from choreography.publishing import BrokerPublisher, Outgoing, connect
-from choreography.testing import FrozenWorld
 from orders.models import Order
-from payments.events import PaymentCaptured
 from tests.shop_in_a_box import Shop
+from tests.unit.choreography.parked import captured, history, letters, mend, park, states
 
 pytestmark = pytest.mark.django_db(databases="__all__")
-
-
-@pytest.fixture
-def shop() -> Iterator[Shop]:
-    frozen = FrozenWorld()
-    with world.replaced(frozen):
-        shop = Shop(frozen)
-        yield shop
-        shop.close()
-
-
-def captured(order_id: UUID) -> bytes:
-    """The event that an order's payment was captured, as payments would announce it."""
-    event = Event[Any](
-        id=world.new_id(),
-        type=PaymentCaptured.event_type,
-        source="payments",
-        subject=order_id,
-        time=world.now(),
-        data=PaymentCaptured(amount=2500, currency="EUR"),
-    )
-    return event.to_json().encode()
 
 
 def hear(shop: Shop, body: bytes, **headers: Any) -> DeadLetter:
@@ -94,6 +69,7 @@ def test_the_message_goes_out_as_it_came_without_its_history(shop: Shop) -> None
         "x-choreography-attempts": 2,
         "x-choreography-waits": 1,
         "x-choreography-first-seen": "2026-01-01T00:00:00+00:00",
+        "x-choreography-whatever": "comes later",
         "x-death": [{"reason": "rejected"}],
         "x-first-death-queue": "orders",
     }
@@ -118,10 +94,10 @@ def test_a_message_that_is_no_event_can_be_sent_again_too(shop: Shop) -> None:
     assert letter().attempts == 1
 
 
-@pytest.mark.parametrize("state", [DeadLetter.State.RETRYING, DeadLetter.State.RESOLVED])
+@pytest.mark.parametrize("state", ["retrying", "resolved", "discarded"])
 def test_a_letter_that_is_not_parked_is_refused(shop: Shop, state: str) -> None:
     parked = unknown_order(shop)
-    table_of("orders", "DeadLetter").objects.update(state=state)
+    table_of("orders", "DeadLetter").objects.update(state=state, sent_at=world.now())
 
     with pytest.raises(NotParked, match="is not parked but"):
         send_again(parked, shop)
@@ -156,6 +132,177 @@ def test_a_broker_that_goes_down_while_it_is_sent_leaves_it_parked(shop: Shop) -
         send_again(parked, BrokerPublisher("amqp://guest:guest@127.0.0.1:1//"))
 
     assert letter().state == "parked"
+
+
+BY = By("ada", "because")
+
+
+def test_what_came_of_sending_it_again_is_told_in_its_history(shop: Shop) -> None:
+    (parked,) = park(shop)
+    send_again(parked, shop, BY)
+    assert history() == [("retry", "pending")]
+    shop.drain()
+    mend(parked)
+    send_again(parked, shop, By("bob"))
+    shop.drain()
+
+    first, second = parked.actions.order_by("pk")
+    assert (first.who, first.why, first.outcome) == ("ada", "because", "parked")
+    assert first.detail == f"UnknownOrder {parked.place}"
+    assert (second.who, second.why, second.outcome, second.detail) == ("bob", "", "resolved", "")
+
+
+def test_who_says_nothing_is_known_by_the_name_of_the_system(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "ada")
+    (parked,) = park(shop)
+
+    send_again(parked, shop)
+
+    assert parked.actions.get().who == "ada"
+
+
+def test_what_came_of_it_is_told_in_the_transaction_in_which_it_came(shop: Shop) -> None:
+    """A worker that dies before it commits leaves both unsaid."""
+    (parked,) = park(shop)
+    mend(parked)
+    send_again(parked, shop, BY)
+
+    shop.crash_before_commit("orders")
+
+    assert (states(), history()) == (["retrying"], [("retry", "pending")])
+
+
+def test_a_letter_remembers_when_it_was_parked_first_and_last(shop: Shop) -> None:
+    (parked,) = park(shop)
+    shop.time.advance(60)
+    send_again(parked, shop, BY)
+    shop.drain()
+
+    assert letter().first_parked_at == parked.parked_at
+    assert (letter().parked_at - parked.parked_at).total_seconds() == 60
+
+
+def test_pressed_many_times_it_is_sent_once(shop: Shop) -> None:
+    (parked,) = park(shop)
+    send_again(parked, shop, BY)
+    for _ in range(5):
+        with pytest.raises(NotParked):
+            send_again(parked, shop, BY)
+
+    assert shop.broker.size("orders") == 1
+
+
+def test_without_an_answer_for_long_it_can_be_sent_once_more(shop: Shop) -> None:
+    """The first message may still come: the inbox keeps it from taking effect twice."""
+    (parked,) = park(shop)
+    mend(parked)
+    send_again(parked, shop, BY)
+
+    shop.time.advance(ANSWER_WITHIN.total_seconds())
+    assert groups("orders")[0].overdue == 1
+    send_again(parked, shop, BY)
+    shop.drain()
+
+    assert states() == ["resolved"]
+    assert history() == [("retry", "superseded"), ("retry", "resolved")]
+    assert [type(outcome).__name__ for outcome in shop.outcomes()[-2:]] == ["Done", "Duplicate"]
+
+
+def test_groups_count_what_is_open(shop: Shop) -> None:
+    first, *_ = park(shop, 3)
+    shop.time.advance(60)
+    park(shop, 1)
+    shop.send("orders", b"rubbish")
+    shop.drain()
+    resolved, sent = letters()[1:3]
+    mend(resolved)
+    for each in (resolved, sent):
+        send_again(each, shop, BY)
+        if each is resolved:
+            shop.drain()
+
+    largest, other = groups("orders")
+
+    assert (largest.fingerprint, largest.reaction, largest.error) == (first.fingerprint, first.reaction, "UnknownOrder")
+    assert (largest.parked, largest.sent_again, largest.overdue) == (2, 1, 0)
+    assert (largest.last_seen - largest.first_seen).total_seconds() == 60
+    assert (other.reaction, other.error, other.parked) == ("", "Unusable", 1)
+    assert groups("payments") == []
+
+
+def test_a_discarded_letter_is_kept_with_the_reason(shop: Shop) -> None:
+    (parked,) = park(shop)
+
+    discard(parked, BY)
+
+    assert states() == ["discarded"]
+    line = parked.actions.get()
+    assert (line.who, line.why, line.what, line.outcome) == ("ada", "because", "discard", "discarded")
+    assert groups("orders") == []
+    with pytest.raises(NotParked):
+        discard(parked, BY)
+
+
+@pytest.mark.parametrize("why", ["", " \n"])
+def test_nothing_is_discarded_without_a_reason(shop: Shop, why: str) -> None:
+    (parked,) = park(shop)
+
+    with pytest.raises(NoReason):
+        discard(parked, By("ada", why))
+
+    assert (states(), history()) == (["parked"], [])
+
+
+def test_a_discarded_message_that_arrives_anew_is_parked_anew(shop: Shop) -> None:
+    (parked,) = park(shop)
+    discard(parked, BY)
+
+    shop.send("orders", bytes(parked.body))
+    shop.drain()
+
+    assert states() == ["parked"]
+
+
+def test_an_edited_letter_is_sent_again_with_both_bodies_kept(shop: Shop) -> None:
+    """The service reads the new message; its history tells both."""
+    order = Order.objects.create(total=2500, currency="EUR", pk=world.new_id())
+    good = captured(order.pk)
+    bad = good.replace(b'"amount"', b'"amuont"').replace(str(order.pk).encode(), b"nobody", 1)
+    hear(shop, bad)
+    (parked,) = letters()
+
+    edit(parked, good, BY, shop)
+    shop.drain()
+
+    assert letter().state == "resolved"
+    assert shop.order(order).captured_at is not None
+    assert (letter().event_type, letter().subject) == ("payments.payment_captured.v1", order.pk)
+    line = parked.actions.get()
+    assert (bytes(line.old_body), bytes(line.new_body)) == (bad, good)
+    assert (line.what, line.outcome, line.who) == ("edit", "resolved", "ada")
+
+
+def test_a_letter_that_is_not_parked_is_not_edited(shop: Shop) -> None:
+    (parked,) = park(shop)
+    body = bytes(parked.body)
+    discard(parked, BY)
+
+    with pytest.raises(NotParked):
+        edit(parked, body, BY, shop)
+
+    assert shop.broker.size("orders") == 0
+
+
+def test_a_refused_edit_changes_nothing(shop: Shop) -> None:
+    (parked,) = park(shop)
+    before = table_of("orders", "DeadLetter").objects.values().get()
+
+    with pytest.raises(Refused):
+        edit(parked, b"rubbish", BY, shop)
+
+    assert table_of("orders", "DeadLetter").objects.values().get() == before
+    assert history() == []
+    assert shop.broker.size("orders") == 0
 
 
 def waiting_for(service: str) -> list[Any]:

@@ -15,6 +15,7 @@ from choreography.delivery import Delivery, Done, Duplicate, Later, Outcome, Par
 from choreography.errors import Conflict, ContractError, NotYet, Outage, Transient
 from choreography.models import table_of
 from choreography.testing import FrozenWorld
+from payments.gateway import GatewayDown
 from payments.models import DeadLetter, Inbox, Outbox, Payment
 
 pytestmark = pytest.mark.django_db(databases="__all__")
@@ -210,6 +211,53 @@ def test_when_the_letter_cannot_be_written_the_message_waits(monkeypatch: pytest
     outcome = deliver(placed(given_up="rejected"))
     assert isinstance(outcome, Later)
     assert not DeadLetter.objects.exists()
+
+
+def test_what_the_broker_gave_up_stays_given_up_over_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes back through the inbox, where nothing else tells it from a message that was never tried."""
+
+    def refuse(*args: Any) -> None:
+        raise OperationalError("gone")
+
+    park = module._park
+    monkeypatch.setattr(module, "_park", refuse)
+    waits = deliver(placed(given_up="delivery_limit"))
+    assert isinstance(waits, Later)
+    assert waits.down == module.DATABASE
+    monkeypatch.setattr(module, "_park", park)
+
+    assert isinstance(deliver(placed(headers=waits.again.headers)), Parked)
+
+    letter = DeadLetter.objects.get()
+    assert letter.message == "the broker gave it up: delivery_limit"
+    assert module.GIVEN_UP not in letter.headers, "sent again, it is a message like any other"
+
+
+@pytest.mark.parametrize(
+    ("error", "down"),
+    [
+        (OperationalError("gone"), module.DATABASE),
+        (GatewayDown(), "payment gateway"),
+        (Transient(), None),
+        (NotYet(), None),
+        (ZeroDivisionError(), None),
+    ],
+    ids=repr,
+)
+def test_an_outage_says_what_seems_to_be_down(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, down: str | None
+) -> None:
+    meddle(monkeypatch, function=failing(error))
+    outcome = deliver(placed())
+    assert isinstance(outcome, Later)
+    assert outcome.down == down
+
+
+def test_an_outage_where_no_host_is_named_suspects_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    meddle(monkeypatch, function=failing(Outage()), host=None)
+    outcome = deliver(placed())
+    assert isinstance(outcome, Later)
+    assert outcome.down is None
 
 
 def test_each_service_has_letters_of_its_own() -> None:

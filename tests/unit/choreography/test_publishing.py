@@ -1,10 +1,10 @@
 """Published means: the broker has said so. On RabbitMQ, through a line that can be cut and muted."""
 
 import secrets
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from pytest_django.fixtures import Settings
 from choreography.errors import Outage, PublishFailed, Transient
 from choreography.publishing import BrokerPublisher, Outgoing
 from tests.processes import eventually
+from tests.proxy import Proxy
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -21,82 +22,16 @@ pytestmark = pytest.mark.rabbitmq
 PATIENCE = 0.5
 
 
-class Line:
-    """A TCP line to the broker. ``mute`` holds back what the broker says; ``cut`` ends every connection."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._broker = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._ends: list[socket.socket] = []
-        self._speaks = threading.Event()
-        self._speaks.set()
-        self._threads: list[threading.Thread] = []
-        self._start(self._accept)
-
-    @property
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
-
-    def mute(self) -> None:
-        self._speaks.clear()
-
-    def unmute(self) -> None:
-        self._speaks.set()
-
-    def cut(self) -> None:
-        while self._ends:
-            end = self._ends.pop()
-            with suppress(OSError):  # the other side may have ended it
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-    def close(self) -> None:
-        self.unmute()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.cut()
-        for thread in self._threads:
-            thread.join(10)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return  # closed
-            broker = socket.create_connection(self._broker)
-            self._ends += [client, broker]
-            self._start(self._carry, client, broker)
-            self._start(self._carry, broker, client, self._speaks)
-
-    def _carry(self, source: socket.socket, target: socket.socket, may: threading.Event | None = None) -> None:
-        with suppress(OSError):  # cut
-            while data := source.recv(65536):
-                if may is not None:
-                    may.wait()
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-
-    def _start(self, target: object, *arguments: object) -> None:
-        thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]  # any callable
-        self._threads.append(thread)
-        thread.start()
+@pytest.fixture
+def line(rabbitmq_url: str) -> Iterator[Proxy]:
+    with Connection(rabbitmq_url) as broker, closing(Proxy(broker.port or 5672, str(broker.hostname))) as line:
+        yield line
 
 
 @pytest.fixture
-def line(rabbitmq_url: str) -> Iterator[Line]:
-    with Connection(rabbitmq_url) as broker:
-        line = Line(str(broker.hostname), broker.port or 5672)
-    yield line
-    line.close()
-
-
-@pytest.fixture
-def publisher(line: Line, rabbitmq_url: str, settings: Settings) -> Iterator[BrokerPublisher]:
+def publisher(line: Proxy, rabbitmq_url: str, settings: Settings) -> Iterator[BrokerPublisher]:
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"CONFIRM_TIMEOUT": PATIENCE}
-    with Connection(rabbitmq_url) as broker:
-        user, password, host = broker.userid, broker.password, broker.virtual_host
-    publisher = BrokerPublisher(f"amqp://{user}:{password}@127.0.0.1:{line.port}/{host}")
+    publisher = BrokerPublisher(line.url(rabbitmq_url))
     yield publisher
     publisher.close()
 
@@ -121,6 +56,9 @@ class Place:
     def size(self) -> int:
         bound: Any = self._queue(self._channel)
         return int(bound.queue_declare(passive=True).message_count)
+
+    def lose_queue(self) -> None:
+        self._queue(self._channel).delete()
 
     def delete(self) -> None:
         self._queue(self._channel).delete()
@@ -174,29 +112,29 @@ def test_a_refused_message_fails_the_batch(publisher: BrokerPublisher, full_plac
     publisher.publish([place.message("goes on")])
 
 
-def test_silence_is_no_confirmation(publisher: BrokerPublisher, place: Place, line: Line) -> None:
+def test_silence_is_no_confirmation(publisher: BrokerPublisher, place: Place, line: Proxy) -> None:
     publisher.publish([place.message("confirmed")])
-    line.mute()
+    line.stall("to_client")
 
     with pytest.raises(Transient):
         publisher.publish([place.message("taken, but who knows")])
 
 
 def test_a_late_confirmation_does_not_count_for_the_next_message(
-    publisher: BrokerPublisher, place: Place, full_place: Place, line: Line
+    publisher: BrokerPublisher, place: Place, full_place: Place, line: Proxy
 ) -> None:
     publisher.publish([full_place.message()])
-    line.mute()
+    line.stall("to_client")
     with pytest.raises(Transient):
         publisher.publish([place.message("confirmed too late")])
-    line.unmute()
+    line.flow()
 
     with pytest.raises(PublishFailed, match="refused 1"):
         publisher.publish([full_place.message()])
 
 
 def test_a_cut_line_is_an_outage_and_the_next_attempt_takes_a_new_one(
-    publisher: BrokerPublisher, place: Place, line: Line
+    publisher: BrokerPublisher, place: Place, line: Proxy
 ) -> None:
     publisher.publish([place.message("before")])
     line.cut()
@@ -209,7 +147,7 @@ def test_a_cut_line_is_an_outage_and_the_next_attempt_takes_a_new_one(
     assert place.next() == "after"
 
 
-def test_keeping_alive_finds_a_cut_line(publisher: BrokerPublisher, place: Place, line: Line) -> None:
+def test_keeping_alive_finds_a_cut_line(publisher: BrokerPublisher, place: Place, line: Proxy) -> None:
     publisher.publish([place.message("before")])
     publisher.keep_alive()
     line.cut()
@@ -233,6 +171,22 @@ def test_a_missing_exchange_is_no_silent_loss(publisher: BrokerPublisher, place:
 def test_a_missing_queue_is_no_silent_loss(publisher: BrokerPublisher, place: Place) -> None:
     with pytest.raises(PublishFailed, match="no queue"):
         publisher.publish([Outgoing(b"", exchange="", routing_key=f"{place.exchange.name}.missing")])
+
+
+@pytest.mark.parametrize("url", ["rabbitmq", "embedded"])
+def test_an_event_that_someone_must_hear_is_not_lost_with_their_queue(
+    publisher: BrokerPublisher, place: Place, url: str, tmp_path: Path
+) -> None:
+    if url == "embedded":
+        publisher = BrokerPublisher(f"embedded://{tmp_path / 'broker.sqlite3'}")
+        place.exchange(publisher._open().default_channel).declare()
+    else:
+        place.lose_queue()
+    publisher.publish([place.message()])
+
+    with pytest.raises(Transient, match=f"[Nn]o queue .* '{place.exchange.name}'"):
+        publisher.publish([replace(place.message(), mandatory=True)])
+    publisher.close()
 
 
 def test_an_event_that_nobody_hears_is_published_all_the_same(publisher: BrokerPublisher, connection: Any) -> None:

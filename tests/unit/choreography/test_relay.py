@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from choreography import registry
 from choreography.errors import Outage, PublishFailed
 from choreography.models import transaction_of
 from choreography.outbox import announce
@@ -60,6 +61,21 @@ def test_an_event_goes_to_the_exchange_of_its_type_as_it_was_announced() -> None
     assert (message.exchange, message.routing_key) == ("payments.payment_declined.v1", "")
     assert message.content_type == "application/cloudevents+json"
     assert message.body.decode() == Outbox.objects.get().body
+
+
+def test_an_event_must_reach_a_queue_where_a_service_that_is_known_here_hears_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    announce_some(2)
+    heard, unheard = Paper(), Paper()
+    move("payments", heard, limit=1)
+    monkeypatch.setattr(registry, "_reactions", {})
+    move("payments", unheard)
+
+    assert [[message.mandatory for message in batch] for batch in (*heard.batches, *unheard.batches)] == [
+        [True],
+        [False],
+    ]
 
 
 @pytest.mark.parametrize("error", [PublishFailed("refused"), Outage("down")], ids=repr)

@@ -1,16 +1,28 @@
 """The retry policy, as a table: what becomes of a delivery after an error."""
 
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psycopg2
 import psycopg2.errors
 import pytest
-from django.db import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
+from django.db import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+)
 
 from choreography.conf import Conf
 from choreography.delivery import ATTEMPTS, FIRST_SEEN, LETTER, WAITS, Delivery, _again
 from choreography.errors import Conflict, ContractError, NotYet, Outage, PublishFailed, Transient, Unusable
-from choreography.retries import Again, History, Park, classify, decide
+from choreography.retries import Again, History, Park, classify, decide, is_database_down
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 CONF = Conf()
@@ -81,15 +93,26 @@ def test_a_fault_does_make_a_delivery_older() -> None:
     assert again.history.first_seen == NOW - timedelta(hours=3)
 
 
-def test_the_ladder_is_climbed_one_rung_at_a_time_and_its_top_is_kept() -> None:
-    def rung(error: Exception, steps: int) -> int:
-        again = after(error, attempts=steps, waits=steps)
-        assert isinstance(again, Again)
-        return again.tier
+def rung(error: Exception, steps: int, conf: Conf = CONF) -> int:
+    again = decide(error, History(NOW, attempts=steps, waits=steps), NOW, 0.5, conf)
+    assert isinstance(again, Again)
+    return again.tier
 
+
+def test_a_fault_climbs_the_ladder_one_rung_at_a_time_and_stays_on_its_top() -> None:
     assert [rung(Transient(), steps) for steps in range(6)] == [1, 5, 30, 300, 300, 300]
-    assert [rung(Outage(), steps) for steps in range(6)] == [1, 5, 30, 300, 300, 300]
-    assert [rung(NotYet(), steps) for steps in range(6)] == [1, 5, 30, 300, 300, 300]
+
+
+def test_what_waits_for_something_that_is_down_goes_on_soon_after_it_is_back() -> None:
+    assert [rung(Outage(), steps) for steps in (0, 1, 2, 3, 99)] == [1, 5, 30, 30, 30]
+
+
+def test_what_waits_for_another_event_looks_for_it_often_at_first() -> None:
+    assert [rung(NotYet(), steps) for steps in (0, 1, 9, 10, 19, 20, 99)] == [1, 1, 1, 5, 5, 30, 30]
+
+
+def test_a_ladder_without_short_rungs_is_waited_on_at_its_first() -> None:
+    assert [rung(Outage(), steps, Conf(retry_tiers=(60, 600))) for steps in (0, 1, 2)] == [60, 60, 60]
 
 
 @pytest.mark.parametrize(("jitter", "delay"), [(0.0, 15.0), (0.5, 22.5), (1.0, 30.0)])
@@ -102,8 +125,15 @@ def test_delays_are_spread_over_the_upper_half_of_the_rung(jitter: float, delay:
 # What database errors mean
 
 
-def caused(error: Exception, cause: Exception) -> Exception:
-    error.__cause__ = cause
+def on_postgresql(kind: type[Exception], state: str | None) -> Exception:
+    """An error as Django passes it on from psycopg2, which notes the server's SQLSTATE on it."""
+    base = psycopg2.errors.lookup(state) if state else psycopg2.OperationalError
+
+    class Cause(base):  # type: ignore[misc, valid-type]
+        pgcode = state
+
+    error = kind("what the server said")
+    error.__cause__ = Cause()
     return error
 
 
@@ -111,17 +141,15 @@ def caused(error: Exception, cause: Exception) -> Exception:
     ("error", "kind"),
     [
         (OperationalError("could not connect to server: Connection refused"), Outage),
-        (OperationalError("terminating connection due to administrator command"), Outage),
-        (OperationalError("disk I/O error"), Outage),
         (InterfaceError("connection already closed"), Outage),
-        (OperationalError("database is locked"), Transient),
-        (OperationalError("database table is locked: payments_payment"), Transient),
+        (DatabaseError("error with status PGRES_TUPLES_OK and no message from the libpq"), Outage),
         (IntegrityError("UNIQUE constraint failed"), Transient),
         (Conflict(), Transient),
         (ConnectionResetError(), Transient),
         (TimeoutError(), Transient),
         (DataError("value too long"), DataError),
         (ProgrammingError("no such relation"), ProgrammingError),
+        (InternalError("current transaction is aborted"), InternalError),
         (ValueError(), ValueError),
         (Outage(), Outage),
     ],
@@ -131,13 +159,63 @@ def test_what_an_error_stands_for(error: Exception, kind: type[Exception]) -> No
     assert classify(error) is kind
 
 
-@pytest.mark.parametrize("state", ["40P01", "40001", "55P03"])
-def test_a_deadlock_on_postgresql_is_bad_luck_and_no_outage(state: str) -> None:
-    class Unlucky(psycopg2.errors.lookup(state)):  # type: ignore[misc]
-        pgcode = state
+@pytest.mark.parametrize(
+    ("raised", "state", "kind"),
+    [
+        (OperationalError, "40P01", Transient),  # deadlock
+        (OperationalError, "40001", Transient),  # serialization failure
+        (OperationalError, "55P03", Transient),  # lock not available
+        (OperationalError, "57014", Transient),  # statement timeout
+        (OperationalError, "57P01", Outage),  # shut down by an administrator
+        (OperationalError, "57P03", Outage),  # starting up
+        (OperationalError, "53300", Outage),  # too many connections
+        (OperationalError, "53100", Outage),  # disk full
+        (OperationalError, "08006", Outage),  # connection failure
+        (OperationalError, None, Outage),  # no answer at all
+        (InternalError, "25006", Outage),  # read-only: another server has become the first
+        (InternalError, "25P02", InternalError),  # a transaction that failed before: our fault
+    ],
+)
+def test_what_an_error_of_postgresql_stands_for(raised: type[Exception], state: str, kind: type[Exception]) -> None:
+    error = on_postgresql(raised, state)
+    assert classify(error) is kind
+    assert is_database_down(error) is (kind is Outage)
 
-    assert classify(caused(OperationalError("deadlock detected"), Unlucky())) is Transient
-    assert classify(caused(OperationalError("gone"), psycopg2.OperationalError())) is Outage
+
+def on_sqlite(path: Path, *statements: str) -> Exception:
+    """What Django raises for the last of these statements, run on a file, the real thing."""
+    database = connections.create_connection("default").copy()
+    database.settings_dict["NAME"] = path
+    database.settings_dict["OPTIONS"] = {"timeout": 0}
+    try:
+        with database.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+    except Exception as error:
+        return error
+    finally:
+        database.close()
+    raise AssertionError("no error")
+
+
+@pytest.mark.django_db
+def test_what_an_error_of_sqlite_stands_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite3"
+    missing = on_sqlite(path, "SELECT 1 FROM missing")
+    assert isinstance(missing, OperationalError)
+    assert classify(missing) is OperationalError, "a bug: no waiting brings a table"
+
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert classify(on_sqlite(path, "CREATE TABLE t (n)")) is Transient
+
+    assert classify(on_sqlite(tmp_path / "nowhere" / "a.sqlite3", "SELECT 1")) is Outage
+    assert classify(on_sqlite(path, "PRAGMA query_only = 1", "CREATE TABLE t (n)")) is Outage
+
+
+def test_an_outage_of_a_host_outside_is_none_of_the_database() -> None:
+    assert not is_database_down(Outage())
+    assert is_database_down(OperationalError("gone"))
 
 
 # The history travels in the message's headers

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import wraps
 
 import pytest
 
@@ -110,7 +111,11 @@ def test_timers_tick_in_their_own_time_while_settling(
     ticks: list[str] = []
 
     def note(timer: Timer) -> Timer:
-        return replace(timer, function=lambda: ticks.append(timer.name))
+        @wraps(timer.function)  # a timer is named after its function
+        def tick() -> None:
+            ticks.append(timer.name)
+
+        return replace(timer, function=tick)
 
     noted = {name: note(timer) for name, timer in timers._timers.items()}
     monkeypatch.setattr(timers, "_timers", noted)

@@ -29,10 +29,13 @@ def test_every_service_of_the_shop_has_its_timers() -> None:
     assert {timer.name for timer in timers()} == {
         "orders.cancel_unpaid_orders",
         "orders.purge_old_events",
+        "orders.send_letters_again",
         "payments.expire_authorizations",
         "payments.purge_old_events",
+        "payments.send_letters_again",
         "shipping.track_parcels",
         "shipping.purge_old_events",
+        "shipping.send_letters_again",
     }
 
 

@@ -1,0 +1,54 @@
+"""Letters to work on: orders hears that payments were captured for orders it does not know."""
+
+from typing import Any
+from uuid import UUID
+
+from choreography import world
+from choreography.contracts import Event
+from choreography.models import DeadLetter, table_of
+from orders.models import Order
+from payments.events import PaymentCaptured
+from tests.shop_in_a_box import Shop
+
+
+def captured(order_id: UUID, amount: int = 2500) -> bytes:
+    """The event that an order's payment was captured, as payments would announce it."""
+    event = Event[Any](
+        id=world.new_id(),
+        type=PaymentCaptured.event_type,
+        source="payments",
+        subject=order_id,
+        time=world.now(),
+        data=PaymentCaptured(amount=amount, currency="EUR"),
+    )
+    return event.to_json().encode()
+
+
+def park(shop: Shop, number: int = 1) -> list[Any]:
+    """Letters of one group, oldest first."""
+    for _ in range(number):
+        shop.send("orders", captured(world.new_id()))
+    shop.drain()
+    return letters()
+
+
+def mend(*broken: DeadLetter) -> None:
+    """A person makes the orders that were missing."""
+    for letter in broken:
+        Order.objects.create(total=2500, currency="EUR", pk=letter.subject)
+
+
+def letters() -> list[Any]:
+    """Orders' dead letters, oldest first."""
+    return list(table_of("orders", "DeadLetter").objects.order_by("pk"))
+
+
+def states() -> list[str]:
+    """The states of orders' dead letters, the oldest letter's first."""
+    return [letter.state for letter in letters()]
+
+
+def history() -> list[tuple[str, str]]:
+    """What was done to orders' dead letters and what came of it, in the order it was done."""
+    lines = table_of("orders", "DeadLetterAction").objects.order_by("pk")
+    return [(line.what, line.outcome) for line in lines]
