@@ -210,7 +210,7 @@ class Command(BaseCommand):
 
 
 _ARGUMENTS: dict[str, Callable[[ArgumentParser], object]] = {
-    "service": lambda command: command.add_argument("service", help="orders, payments, ..."),
+    "service": lambda command: command.add_argument("service", help="the service that parked it"),
     "number": lambda command: command.add_argument("number", type=int, help="the letter's number"),
     "numbers": lambda command: command.add_argument("numbers", type=int, nargs="+", help="the letters' numbers"),
     "fingerprint": lambda command: command.add_argument("fingerprint", help="as list shows it"),
