@@ -1,4 +1,4 @@
-"""Only one copy of a delivery at a time may ask the outside world.
+"""Only one copy of a delivery at a time may ask the outside world, and only one tick of a timer may run.
 
 The broker may hand one message to two workers: a relay published it twice, or a lost connection made it come again
 while it was still being handled. The inbox keeps the second from taking effect, but only once the first has. Between
@@ -31,13 +31,13 @@ _mine_lock = threading.Lock()
 
 
 @contextmanager
-def claimed(alias: str, reaction: str, event_id: UUID) -> Iterator[None]:
-    """Hold the claim on one event for one reaction.
+def claimed(alias: str, who: str, event_id: UUID) -> Iterator[None]:
+    """Hold the claim on one event for one reaction (``who``).
 
     Raises:
         NotYet: another copy of the delivery is being handled.
     """
-    name = f"{reaction}:{event_id}"
+    name = f"{who}:{event_id}"
     with _mine_lock:
         if name in _mine:
             raise NotYet(f"another copy of {name} is being handled")

@@ -109,6 +109,8 @@ class EventConsumer(Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.services = services_of(self)
+        for queue in (queue for service in self.services for queue in topology.worker_queues(service)):
+            self.app.amqp.queues.select_add(queue)  # whoever says -Q payments gets its ticks and dead letters as well
         self.circuits = Circuits(self)
         self._held_back: set[str] = set()
         self._tags: dict[str, str] = {}
@@ -201,9 +203,9 @@ class EventConsumer(Consumer):  # type: ignore[misc]
 
 
 def _queues_behind(circuit: Circuit) -> set[str]:
-    """What is not consumed while a circuit is open. Without its database a service can't even park."""
-    inbox, dead = (queue.name for queue in topology.worker_queues(circuit.service))
-    return {inbox, dead} if circuit.what == delivery.DATABASE else {inbox}
+    """What is not consumed while a circuit is open. Without its database a service can do nothing at all."""
+    inbox, *others = (queue.name for queue in topology.worker_queues(circuit.service))
+    return {inbox, *others} if circuit.what == delivery.DATABASE else {inbox}
 
 
 def _is_tick(message: Any, ticks: dict[str, str]) -> bool:

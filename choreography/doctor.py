@@ -82,7 +82,7 @@ def _queues(connection: Connection, service: str) -> Iterator[Finding]:
         except connection.channel_errors as error:
             yield Finding(queue.name, f"it differs from the code: {error}", "empty it, remove it, run declare_topology")
         if queue.name == topology.queue_name(service) and found.consumer_count == 0:
-            yield Finding(queue.name, "no worker reads it", f"start a worker with -Q {service},{service}.dead")
+            yield Finding(queue.name, "no worker reads it", f"start a worker with -Q {service}")
 
 
 def _bindings() -> Iterator[Finding]:
@@ -94,7 +94,7 @@ def _bindings() -> Iterator[Finding]:
         inbox = topology.queue_name(service)
         wanted = {topology.exchange_name(event_type) for event_type in topology.event_types_heard_by(service)}
         bound = {exchange for exchange, queue in found if queue == inbox}
-        own = {topology.timer_exchange(service).name, ""}
+        own = {""}
         for exchange in sorted(wanted - bound):
             yield Finding(inbox, f"it is not bound to {exchange}", "run manage.py declare_topology")
         for exchange in sorted(bound - wanted - own):

@@ -44,7 +44,8 @@ def timers() -> list[Timer]:
 def every(setting: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """Run the function below every so many seconds, as ``settings.<setting>`` says.
 
-    A tick may come late, twice at once or not at all; the function looks for what is due and does it.
+    A tick may come late or not at all, and is skipped while the one before still runs; the function looks for what is
+    due and does it.
 
     Raises:
         ContractError: the service has a timer of that name already.

@@ -3,7 +3,7 @@
 ======================  ==========================  =====================================================
 ``orders.x.v1``         fanout exchange             an event type
 ``payments``            queue                       a service's inbox, bound to what it reacts to
-``payments.timers``     direct exchange             ticks of the service's timers, bound to its inbox
+``payments.timers``     direct exchange and queue   ticks of the service's timers
 ``payments.retry.5s``   queue with a TTL            waits for another attempt, then returns to the inbox
 ``payments.dlx``        fanout exchange             takes what the worker refuses or the broker gives up
 ``payments.dead``       queue behind it             read by the same worker, into the dead-letter table
@@ -13,6 +13,7 @@ All names carry the namespace where one is set.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from kombu import Connection, Exchange, Queue, binding
 
@@ -62,15 +63,19 @@ def inbox_queue(service: str) -> Queue:
         routing_key=queue_name(service),  # else Celery binds it to its own default exchange as well
         bindings=[
             *(binding(event_exchange(event_type)) for event_type in event_types_heard_by(service)),
-            binding(timer_exchange(service), routing_key=service),
         ],
-        queue_arguments={
-            "x-queue-type": "quorum",
-            "x-delivery-limit": conf().delivery_limit,
-            "x-dead-letter-exchange": dead_letter_exchange(service).name,
-            "x-dead-letter-strategy": "at-least-once",
-            "x-overflow": "reject-publish",
-        },
+        queue_arguments=_arguments_of_a_read_queue(service),
+    )
+
+
+def timer_queue(service: str) -> Queue:
+    """Where a service's ticks arrive. Apart from its inbox, so that time acts however much waits there."""
+    return Queue(
+        f"{queue_name(service)}.timers",
+        alias=f"{service}.timers",
+        routing_key=f"{queue_name(service)}.timers",
+        bindings=[binding(timer_exchange(service), routing_key=service)],
+        queue_arguments=_arguments_of_a_read_queue(service),
     )
 
 
@@ -107,7 +112,7 @@ def retry_queues(service: str) -> list[Queue]:
 
 def worker_queues(service: str) -> list[Queue]:
     """What a service's worker consumes."""
-    return [inbox_queue(service), dead_queue(service)]
+    return [inbox_queue(service), timer_queue(service), dead_queue(service)]
 
 
 def queues(service: str) -> list[Queue]:
@@ -119,6 +124,17 @@ def exchanges(service: str) -> list[Exchange]:
     """The exchanges only this service writes to."""
     announced = sorted(event_type for event_type, event in published.items() if event.service == service)
     return [event_exchange(event_type) for event_type in announced]
+
+
+def _arguments_of_a_read_queue(service: str) -> dict[str, Any]:
+    """A worker reads it, and what is refused or given up goes to the dead letters."""
+    return {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": conf().delivery_limit,
+        "x-dead-letter-exchange": dead_letter_exchange(service).name,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
 
 
 def declare(connection: Connection, services: Iterable[str] | None = None) -> None:

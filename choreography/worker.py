@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import structlog
 from celery import Celery, Task, signals
@@ -27,16 +28,21 @@ from django.core.checks import run_checks
 from django.db import close_old_connections
 
 from choreography import alive, delivery, embedded, topology
+from choreography.claims import claimed
 from choreography.conf import conf
 from choreography.consumer import EventConsumer, park_task, register_packing, unpack
 from choreography.delivery import describe
-from choreography.errors import Transient
+from choreography.errors import NotYet, Transient
+from choreography.models import alias_of
 from choreography.publishing import BrokerPublisher, Outgoing
 from choreography.registry import reactions
-from choreography.timers import timers
+from choreography.timers import Timer, timers
 from choreography.waiting import Waiting
 
 log = structlog.get_logger(__name__)
+
+#: Every tick of a timer makes the same claim.
+_TICK = UUID(int=0)
 
 
 def install(app: Celery) -> None:
@@ -80,13 +86,13 @@ def install(app: Celery) -> None:
     for service in conf().services:
         app.register_task(DeliveryTask(park_task(service)))
     for timer in timers():
-        app.task(name=timer.name, acks_on_failure=True, ignore_result=True, send_events=False)(_tick(timer.function))
+        app.task(name=timer.name, acks_on_failure=True, ignore_result=True, send_events=False)(_tick(timer))
     app.conf.beat_schedule = {
         timer.name: {
             "task": timer.name,
             "schedule": timer.seconds,
             "options": {
-                "queue": timer.service,
+                "queue": topology.timer_queue(timer.service).name,
                 "exchange": topology.timer_exchange(timer.service).name,
                 "routing_key": timer.service,
                 "expires": max(timer.seconds * 2, 10),
@@ -206,10 +212,14 @@ class LivingScheduler(Scheduler):
         return super().tick(*args, **kwargs)
 
 
-def _tick(function: Callable[[], None]) -> Callable[[], None]:
+def _tick(timer: Timer) -> Callable[[], None]:
     def tick() -> None:
         close_old_connections()
-        function()
+        try:
+            with claimed(alias_of(timer.service), timer.name, _TICK):
+                timer.function()
+        except NotYet:
+            log.info("tick skipped: the one before is not done", timer=timer.name)
 
     return tick
 

@@ -285,9 +285,9 @@ def clean_environment(folder: Path) -> dict[str, str]:
 
 def worker(*services: str, name: str = "", pool: str = "threads", concurrency: int = 4) -> list[str]:
     """The command of a worker for these services, as the Procfile has it."""
-    queues = ",".join(f"{service},{service}.dead" for service in services)
     return [
-        *(sys.executable, "-m", "celery", "-A", "shop", "worker", "-n", f"{name or services[0]}@%h", "-Q", queues),
+        *(sys.executable, "-m", "celery", "-A", "shop", "worker", "-n", f"{name or services[0]}@%h"),
+        *("-Q", ",".join(services)),
         *("--pool", pool, "--concurrency", str(concurrency), "--without-gossip", "--without-mingle"),
     ]
 

@@ -140,10 +140,8 @@ def test_a_worker_consumes_its_services_queues(source: str, service: str) -> Non
     options = understand([filled_in(word) for word in words])
 
     assert options["hostname"].startswith(f"{service}@")
-    assert options["queues"] == [service, f"{service}.dead"]
-    assert [app.amqp.queues[queue].name for queue in options["queues"]] == [
-        queue.name for queue in topology.worker_queues(service)
-    ]
+    assert options["queues"] == [service]
+    assert app.amqp.queues[service].name == topology.queue_name(service)
 
 
 @pytest.mark.parametrize("service", settings.ALL_SERVICES)
