@@ -10,7 +10,7 @@ ifeq ($(origin DEBUG)$(shell grep -sE '^(export )?DEBUG=' .env),undefined)
 export DEBUG := true
 endif
 
-.PHONY: help up demo test lint format check lock clean
+.PHONY: help up demo test simulate lint format check chaos bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## List these
@@ -24,6 +24,11 @@ demo: $(VENV)/installed ## Start the shop, place five orders, check how each end
 
 test: $(VENV)/installed-dev ## Run the tests
 	@$(BIN)/python manage.py test
+
+# SEEDS=1000 FIRST_SEED=1; JOBS=2 processes; ONLY=3,7,12 of a seed's actions; PLANT=no_inbox, a bug on purpose; JSON=1
+simulate: $(VENV)/installed-dev ## Live through SEEDS histories in which everything goes wrong
+	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST_SEED),--first-seed $(FIRST_SEED)) \
+	  $(if $(JOBS),--jobs $(JOBS)) $(if $(ONLY),--only $(ONLY)) $(if $(PLANT),--plant $(PLANT)) $(if $(JSON),--json)
 
 lint: $(VENV)/installed-dev ## Check style, types and the direction of imports
 	$(BIN)/ruff check --quiet .
@@ -43,11 +48,18 @@ check: $(VENV)/installed ## Check migrations, the project, and the project under
 	$(BIN)/python manage.py check
 	$(PRODUCTION) $(BIN)/python manage.py check --deploy --fail-level WARNING
 
+chaos: $(VENV)/installed-dev ## Place orders under faults of every kind, on servers of its own; check what came of it
+	@$(BIN)/python -m tests.chaos
+
+bench: $(VENV)/installed-bench ## Measure the shop beside what people would write instead: bench/README.md
+	@$(BIN)/python -m bench
+
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command 'make lock'
 
 lock: $(VENV)/installed-dev ## Lock the requirements again after a change to a .in file
 	$(LOCK) requirements.in --output-file requirements.txt
 	$(LOCK) requirements-dev.in --constraints requirements.txt --output-file requirements-dev.txt
+	$(LOCK) bench/requirements.in --constraints requirements-dev.txt --output-file bench/requirements.txt
 
 clean: ## Remove what was installed and built; orders and accounts in var/ stay
 	rm -rf $(VENV) staticfiles .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -66,6 +78,10 @@ $(VENV)/installed: requirements.txt
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	$(call install,requirements-dev.txt)
+	@touch $@
+
+$(VENV)/installed-bench: bench/requirements.txt $(VENV)/installed
+	$(call install,bench/requirements.txt)
 	@touch $@
 
 # Pip's own output is long: a dot per package, and all it said if it fails.

@@ -5,6 +5,7 @@
 
 import sys
 from pathlib import Path
+from typing import cast
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -149,6 +150,11 @@ def database(alias: str) -> dict[str, object]:
         }
     else:
         config["CONN_HEALTH_CHECKS"] = True
+        # A server that is gone without a word is noticed within a minute; libpq would wait for hours.
+        # https://www.postgresql.org/docs/15/libpq-connect.html
+        patience = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+        given = cast(dict[str, object], config.get("OPTIONS", {}))
+        config["OPTIONS"] = {**patience, "tcp_user_timeout": 60_000, **given}
         # Of aliases that share a database Django's test run would migrate only one.
         test["NAME"] = f"test_{config['NAME']}_{alias}"
     return config | {"CONN_MAX_AGE": 60, "TEST": test}

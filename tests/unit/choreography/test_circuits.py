@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,9 +151,9 @@ def test_a_database_that_answers_is_not_down(ours: Circuits, notes: Notes) -> No
 
 @pytest.mark.django_db(databases="__all__", transaction=True)
 def test_a_database_that_can_not_be_opened_is_down(
-    ours: Circuits, notes: Notes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ours: Circuits, notes: Notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(connections.settings["payments"], "NAME", tmp_path / "nowhere" / "payments.sqlite3")
+    monkeypatch.setitem(connections.settings["payments"], "NAME", "/nowhere/at/all")
     ours.suspect("payments", DATABASE)
     eventually(lambda: "opened" in notes.words)
     monkeypatch.undo()

@@ -18,6 +18,7 @@ from django.db import (
     ProgrammingError,
     connections,
 )
+from django.db.backends.sqlite3.base import DatabaseWrapper
 
 from choreography.conf import Conf
 from choreography.delivery import ATTEMPTS, FIRST_SEEN, LETTER, WAITS, Delivery, _again
@@ -184,9 +185,7 @@ def test_what_an_error_of_postgresql_stands_for(raised: type[Exception], state: 
 
 def on_sqlite(path: Path, *statements: str) -> Exception:
     """What Django raises for the last of these statements, run on a file, the real thing."""
-    database = connections.create_connection("default").copy()
-    database.settings_dict["NAME"] = path
-    database.settings_dict["OPTIONS"] = {"timeout": 0}
+    database = DatabaseWrapper(connections.settings["default"] | {"NAME": path, "OPTIONS": {"timeout": 0}}, "sqlite")
     try:
         with database.cursor() as cursor:
             for statement in statements:

@@ -7,7 +7,7 @@ import pytest
 from choreography import topology, worker
 from choreography.timers import Timer
 
-pytestmark = pytest.mark.django_db(databases="__all__")
+pytestmark = pytest.mark.django_db(databases="__all__", transaction=True)
 
 
 def timer(function: Callable[[], None]) -> Timer:

@@ -1,0 +1,111 @@
+"""The long ones (LONG=1): a queue of 100,000 orders, memory over time, and tables full of old rows."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg2
+
+from bench.runs import PATIENCE, Running, WrongResult, run, running, verify
+from bench.servers import Servers, ask
+from bench.systems import SERVICES, System
+
+#: Orders after which memory is looked at for the first time.
+EARLY = 1000
+
+
+def long_queue(system: System, servers: Servers, folder: Path, name: str, orders: int) -> dict[str, float]:
+    """Have everything placed before anybody works, then watch it being worked off.
+
+    Returns:
+        ``first_tenth`` and ``last_tenth``: deliveries per second (rows that enter the inboxes: an order's nine come in
+        waves, so completed orders say nothing about the speed), ``early_megabytes`` and ``late_megabytes``: the
+        largest worker after the first thousand orders and at the end; and the ratio of each pair.
+
+    Raises:
+        WrongResult: not every order was completed.
+    """
+    with running(system, servers, folder, name) as it:
+        it.start()
+        it.wait_until_it_listens()
+        for process in it.processes.values():
+            process.kill()
+        it.placer.place(orders)
+        it.start()
+        seen, early = _watch(it, orders)
+        late = _largest_worker(it)
+        verify(it.place, orders)
+    first, last = _rate(seen, 0.0, 0.1), _rate(seen, 0.9, 1.0)
+    return {
+        "first_tenth": first,
+        "last_tenth": last,
+        "rate_ratio": last / first,
+        "early_megabytes": early,
+        "late_megabytes": late,
+        "memory_ratio": late / early,
+    }
+
+
+def full_inbox(system: System, servers: Servers, folder: Path, name: str, orders: int, rows: int) -> dict[str, float]:
+    """Orders per second with so many old rows in each inbox, and with none."""
+    full = replace(system, prepare=_filled(rows))
+    empty_rate = run(system, servers, folder, f"{name}_empty", orders, idle=1).orders_per_second
+    full_rate = run(full, servers, folder, f"{name}_full", orders, idle=1).orders_per_second
+    return {"empty": empty_rate, "full": full_rate, "ratio": full_rate / empty_rate}
+
+
+def _watch(it: Running, orders: int) -> tuple[list[tuple[float, int]], float]:
+    """Look every second. Returns (time, deliveries so far) each time, and the largest worker's size early on."""
+    seen = [(time.monotonic(), 0)]
+    early = 0.0
+    moved = time.monotonic()
+    while (completed := it.completed()) < orders:
+        if not early and completed >= min(EARLY, orders // 10):
+            early = _largest_worker(it)
+        time.sleep(1.0)
+        seen.append((time.monotonic(), _deliveries(it)))
+        if seen[-1][1] > seen[-2][1]:
+            moved = time.monotonic()
+        elif time.monotonic() - moved > PATIENCE:
+            raise WrongResult(f"{it.system.title} stopped at {completed} of {orders} orders")
+    return seen, early or _largest_worker(it)
+
+
+def _rate(seen: list[tuple[float, int]], low: float, high: float) -> float:
+    """Deliveries per second between two shares of all of them."""
+    total = seen[-1][1]
+    start = max((moment for moment in seen if moment[1] <= low * total), key=lambda moment: moment[0])
+    end = min((moment for moment in seen if moment[1] >= high * total), key=lambda moment: moment[0])
+    return (end[1] - start[1]) / max(end[0] - start[0], 1e-9)
+
+
+def _deliveries(it: Running) -> int:
+    query = "SELECT coalesce(sum(n_tup_ins), 0) FROM pg_stat_user_tables WHERE relname LIKE '%%inbox%%'"
+    return int(ask(it.place.watching, query)[0][0])
+
+
+def _largest_worker(it: Running) -> float:
+    return max(size for name, size in it.memory().items() if name.startswith("worker"))
+
+
+def _filled(rows: int) -> Callable[[str], None]:
+    """Fill the shop's inboxes with rows as they would be after a long time: ids sorted by time."""
+
+    def fill(database: str) -> None:
+        with closing(psycopg2.connect(database)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as sql:
+                for service in SERVICES:
+                    sql.execute(
+                        f"INSERT INTO {service}_inbox (event_id, reaction, event_type, subject, handled_at, attempts)"
+                        " SELECT (lpad(to_hex(1700000000000 + n), 12, '0') || '7' || substr(md5(n::text), 1, 19))::uuid"
+                        ", 'old.reaction', 'old.event.v1', gen_random_uuid(), now() - interval '1 day', 1"
+                        " FROM generate_series(1, %s) n",
+                        (rows,),
+                    )
+                    sql.execute(f"VACUUM ANALYZE {service}_inbox")
+                sql.execute("CHECKPOINT")
+
+    return fill

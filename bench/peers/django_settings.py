@@ -1,0 +1,11 @@
+"""Settings of ``celery_orm``: the shop's tables in one database, and nothing else of the shop."""
+
+import os
+
+import environ
+
+SECRET_KEY = "kept by nobody"
+INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "orders", "payments", "shipping"]
+DATABASES = {"default": environ.Env.db_url_config(os.environ["DATABASE_URL"]) | {"CONN_MAX_AGE": 60}}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True

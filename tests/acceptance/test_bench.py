@@ -1,0 +1,104 @@
+"""The benchmark, tiny: it works, every system completes every order, and a wrong result is noticed."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import unavailable
+from tests.processes import ROOT
+
+pytestmark = pytest.mark.processes
+
+SYSTEMS = ["ours", "celery", "faststream", "dramatiq", "floor1", "floor100"]
+
+
+def bench(out: Path, **options: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m bench``; skip where what the peers are written with is not installed."""
+    for package in ("faststream", "sqlalchemy", "asyncpg", "dramatiq", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            unavailable("The benchmark", ModuleNotFoundError(f"{package}: make .venv/installed-bench"))
+    tiny = {"ORDERS": "20", "ROUNDS": "1", "IDLE": "2", "EVENTS": "200", "OUT": str(out)}
+    return subprocess.run(
+        [sys.executable, "-m", "bench"],
+        cwd=ROOT,
+        env=os.environ | tiny | options,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A round of everyone, with the long ones cut short: where its files are, and what it printed."""
+    out = tmp_path_factory.mktemp("bench")
+    done = bench(out, LONG="1", LONG_ORDERS="40", LONG_ROWS="1000")
+    assert done.returncode == 0, done.stderr[-5000:]
+    return out, done.stdout
+
+
+def test_every_system_completes_every_order_and_writes_the_same_rows(result: tuple[Path, str]) -> None:
+    runs = json.loads((result[0] / "result.json").read_text())["runs"]
+
+    assert [run["system"] for run in runs] == SYSTEMS
+    for run in runs:
+        orders = run["rows"]["orders_order"]
+        assert orders >= 10 + 2 + 20 + 20 + 20
+        assert run["rows"] == {
+            "orders_order": orders,
+            "orders_orderline": 2 * orders,
+            "payments_payment": orders,
+            "payments_entry": 2 * orders,
+            "shipping_shipment": orders,
+        }
+
+
+def test_every_figure_has_its_place_in_the_table_and_a_ratio_to_ours(result: tuple[Path, str]) -> None:
+    document = json.loads((result[0] / "result.json").read_text())
+
+    rows = re.findall(r"^\| ([^|]+?) \|", result[1].partition("| to reach")[0], re.MULTILINE)
+    assert rows == list(document["medians"]["ours"])
+    for system in SYSTEMS:
+        assert all(value > 0 for value in document["medians"][system].values()), document["medians"][system]
+    assert set(document["ratios_to_ours"]["ours"].values()) == {1.0}
+
+
+def test_the_relay_is_measured_alone_and_the_long_ones_on_request(result: tuple[Path, str]) -> None:
+    document = json.loads((result[0] / "result.json").read_text())
+
+    assert set(document["relay_events_per_second"]) == {"py-amqp", "ours", "floor1", "floor100"}
+    assert document["long"]["queue"]["memory_ratio"] > 0
+    assert document["long"]["inbox"]["ratio"] > 0
+
+
+def test_every_target_is_judged(result: tuple[Path, str]) -> None:
+    targets = json.loads((result[0] / "result.json").read_text())["targets"]
+
+    assert len(targets) == 10
+    assert {target["verdict"] for target in targets} <= {"aim", "enough", "missed"}
+
+
+def test_the_plot_is_a_picture(result: tuple[Path, str]) -> None:
+    assert (result[0] / "result.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"SYSTEMS": "ours,theirs"}, "SYSTEMS: there is no theirs"),
+        ({"ORDERS": "many"}, "ORDERS=many: give a positive number"),
+        ({"ROUNDS": "0"}, "ROUNDS=0: give a positive number"),
+    ],
+)
+def test_a_wrong_option_is_one_clear_line(tmp_path: Path, options: dict[str, str], fault: str) -> None:
+    done = bench(tmp_path, **options)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(fault)
+    assert len(done.stderr.splitlines()) == 1

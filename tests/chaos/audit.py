@@ -1,0 +1,121 @@
+"""Looks things up in every service's database and in the books of the companies outside."""
+
+from collections import Counter
+from typing import Any
+
+from tests import clerk
+from tests.clerk import open_shop  # noqa: F401  (asked for by name)
+
+#: As many examples of one broken invariant as anyone reads.
+_EXAMPLES = 5
+
+
+def close_shop() -> None:
+    """Nothing has to be taken back: the servers are the run's own, and may be down now."""
+
+
+def open_admin(password: str) -> None:
+    """Make the account with which orders are placed in the admin."""
+    from django.contrib.auth import get_user_model
+
+    get_user_model().objects.create_superuser("admin", password=password)
+
+
+def product() -> int:
+    """The key of what is sold, for the form."""
+    from orders.models import Product
+
+    return int(Product.objects.get(sku="TEA").pk)
+
+
+def queues() -> list[str]:
+    """The names of all queues of the shop."""
+    from choreography import topology
+    from choreography.conf import conf
+
+    return [queue.name for service in conf().services for queue in topology.queues(service)]
+
+
+def open_orders() -> list[dict[str, str]]:
+    """Orders that have not ended and need no person: id, token, street and status."""
+    from orders.models import Order
+
+    ended = (Order.Status.COMPLETED, Order.Status.CANCELLED)
+    rows = Order.objects.exclude(status__in=ended).filter(attention="")
+    return [
+        {"id": str(order.pk), "token": order.payment_token, "street": order.street, "status": order.status}
+        for order in rows
+    ]
+
+
+def progress() -> dict[str, int]:
+    """What changes as long as anything happens."""
+    from django.conf import settings
+
+    from choreography.models import table_of
+
+    counts = {"open": len(open_orders()), "unpublished": 0, "heard": 0, "announced": 0}
+    for service in settings.SERVICES:
+        outbox = table_of(service, "Outbox").objects
+        counts["announced"] += outbox.count()
+        counts["unpublished"] += outbox.filter(published_at=None).count()
+        counts["heard"] += table_of(service, "Inbox").objects.count()
+    return counts
+
+
+def unheard() -> int:
+    """Events that have not taken effect everywhere yet."""
+    return len(clerk.unheard())
+
+
+def ends() -> dict[str, int]:
+    """Orders by how they stand in the end; those that a person must see to by that."""
+    from orders.models import Order
+
+    return dict(
+        Counter(
+            "needs_a_person" if attention and status != Order.Status.COMPLETED else str(status)
+            for status, attention in Order.objects.values_list("status", "attention")
+        )
+    )
+
+
+def missing(submissions: list[str]) -> list[str]:
+    """Which of these forms made no order."""
+    from orders.models import Order
+
+    stored = set(map(str, Order.objects.exclude(submission=None).values_list("submission", flat=True)))
+    return sorted(set(submissions) - stored)
+
+
+def parked() -> list[str]:
+    """Letters that wait for a person, with the way they came."""
+    from django.conf import settings
+
+    from choreography.models import table_of
+
+    return [
+        f"{letter.reaction or 'unusable message'}: {letter.error} {letter.message[:200]}"
+        f" (order {letter.subject}, headers {letter.headers})"
+        for service in settings.SERVICES
+        for letter in table_of(service, "DeadLetter").objects.filter(state="parked").order_by("pk")
+    ]
+
+
+def violations() -> dict[str, Any]:
+    """Broken invariants: what that means (``lost``, ``doubled``, ``violated``), how often, and some examples."""
+    from tests import invariants
+
+    kinds = dict.fromkeys(invariants.LOST, "lost") | dict.fromkeys(invariants.DOUBLED, "doubled")
+    found: dict[str, Any] = {}
+    for violation in invariants.at_rest(invariants.Facts()):
+        kind = kinds.get(violation.invariant, "violated")
+        entry = found.setdefault(violation.invariant, {"kind": kind, "count": 0, "examples": []})
+        entry["count"] += 1
+        if entry["count"] <= _EXAMPLES:
+            entry["examples"].append(str(violation))
+    return found
+
+
+if __name__ == "__main__":
+    clerk.main(globals())

@@ -1,0 +1,124 @@
+"""A payment provider and a carrier as they are on a bad day. What goes wrong with a call depends on its key alone.
+
+Some calls are booked and their answer is lost, some fail at first, some take long. Beyond that whoever makes a file in
+``FAULTS`` (see ``faults``) can have them all fail, or the host be down, for as long as the file is there.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from payments.gateway import (
+    Authorized,
+    Captured,
+    Declined,
+    GatewayDown,
+    GatewayError,
+    GatewayTimeout,
+    Outcome,
+    Refunded,
+    Refused,
+    Voided,
+)
+from payments.sandbox import SandboxGateway
+from shipping.carrier import Address, Booked, CarrierDown, CarrierError, Tracking, Undeliverable
+from shipping.sandbox import SandboxCarrier
+
+log = structlog.get_logger(__name__)
+
+Answer = TypeVar("Answer")
+
+#: The folder of the files that bring a host down or make it fail; the seed that says which calls go wrong.
+FOLDER, SEED = "CHAOS_FAULTS", "CHAOS_SEED"
+
+
+class BadDay:
+    """What goes wrong with a host's calls."""
+
+    def __init__(self, host: str, down: type[Exception], fails: type[Exception], silent: type[Exception]) -> None:
+        self._host, self._down, self._fails, self._silent = host, down, fails, silent
+        self._folder = Path(os.environ[FOLDER])
+        self._seed = os.environ[SEED]
+
+    def look(self, what: Callable[[], Answer]) -> Answer:
+        """A question that changes nothing."""
+        self._be_down()
+        return what()
+
+    def call(self, key: str, what: Callable[[], Answer]) -> Answer:
+        """A call that changes something, under an idempotency key."""
+        self._be_down()
+        chance = self._chance(key)
+        # Long enough for a person to change their mind meanwhile, and for the shop to hear of it.
+        time.sleep(1.0 if chance < 0.25 else 0.02)
+        if (self._folder / f"{self._host}-fails").exists():
+            self._tell("failed", self._fails)
+        answer = what()
+        # Booked: whoever asks under the same key is told, and does not call again.
+        if 0.2 < chance < 0.3:
+            self._tell("answer_lost", self._silent)
+        return answer
+
+    def _be_down(self) -> None:
+        if (self._folder / f"{self._host}-down").exists():
+            self._tell("was_down", self._down)
+
+    def _tell(self, what: str, error: type[Exception]) -> None:
+        log.info("fault injected", fault=f"{self._host}_{what}")
+        raise error(f"the {self._host} has a bad day")
+
+    def _chance(self, key: str) -> float:
+        return int.from_bytes(hashlib.sha256(f"{self._seed}:{key}".encode()).digest()[:6]) / 2**48
+
+
+class UnreliableGateway(SandboxGateway):
+    """Times out after charging, fails, is down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._day = BadDay("gateway", GatewayDown, GatewayError, GatewayTimeout)
+
+    def authorize(self, *, key: str, token: str, amount: int, currency: str) -> Authorized | Declined:
+        call = super().authorize
+        return self._day.call(key, lambda: call(key=key, token=token, amount=amount, currency=currency))
+
+    def capture(self, *, key: str, reference: str, amount: int) -> Captured | Refused:
+        call = super().capture
+        return self._day.call(key, lambda: call(key=key, reference=reference, amount=amount))
+
+    def void(self, *, key: str, reference: str) -> Voided | Refused:
+        call = super().void
+        return self._day.call(key, lambda: call(key=key, reference=reference))
+
+    def refund(self, *, key: str, reference: str, amount: int) -> Refunded | Refused:
+        call = super().refund
+        return self._day.call(key, lambda: call(key=key, reference=reference, amount=amount))
+
+    def find(self, key: str) -> Outcome | None:
+        call = super().find
+        return self._day.look(lambda: call(key))
+
+
+class UnreliableCarrier(SandboxCarrier):
+    """Does not answer after booking, fails, is down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._day = BadDay("carrier", CarrierDown, CarrierError, CarrierError)
+
+    def book(self, *, key: str, address: Address) -> Booked | Undeliverable:
+        call = super().book
+        return self._day.call(key, lambda: call(key=key, address=address))
+
+    def track(self, parcel: str) -> Tracking:
+        call = super().track
+        return self._day.look(lambda: call(parcel))
+
+    def find(self, key: str) -> Booked | Undeliverable | None:
+        call = super().find
+        return self._day.look(lambda: call(key))

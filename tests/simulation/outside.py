@@ -1,0 +1,144 @@
+"""The sandbox's provider and carrier, in whose every call something can go wrong."""
+
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Final, Literal, TypeVar
+
+from payments.gateway import (
+    Authorized,
+    Captured,
+    Declined,
+    GatewayDown,
+    GatewayError,
+    GatewayTimeout,
+    Outcome,
+    Refunded,
+    Refused,
+    Voided,
+)
+from payments.sandbox import SandboxGateway
+from shipping.carrier import Address, Booked, CarrierDown, CarrierError, Tracking, Undeliverable
+from shipping.sandbox import SandboxCarrier
+from tests.shop_in_a_box import Crash
+
+Answer = TypeVar("Answer")
+
+GATEWAY, CARRIER = "the payment gateway", "the carrier"
+CALLS: Final = (
+    *("gateway.authorize", "gateway.capture", "gateway.void", "gateway.refund", "gateway.find"),
+    *("carrier.book", "carrier.find", "carrier.track"),
+)
+"""Every question a service asks outside."""
+
+Mishap = Literal["fails", "is down", "loses the answer", "dies before", "dies after"]
+MISHAPS: Final[tuple[Mishap, ...]] = ("fails", "is down", "loses the answer", "dies before", "dies after")
+"""What one call can meet. In the last two it is the process that asks that dies, before or after the booking."""
+
+
+@dataclass
+class Outside:
+    """What is wrong with the companies outside."""
+
+    down: set[str] = field(default_factory=set)
+    """``GATEWAY``, ``CARRIER``: nobody answers there."""
+    mishaps: dict[str, deque[Mishap]] = field(default_factory=lambda: defaultdict(deque))
+    """What the next calls of a name will meet."""
+    meanwhile: dict[str, deque[Callable[[], None]]] = field(default_factory=lambda: defaultdict(deque))
+    """What happens during the next calls of a name, between the booking and its answer, or before a service's next
+    transactions begin."""
+    asked: int = 0
+    """How many calls reached somebody."""
+
+    def let_happen(self, moment: str) -> None:
+        """Let happen, once, what was to happen at this moment."""
+        if self.meanwhile[moment]:
+            self.meanwhile[moment].popleft()()
+
+    def mend(self) -> None:
+        """From now on everything is answered."""
+        self.down.clear()
+        self.mishaps.clear()
+        self.meanwhile.clear()
+
+
+@dataclass(frozen=True)
+class _Host:
+    name: str
+    down: type[Exception]
+    failed: type[Exception]
+    silent: type[Exception]
+
+    def ask(self, outside: Outside, call: str, question: Callable[[], Answer]) -> Answer:
+        mishap = outside.mishaps[call].popleft() if outside.mishaps[call] else None
+        if mishap == "dies before":
+            raise Crash
+        if mishap == "is down" or self.name in outside.down:
+            raise self.down(f"{self.name} can't be reached")
+        if mishap == "fails":
+            raise self.failed(f"{self.name} failed")
+        outside.asked += 1
+        try:
+            answer = question()
+        finally:  # also where the sandbox itself loses the answer
+            outside.let_happen(call)
+        if mishap == "dies after":
+            raise Crash
+        if mishap == "loses the answer":
+            raise self.silent(f"{self.name} did not answer in time")
+        return answer
+
+
+_gateway = _Host(GATEWAY, GatewayDown, GatewayError, GatewayTimeout)
+_carrier = _Host(CARRIER, CarrierDown, CarrierError, CarrierError)
+
+
+class Gateway(SandboxGateway):
+    outside: ClassVar[Outside]
+
+    def authorize(self, *, key: str, token: str, amount: int, currency: str) -> Authorized | Declined:
+        ask = super().authorize
+        return _gateway.ask(
+            self.outside, "gateway.authorize", lambda: ask(key=key, token=token, amount=amount, currency=currency)
+        )
+
+    def capture(self, *, key: str, reference: str, amount: int) -> Captured | Refused:
+        ask = super().capture
+        return _gateway.ask(self.outside, "gateway.capture", lambda: ask(key=key, reference=reference, amount=amount))
+
+    def void(self, *, key: str, reference: str) -> Voided | Refused:
+        ask = super().void
+        return _gateway.ask(self.outside, "gateway.void", lambda: ask(key=key, reference=reference))
+
+    def refund(self, *, key: str, reference: str, amount: int) -> Refunded | Refused:
+        ask = super().refund
+        return _gateway.ask(self.outside, "gateway.refund", lambda: ask(key=key, reference=reference, amount=amount))
+
+    def find(self, key: str) -> Outcome | None:
+        ask = super().find
+        return _gateway.ask(self.outside, "gateway.find", lambda: ask(key))
+
+    def forget_everything(self) -> None:
+        with self._books.writing() as db:
+            db.execute("DELETE FROM operations")
+            db.execute("DELETE FROM calls")
+
+
+class Carrier(SandboxCarrier):
+    outside: ClassVar[Outside]
+
+    def book(self, *, key: str, address: Address) -> Booked | Undeliverable:
+        ask = super().book
+        return _carrier.ask(self.outside, "carrier.book", lambda: ask(key=key, address=address))
+
+    def track(self, parcel: str) -> Tracking:
+        ask = super().track
+        return _carrier.ask(self.outside, "carrier.track", lambda: ask(parcel))
+
+    def find(self, key: str) -> Booked | Undeliverable | None:
+        ask = super().find
+        return _carrier.ask(self.outside, "carrier.find", lambda: ask(key))
+
+    def forget_everything(self) -> None:
+        with self._books.writing() as db:
+            db.execute("DELETE FROM bookings")
