@@ -25,10 +25,12 @@ demo: $(VENV)/installed ## Start the shop, place five orders, check how each end
 test: $(VENV)/installed-dev ## Run the tests
 	@$(BIN)/python manage.py test
 
-# SEEDS=1000 FIRST_SEED=1; JOBS=2 processes; ONLY=3,7,12 of a seed's actions; PLANT=no_inbox, a bug on purpose; JSON=1
+# SEEDS=1000 FIRST_SEED=1; JOBS=2 processes; ONLY=3,7,12 of a seed's actions; PLANT=no_inbox, a bug on purpose;
+# COVER=1 fails unless every line of the reactions was visited; JSON=1
 simulate: $(VENV)/installed-dev ## Live through SEEDS histories in which everything goes wrong
 	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST_SEED),--first-seed $(FIRST_SEED)) \
-	  $(if $(JOBS),--jobs $(JOBS)) $(if $(ONLY),--only $(ONLY)) $(if $(PLANT),--plant $(PLANT)) $(if $(JSON),--json)
+	  $(if $(JOBS),--jobs $(JOBS)) $(if $(ONLY),--only $(ONLY)) $(if $(PLANT),--plant $(PLANT)) $(if $(COVER),--cover) \
+	  $(if $(JSON),--json)
 
 lint: $(VENV)/installed-dev ## Check style, types and the direction of imports
 	$(BIN)/ruff check --quiet .

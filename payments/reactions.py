@@ -4,6 +4,7 @@ from choreography.contracts import Amount, Currency, Event, Heard, Nothing
 from choreography.registry import reacts_to
 from payments import services
 from payments.events import (
+    AuthorizationExpired,
     CaptureFailed,
     PaymentAuthorized,
     PaymentCaptured,
@@ -45,7 +46,7 @@ def authorize_payment(event: Event[OrderPlaced], answer: Outcome | None) -> None
 
 @reacts_to(
     "shipping.shipment_dispatched.v1",
-    announces=[PaymentCaptured, CaptureFailed],
+    announces=[PaymentCaptured, CaptureFailed, AuthorizationExpired],
     calls=_ask_to_capture,
     host=gateway,
 )

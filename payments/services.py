@@ -73,7 +73,10 @@ def record_authorization(order_id: UUID, amount: int, currency: str, answer: Out
 
 
 def ask_to_capture(order_id: UUID) -> Outcome | None:
-    """Take what is held, the parcel being on its way. ``None``: the order was cancelled, so nothing is taken.
+    """Take what is held, the parcel being on its way.
+
+    Returns:
+        ``Captured`` or ``Refused``; ``Voided`` where the hold was let go of before; ``None`` for a cancelled order.
 
     Raises:
         NothingHeld: payments never authorized this order.
@@ -84,7 +87,10 @@ def ask_to_capture(order_id: UUID) -> Outcome | None:
     if not payment.authorized:
         raise NothingHeld(f"payments has authorized nothing for order {order_id}")
     key = _key(order_id, "capture")
-    return _ask(key, lambda: gateway().capture(key=key, reference=payment.reference, amount=payment.authorized))
+    answer = _ask(key, lambda: gateway().capture(key=key, reference=payment.reference, amount=payment.authorized))
+    if answer == Refused("already_voided"):
+        return gateway().find(_key(order_id, "void")) or answer
+    return answer
 
 
 def record_capture(order_id: UUID, answer: Outcome | None) -> None:
@@ -98,12 +104,12 @@ def record_capture(order_id: UUID, answer: Outcome | None) -> None:
         case Captured():
             payment.enter(Entry.Kind.CAPTURED, answer.amount, _key(order_id, "capture"))
             announce(PaymentCaptured(amount=answer.amount, currency=payment.currency), subject=order_id)
+        case Voided() if not payment.order_cancelled:
+            # Whoever let go of the hold may have died before it was entered.
+            _enter_expiry(payment, answer)
+            _refuse_capture(payment, "already_voided")
         case Refused() if not payment.order_cancelled:
-            if payment.held and answer.reason == "already_voided":
-                raise Conflict(f"the hold for order {order_id} is being let go of")
-            payment.capture_refused = answer.reason
-            payment.save()
-            announce(CaptureFailed(reason=answer.reason), subject=order_id)
+            _refuse_capture(payment, answer.reason)
         case _ if not payment.order_cancelled:
             raise Conflict(f"the provider answered {answer!r} to a capture")
 
@@ -153,9 +159,21 @@ def ask_to_let_go(payment: Payment) -> Outcome:
 def record_expiry(order_id: UUID, answer: Outcome) -> None:
     """Enter that a hold has expired, unless it was used or let go of meanwhile."""
     payment = Payment.objects.locked(order_id)
-    if isinstance(answer, Voided) and payment.held == answer.amount:
-        payment.enter(Entry.Kind.VOIDED, answer.amount, _key(order_id, "void"))
-        announce(AuthorizationExpired(amount=answer.amount, currency=payment.currency), subject=order_id)
+    if isinstance(answer, Voided):
+        _enter_expiry(payment, answer)
+
+
+def _enter_expiry(payment: Payment, answer: Voided) -> None:
+    """Unless it is entered already."""
+    if payment.held == answer.amount:
+        payment.enter(Entry.Kind.VOIDED, answer.amount, _key(payment.order_id, "void"))
+        announce(AuthorizationExpired(amount=answer.amount, currency=payment.currency), subject=payment.order_id)
+
+
+def _refuse_capture(payment: Payment, reason: str) -> None:
+    payment.capture_refused = reason
+    payment.save()
+    announce(CaptureFailed(reason=reason), subject=payment.order_id)
 
 
 def _key(order_id: UUID, operation: str) -> str:

@@ -75,7 +75,7 @@ class Report:
     """Everything came to rest."""
     placing_seconds: float = 0
     seconds_to_quiet: float = 0
-    """From the last fault."""
+    """From the end of the last fault, after which the last orders were still placed."""
     seconds: float = 0
     """From the first process to the report."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -98,9 +98,10 @@ def run(options: Options, servers: Servers, tell: Tell) -> Report:
     started = time.monotonic()
     with _folder(options) as folder, running_site(servers, folder, options) as site:
         tell(f"every process is ready; logs in {folder}")
-        load = _through_chaos(site, options, report, tell)
+        load, last_fault = _through_chaos(site, options, report, tell)
         still = _STILL_WHEN_SABOTAGED if options.sabotage else _STILL
-        report.quiet = _wait_for_quiet(site, load, options.patience, still, report, tell)
+        report.quiet = _wait_for_quiet(site, load, options.patience, still, tell)
+        report.seconds_to_quiet = round(time.monotonic() - last_fault, 1)
         _check(site, load, report)
         _end(site, report)
         _count(site, report)
@@ -109,8 +110,8 @@ def run(options: Options, servers: Servers, tell: Tell) -> Report:
     return report
 
 
-def _through_chaos(site: Site, options: Options, report: Report, tell: Tell) -> Load:
-    """All orders are placed while faults are injected; then there are no more."""
+def _through_chaos(site: Site, options: Options, report: Report, tell: Tell) -> tuple[Load, float]:
+    """All orders are placed while faults are injected; then there are no more. Also tells when the last one ended."""
     rng = random.Random(f"{options.seed}:faults")
     begun = time.monotonic()
     with under_load(site, options) as (load, check):
@@ -133,6 +134,7 @@ def _through_chaos(site: Site, options: Options, report: Report, tell: Tell) -> 
             tell(f"{len(load.placed)} orders placed; {kind.replace('_', ' ')}")
             load.may_reach((number + 2) / (len(planned) + 1))
             faults.inject(kind)
+        last_fault = time.monotonic()
         load.may_reach(1)
         deadline = time.monotonic() + options.duration + options.patience
         while not load.is_done:
@@ -141,10 +143,10 @@ def _through_chaos(site: Site, options: Options, report: Report, tell: Tell) -> 
         report.placing_seconds = round(time.monotonic() - begun, 1)
     report.people = dict(load.counts)
     report.faults = dict(faults.counts)
-    return load
+    return load, last_fault
 
 
-def _wait_for_quiet(site: Site, load: Load, patience: float, still: float, report: Report, tell: Tell) -> bool:
+def _wait_for_quiet(site: Site, load: Load, patience: float, still: float, tell: Tell) -> bool:
     """Every order has ended or needs a person, every event was heard, nothing waits. False: not in time, or never."""
     begun = changed = told = time.monotonic()
     seen: Any = None
@@ -153,7 +155,6 @@ def _wait_for_quiet(site: Site, load: Load, patience: float, still: float, repor
         now = time.monotonic()
         progress, waiting = site.ask("progress"), site.waiting()
         if not waiting and not progress["open"] and not progress["unpublished"] and not site.ask("unheard"):
-            report.seconds_to_quiet = round(now - begun, 1)
             return True
         if waiting or progress != seen:
             seen, changed = progress, now

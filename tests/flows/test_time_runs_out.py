@@ -104,7 +104,7 @@ def test_a_hold_that_a_capture_uses_at_the_same_moment_does_not_expire(shop: Sho
     assert_invariants(shop, [order])
 
 
-def test_a_capture_at_the_moment_of_expiry_is_tried_again_and_then_refused(shop: Shop, gateway: type[Gateway]) -> None:
+def test_a_capture_at_the_moment_of_expiry_is_refused(shop: Shop, gateway: type[Gateway]) -> None:
     order = shop.place()
     shop.hear("payments")
     shop.hear_all("shipping")
@@ -115,6 +115,21 @@ def test_a_capture_at_the_moment_of_expiry_is_tried_again_and_then_refused(shop:
     shop.come_to_rest()
 
     assert shop.order(order).attention == "capture_failed: already_voided"
+    assert_invariants(shop, [order])
+
+
+def test_a_capture_enters_an_expiry_whose_tick_died(shop: Shop) -> None:
+    """Nobody has to wait for the next tick: beat may be down for long."""
+    order = shop.place()
+    shop.hear("payments")
+    shop.hear_all("shipping")
+    shop.time.advance(WEEK + 1)
+    ask_to_let_go(shop.payment(order))
+
+    shop.come_to_rest()
+
+    assert shop.order(order).attention == "capture_failed: already_voided"
+    assert not shop.letters()
     assert_invariants(shop, [order])
 
 

@@ -40,6 +40,7 @@ class Asked:
     only: frozenset[int] | None
     plant: str
     seconds: float
+    cover: bool
     json: bool
 
     def schedule(self, seed: int) -> Schedule:
@@ -51,7 +52,8 @@ def run(arguments: Sequence[str]) -> int:
     """Do it.
 
     Returns:
-        0 if no invariant was violated, 1 if one was, 130 after Ctrl-C. (argparse exits with 2.)
+        0 if no invariant was violated, 1 if one was, or a line was not visited where all had to be; 130 after Ctrl-C.
+        (argparse exits with 2.)
     """
     asked = _parse(arguments)
     started = time.monotonic()
@@ -65,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
             sys.stderr.write("\nstopped\n")
             return 130
     sys.stdout.write(json.dumps(report, indent=2) + "\n" if asked.json else _in_words(report))
-    return 1 if failed else 0
+    return 1 if failed or (asked.cover and report["lines"]["missing"]) else 0
 
 
 # Running
@@ -268,6 +270,7 @@ def _parse(arguments: Sequence[str]) -> Asked:
     parser.add_argument("--only", type=_numbers, help="the actions that happen: 3,7,12 (all)")
     parser.add_argument("--plant", choices=sorted(PLANTS), default="", help="a bug on purpose (none)")
     parser.add_argument("--seconds", type=float, default=30.0, help="to make a failing story shorter (%(default)s)")
+    parser.add_argument("--cover", action="store_true", help="fail unless every line of the reactions was visited")
     parser.add_argument("--json", action="store_true", help="report for programs")
     return Asked(**vars(parser.parse_args(arguments)))
 

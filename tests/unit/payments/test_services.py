@@ -145,17 +145,28 @@ def test_a_refused_capture_is_announced_for_a_person() -> None:
     assert announced()[-1] == "capture_failed"
 
 
-def test_a_capture_refused_because_the_hold_is_being_let_go_waits_for_that() -> None:
+def test_a_capture_that_finds_the_hold_let_go_of_enters_that() -> None:
+    """Whoever let go of it may have died before."""
     authorize()
-    with pytest.raises(Conflict):
-        capture(Refused("already_voided"))
+    capture(Voided(REF, 100))
+    assert amounts() == (100, 0, 100, 0)
+    assert payment().capture_refused == "already_voided"
+    assert announced()[-2:] == ["authorization_expired", "capture_failed"]
 
 
-@pytest.mark.parametrize("answer", [None, Voided(REF, 100)])
-def test_an_answer_that_fits_no_capture_is_asked_for_again(answer: Outcome | None) -> None:
+def test_a_capture_that_finds_the_hold_let_go_of_and_entered_is_refused() -> None:
+    authorize()
+    with transaction_of("payments"):
+        services.record_expiry(ORDER, Voided(REF, 100))
+    capture(Voided(REF, 100))
+    assert amounts() == (100, 0, 100, 0)
+    assert announced()[-2:] == ["authorization_expired", "capture_failed"]
+
+
+def test_no_answer_to_a_capture_is_asked_for_again() -> None:
     authorize()
     with pytest.raises(Conflict):
-        capture(answer)
+        capture(None)
 
 
 def test_nothing_is_captured_for_a_cancelled_order() -> None:
