@@ -40,8 +40,11 @@ FOLDER, SEED = "CHAOS_FAULTS", "CHAOS_SEED"
 class BadDay:
     """What goes wrong with a host's calls."""
 
-    def __init__(self, host: str, down: type[Exception], fails: type[Exception], silent: type[Exception]) -> None:
-        self._host, self._down, self._fails, self._silent = host, down, fails, silent
+    def __init__(
+        self, host: str, slow: float, down: type[Exception], fails: type[Exception], silent: type[Exception]
+    ) -> None:
+        """``slow``: the part of the calls that take a second."""
+        self._host, self._slow, self._down, self._fails, self._silent = host, slow, down, fails, silent
         self._folder = Path(os.environ[FOLDER])
         self._seed = os.environ[SEED]
 
@@ -55,7 +58,7 @@ class BadDay:
         self._be_down()
         chance = self._chance(key)
         # Long enough for a person to change their mind meanwhile, and for the shop to hear of it.
-        time.sleep(1.0 if chance < 0.25 else 0.02)
+        time.sleep(1.0 if chance < self._slow else 0.02)
         if (self._folder / f"{self._host}-fails").exists():
             self._tell("failed", self._fails)
         answer = what()
@@ -81,7 +84,7 @@ class UnreliableGateway(SandboxGateway):
 
     def __init__(self) -> None:
         super().__init__()
-        self._day = BadDay("gateway", GatewayDown, GatewayError, GatewayTimeout)
+        self._day = BadDay("gateway", 0.05, GatewayDown, GatewayError, GatewayTimeout)
 
     def authorize(self, *, key: str, token: str, amount: int, currency: str) -> Authorized | Declined:
         call = super().authorize
@@ -109,7 +112,7 @@ class UnreliableCarrier(SandboxCarrier):
 
     def __init__(self) -> None:
         super().__init__()
-        self._day = BadDay("carrier", CarrierDown, CarrierError, CarrierError)
+        self._day = BadDay("carrier", 0.25, CarrierDown, CarrierError, CarrierError)
 
     def book(self, *, key: str, address: Address) -> Booked | Undeliverable:
         call = super().book
