@@ -116,7 +116,8 @@ class SendAgain(Action):
         try:
             with shop.process(self.fault):
                 letters.send_again(letter, shop)
-        except (Transient, Crash, OperationalError) as error:
+        # It may have done its work while the button was being pressed.
+        except (letters.NotParked, Transient, Crash, OperationalError) as error:
             what += f" ({type(error).__name__})"
         shop.tell(what)
 
