@@ -29,6 +29,8 @@ class Conf:
     """Transient faults: parked when the first attempt lies this far back."""
     max_wait: timedelta = timedelta(minutes=10)
     """A delivery that waits for another event is parked after this."""
+    retry_overdue: timedelta = timedelta(minutes=1)
+    """A delivery that is not back from the ladder so long after its rung's time is sent again."""
     max_body_bytes: int = 256 * 1024
     """A larger message is not read but parked."""
     delivery_limit: int = 20

@@ -10,11 +10,11 @@ import math
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import structlog
-from django.db import IntegrityError, transaction
+from django.db import DatabaseError, IntegrityError, transaction
 
 from choreography import topology, world
 from choreography.claims import claimed
@@ -142,7 +142,9 @@ def deliver(delivery: Delivery) -> Outcome:
                 _tell("delivery parked", headline, reaction, error, logging.ERROR, attempts=verdict.attempts)
                 return Parked(error)
         _tell("delivery retried", headline, reaction, error, delay=round(verdict.delay, 1))
-        return Later(_again(delivery, verdict), verdict.delay, error, _what_is_down(error, reaction))
+        again, what_is_down = _again(delivery, verdict), _what_is_down(error, reaction)
+        _note_retry(delivery, again, verdict, what_is_down)
+        return Later(again, verdict.delay, error, what_is_down)
 
 
 def resume(delivery: Delivery) -> bool:
@@ -235,8 +237,38 @@ def _commit(delivery: Delivery, reaction: Reaction, event: Event[Any], history: 
     return Done()
 
 
+def _note_retry(delivery: Delivery, again: Outgoing, verdict: Again, down: str | None) -> None:
+    """Note what goes to the ladder, so that it is sent again if it does not come back (see ``overdue``).
+
+    Where that can't be written the ladder alone is trusted: what a service can't note it must still be able to retry.
+    """
+    if down == DATABASE:
+        return
+    retry = table_of(delivery.service, "Retry")
+    row = retry(
+        key=letter_key(delivery),
+        body=again.body,
+        content_type=_legible(again.content_type or "")[:200],
+        headers=_plain(again.headers),
+        overdue_at=world.now() + timedelta(seconds=verdict.tier) + conf().retry_overdue,
+    )
+    try:
+        retry.objects.using(alias_of(delivery.service)).bulk_create(
+            [row], update_conflicts=True, unique_fields=["key"], update_fields=["headers", "overdue_at", "copies"]
+        )
+    except DatabaseError as error:
+        log.warning("retry not noted", service=delivery.service, error=type(error).__name__)
+
+
+def _is_back(delivery: Delivery, alias: str) -> None:
+    """A delivery that was on the ladder is dealt with: nobody has to look for it."""
+    if FIRST_SEEN in delivery.headers:
+        table_of(delivery.service, "Retry").objects.using(alias).filter(key=letter_key(delivery)).delete()
+
+
 def _resolve(delivery: Delivery, alias: str) -> None:
-    """If a person had sent this again from the dead letters, the letter has done its work."""
+    """It has taken effect: if a person had sent it again from the dead letters, the letter has done its work."""
+    _is_back(delivery, alias)
     if delivery.letter is not None:
         resolve_letters(delivery.service, key=delivery.letter)
 
@@ -284,6 +316,7 @@ def _park(
         "first_parked_at": fault["parked_at"],
     }
     with transaction.atomic(using=alias):
+        _is_back(delivery, alias)
         letters.objects.using(alias).update_or_create(key=key, defaults=fault, create_defaults=fault | origin)
         actions.objects.using(alias).filter(letter__key=key, outcome=actions.Outcome.PENDING).update(
             outcome=actions.Outcome.PARKED, detail=f"{kind} {place}".rstrip(), ended_at=world.now()

@@ -23,7 +23,7 @@ from choreography.delivery import LETTER, NOTES_OF_THE_BROKER, resolve_letters
 from choreography.errors import ChoreographyError
 from choreography.fingerprints import fingerprint
 from choreography.models import DeadLetter, DeadLetterAction, alias_of, table_of, transaction_of
-from choreography.publishing import BrokerPublisher, Outgoing, Publisher
+from choreography.publishing import BrokerPublisher, Outgoing, Publisher, instead
 from choreography.relay import declare_topology
 
 log = structlog.get_logger(__name__)
@@ -239,6 +239,9 @@ def to_the_broker(service: str) -> Iterator[Publisher]:
     Raises:
         Transient: the broker can't be reached.
     """
+    if (other := instead()) is not None:
+        yield other
+        return
     declare_topology(service)
     publisher = BrokerPublisher()
     try:

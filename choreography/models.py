@@ -124,6 +124,26 @@ class DeadLetter(models.Model):
         return f"{self.reaction or self.event_type or _('unknown message')}: {self.error}"
 
 
+class Retry(models.Model):
+    """A delivery on the retry ladder, noted lest the broker keeps it. The row goes when the message has come back."""
+
+    key = models.CharField(_("key"), max_length=64, primary_key=True, help_text=_("One row per message."))
+    body = models.BinaryField(_("body"))
+    content_type = models.CharField(_("content type"), max_length=200, blank=True)
+    headers = models.JSONField(_("headers"), default=dict)
+    overdue_at = models.DateTimeField(_("overdue at"), db_index=True)
+    copies = models.PositiveIntegerField(_("copies"), default=0, help_text=_("How often it was sent again."))
+
+    class Meta:
+        abstract = True
+        verbose_name = _("retry")
+        verbose_name_plural = _("retries")
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return self.key
+
+
 class Redrive(models.Model):
     """All parked letters of one fingerprint on their way back into the service's queue, step by step."""
 

@@ -1,7 +1,8 @@
 """Publish with confirmation: a message counts as published only when the broker has said so."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -49,6 +50,25 @@ class Publisher(Protocol):
 
     def close(self) -> None:
         """Let go of the connection."""
+
+
+_instead: Publisher | None = None
+
+
+def instead() -> Publisher | None:
+    """Where everything is published instead of to the broker, if ``published_to`` says so."""
+    return _instead
+
+
+@contextmanager
+def published_to(publisher: Publisher) -> Iterator[None]:
+    """Have timers publish to another broker for the duration: that of ``testing``."""
+    global _instead
+    before, _instead = _instead, publisher
+    try:
+        yield
+    finally:
+        _instead = before
 
 
 def connect(url: str | None = None) -> Connection:

@@ -23,7 +23,7 @@ from choreography import topology, world
 from choreography.conf import conf
 from choreography.delivery import Delivery, Later, Outcome, deliver, reason_of_death
 from choreography.embedded.store import Store, Stored
-from choreography.publishing import Outgoing
+from choreography.publishing import Outgoing, published_to
 from choreography.relay import move
 from choreography.timers import timers
 from choreography.waiting import Waiting
@@ -148,7 +148,8 @@ class Choreography:
         for timer in timers():
             if timer.service in self.services and name in (None, timer.name):
                 self._ticked[timer.name] = world.now()
-                timer.function()
+                with published_to(self):
+                    timer.function()
 
     # All of it
 

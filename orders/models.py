@@ -266,6 +266,10 @@ class DeadLetter(choreography.DeadLetter):
     """What orders could not handle."""
 
 
+class Retry(choreography.Retry):
+    """What orders has on its retry ladder."""
+
+
 class Redrive(choreography.Redrive):
     """Dead letters of orders that are sent again, group by group."""
 

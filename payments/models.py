@@ -145,6 +145,10 @@ class DeadLetter(choreography.DeadLetter):
     """What payments could not handle."""
 
 
+class Retry(choreography.Retry):
+    """What payments has on its retry ladder."""
+
+
 class Redrive(choreography.Redrive):
     """Dead letters of payments that are sent again, group by group."""
 

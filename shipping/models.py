@@ -110,6 +110,10 @@ class DeadLetter(choreography.DeadLetter):
     """What shipping could not handle."""
 
 
+class Retry(choreography.Retry):
+    """What shipping has on its retry ladder."""
+
+
 class Redrive(choreography.Redrive):
     """Dead letters of shipping that are sent again, group by group."""
 

@@ -2,6 +2,7 @@
 
 from choreography import redrive, world
 from choreography.models import transaction_of
+from choreography.overdue import send_overdue
 from choreography.purge import purge
 from choreography.timers import every, for_each
 from shipping import services
@@ -36,3 +37,9 @@ def purge_old_events() -> None:
 def send_letters_again() -> None:
     """Move on what people have asked to be sent again from the dead letters."""
     redrive.go_on("shipping")
+
+
+@every("OVERDUE_SECONDS")
+def send_overdue_retries() -> None:
+    """Send again what should be back from the retry ladder and is not."""
+    send_overdue("shipping")

@@ -201,7 +201,10 @@ def _lose_retries() -> Iterator[None]:
         with suppress(PublishFailed):
             self.publish([message])
 
-    with patch.object(testing.Choreography, "put_on_ladder", put_on_ladder):
+    with (
+        patch.object(testing.Choreography, "put_on_ladder", put_on_ladder),
+        patch("choreography.delivery._note_retry", lambda *_: None),
+    ):
         yield
 
 

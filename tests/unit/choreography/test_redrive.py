@@ -247,7 +247,7 @@ def test_the_timer_of_each_service_moves_it_on(on_the_broker: Shop) -> None:
     mend(*park(on_the_broker, 3))
     begin()
 
-    on_the_broker.tick("orders.send_letters_again")
+    redrive.go_on("orders")
 
     assert states() == ["retrying", "parked", "parked"]
 
@@ -257,7 +257,7 @@ def test_with_the_broker_down_the_timer_waits(shop: Shop, settings: Settings) ->
     park(shop)
     started = begin()
 
-    shop.tick("orders.send_letters_again")
+    redrive.go_on("orders")
 
     started.refresh_from_db()
     assert started.state == "running"
@@ -268,7 +268,7 @@ def test_without_redrives_the_timer_does_not_touch_the_broker(shop: Shop, settin
     park(shop)
 
     for service in shop.services:
-        shop.tick(f"{service}.send_letters_again")
+        redrive.go_on(service)
 
 
 def test_a_letter_whose_event_took_effect_by_another_copy_is_resolved(shop: Shop) -> None:

@@ -30,12 +30,15 @@ def test_every_service_of_the_shop_has_its_timers() -> None:
         "orders.cancel_unpaid_orders",
         "orders.purge_old_events",
         "orders.send_letters_again",
+        "orders.send_overdue_retries",
         "payments.expire_authorizations",
         "payments.purge_old_events",
         "payments.send_letters_again",
+        "payments.send_overdue_retries",
         "shipping.track_parcels",
         "shipping.purge_old_events",
         "shipping.send_letters_again",
+        "shipping.send_overdue_retries",
     }
 
 

@@ -1,0 +1,134 @@
+"""The broker keeps what it was to hand back: a service notes what it puts on the ladder, and sends it again."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+
+from choreography import topology
+from choreography.conf import conf
+from choreography.delivery import Duplicate
+from choreography.errors import Outage
+from choreography.models import table_of
+from choreography.overdue import send_overdue
+from choreography.publishing import Outgoing, published_to
+from orders.models import Order
+from tests.shop_in_a_box import Shop, assert_invariants
+
+
+class NobodyThere:
+    """A publisher whose broker is down."""
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        raise Outage("nobody there")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+CHASE = "payments.send_overdue_retries"
+
+
+def lose_what_is_on_the_ladder(shop: Shop) -> int:
+    """The broker shows none of it to anybody, ever again."""
+    return sum(shop.broker.purge(queue.name) for each in shop.services for queue in topology.retry_queues(each))
+
+
+def notes(service: str = "payments") -> int:
+    return int(table_of(service, "Retry").objects.count())
+
+
+def pass_the_time_of_a_note(shop: Shop) -> None:
+    wait = timedelta(seconds=conf().retry_tiers[0]) + conf().retry_overdue
+    shop.time.advance(wait.total_seconds() + 1)
+
+
+def test_a_delivery_the_ladder_has_lost_is_sent_again(shop: Shop) -> None:
+    order = shop.place(token="tok_fails_twice")
+    shop.hear("payments")
+    assert lose_what_is_on_the_ladder(shop) == 1
+
+    pass_the_time_of_a_note(shop)
+    shop.tick(CHASE)
+    shop.come_to_rest()
+
+    assert shop.status(order) == Order.Status.COMPLETED
+    assert notes() == 0
+    assert_invariants(shop, [order])
+
+
+def test_its_attempts_go_on_counting(shop: Shop) -> None:
+    shop.place(token="tok_fails_twice")
+    shop.hear("payments")
+    lose_what_is_on_the_ladder(shop)
+    pass_the_time_of_a_note(shop)
+
+    shop.tick(CHASE)
+
+    message = shop.take("payments")
+    assert message is not None
+    assert message.headers["x-choreography-attempts"] == 1
+
+
+def test_a_message_that_was_only_late_has_its_effect_once(shop: Shop) -> None:
+    order = shop.place(token="tok_timeout")
+    shop.hear("payments")
+    pass_the_time_of_a_note(shop)
+    shop.tick(CHASE)
+
+    shop.come_to_rest()
+
+    assert any(isinstance(outcome, Duplicate) for outcome in shop.outcomes())
+    assert notes() == 0
+    assert_invariants(shop, [order])
+
+
+def test_what_comes_back_in_time_is_not_sent_again(shop: Shop) -> None:
+    order = shop.place(token="tok_timeout")
+    shop.hear("payments")
+    shop.tick(CHASE)
+
+    shop.come_to_rest()
+    pass_the_time_of_a_note(shop)
+    shop.tick(CHASE)
+
+    assert notes() == 0
+    assert not any(isinstance(outcome, Duplicate) for outcome in shop.outcomes())
+    assert_invariants(shop, [order])
+
+
+def test_copies_become_rarer_while_the_message_waits_in_a_long_queue(shop: Shop) -> None:
+    shop.place(token="tok_timeout")
+    shop.hear("payments")
+    lose_what_is_on_the_ladder(shop)
+    inbox = topology.queue_name("payments")
+    sent = []
+    for _ in range(3):
+        pass_the_time_of_a_note(shop)
+        shop.tick(CHASE)
+        sent.append(shop.broker.size(inbox))
+    assert sent == [1, 2, 2], "after one minute, one more, and then two"
+
+
+@pytest.mark.parametrize("end", ["parked", "done"])
+def test_nothing_is_noted_any_more_of_what_has_come_to_an_end(shop: Shop, end: str) -> None:
+    order = shop.place(token="tok_fails_twice")
+    if end == "parked":
+        shop.send("payments", b'{"no": "event"}')
+    shop.come_to_rest()
+    assert notes() == 0
+    assert shop.status(order) == Order.Status.COMPLETED
+
+
+def test_a_broker_that_is_down_is_left_to_the_next_tick(shop: Shop) -> None:
+    order = shop.place(token="tok_fails_twice")
+    shop.hear("payments")
+    lose_what_is_on_the_ladder(shop)
+    pass_the_time_of_a_note(shop)
+
+    with published_to(NobodyThere()):
+        assert send_overdue("payments") == 0
+    shop.tick(CHASE)
+    shop.come_to_rest()
+
+    assert shop.status(order) == Order.Status.COMPLETED
