@@ -28,8 +28,8 @@ class Options:
     """The protection that is switched off."""
     faults: tuple[str, ...] = KINDS
     """The kinds of faults that are injected."""
-    patience: float = 240.0
-    """Seconds from the last fault within which everything must have come to rest."""
+    patience: float = 480.0
+    """Seconds within which everything must then come to rest: more than the ladder's last rung lasts."""
     folder: Path | None = None
     """Keeps the data and the logs; else they are removed."""
 
