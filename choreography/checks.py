@@ -13,7 +13,7 @@ from choreography.registry import Reaction, reactions
 from choreography.timers import Timer, timers
 
 #: What every service has of its own (see ``models``).
-_TABLES = ("Outbox", "Inbox", "DeadLetter", "DeadLetterAction", "Redrive", "Retry")
+_TABLES = ("Outbox", "Counted", "Inbox", "DeadLetter", "DeadLetterAction", "Redrive", "Retry")
 
 
 @register("choreography")

@@ -13,15 +13,13 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import UUID
 
 from django.conf import settings
 from django.db import DatabaseError, connections
-
-from choreography.errors import NotYet
 
 #: Files the claims share where the database has no advisory locks. Two claims that fall on one file only wait.
 _FILES = 256
@@ -31,57 +29,67 @@ _mine_lock = threading.Lock()
 
 
 @contextmanager
-def claimed(alias: str, who: str, event_id: UUID) -> Iterator[None]:
-    """Hold the claim on one event for one reaction (``who``).
+def claimed(alias: str, who: str, event_ids: Iterable[UUID]) -> Iterator[frozenset[UUID]]:
+    """Hold the claims on these events for one reaction (``who``).
 
-    Raises:
-        NotYet: another copy of the delivery is being handled.
+    Yields:
+        Those that are held. Of the others another copy is being handled.
     """
-    name = f"{who}:{event_id}"
+    names = {event_id: f"{who}:{event_id}" for event_id in event_ids}
     with _mine_lock:
-        if name in _mine:
-            raise NotYet(f"another copy of {name} is being handled")
-        _mine.add(name)
+        free = {event_id: name for event_id, name in names.items() if name not in _mine}
+        _mine.update(free.values())
     try:
-        lock = _in_database if connections[alias].vendor == "postgresql" else _in_file
-        with lock(alias, name):
-            yield
+        lock = _in_database if connections[alias].vendor == "postgresql" else _in_files
+        with lock(alias, free) as held:
+            yield held
     finally:
-        _mine.discard(name)
+        _mine.difference_update(free.values())
 
 
 @contextmanager
-def _in_database(alias: str, name: str) -> Iterator[None]:
-    key = int.from_bytes(_digest(name)[:8], signed=True)
-    with connections[alias].cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", [key])
-        if not cursor.fetchone()[0]:
-            raise NotYet(f"another copy of {name} is being handled elsewhere")
+def _in_database(alias: str, names: dict[UUID, str]) -> Iterator[frozenset[UUID]]:
+    keys = {_key(name): event_id for event_id, name in names.items()}
     try:
-        yield
+        held = _ask(alias, "SELECT key FROM unnest(%s::bigint[]) key WHERE pg_try_advisory_lock(key)", list(keys))
+    except DatabaseError:
+        connections[alias].close()  # some may be held: they go with the session
+        raise
+    try:
+        yield frozenset(keys[key] for key in held)
     finally:
         try:
-            with connections[alias].cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [key])
+            _ask(alias, "SELECT pg_advisory_unlock(key) FROM unnest(%s::bigint[]) key", held)
         except DatabaseError:
-            connections[alias].close()  # the lock goes with the session
+            connections[alias].close()  # the locks go with the session
+
+
+def _ask(alias: str, query: str, keys: list[int]) -> list[int]:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(query, [keys])
+        return [first for (first, *_) in cursor.fetchall()]
 
 
 @contextmanager
-def _in_file(alias: str, name: str) -> Iterator[None]:
+def _in_files(alias: str, names: dict[UUID, str]) -> Iterator[frozenset[UUID]]:
     folder = Path(settings.DATA_DIR) / "run"
     folder.mkdir(parents=True, exist_ok=True)
-    number = int.from_bytes(_digest(name)[:2]) % _FILES
-    descriptor = os.open(folder / f"{alias}.claim-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise NotYet(f"another copy of {name}, or its neighbour, is being handled") from None
-        yield
-    finally:
-        os.close(descriptor)
+    by_file: dict[int, list[UUID]] = {}
+    for event_id, name in names.items():
+        by_file.setdefault(_key(name) % _FILES, []).append(event_id)
+    held: list[UUID] = []
+    with ExitStack() as stack:
+        for number, event_ids in by_file.items():
+            descriptor = os.open(folder / f"{alias}.claim-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            held += event_ids
+        yield frozenset(held)
 
 
-def _digest(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()
+def _key(name: str) -> int:
+    """A number of 64 bits, signed, for PostgreSQL."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)

@@ -35,6 +35,10 @@ class Conf:
     """A larger message is not read but parked."""
     delivery_limit: int = 20
     """Deliveries without an answer (a worker died each time) before the broker gives the message up."""
+    group: int = 100
+    """Deliveries a worker handles in one transaction, at most."""
+    asking: timedelta = timedelta(seconds=0.5)
+    """A group asks the outside world so long, then commits what was answered."""
     relay_batch: int = 500
     """Events the relay moves in one transaction."""
     confirm_timeout: float = 10.0

@@ -1,46 +1,38 @@
-"""Celery's consumer, taught to take plain CloudEvents: it gives a message what Celery needs to run it as a task.
+"""Celery's consumer, taught to take plain CloudEvents: what waits together becomes one task.
 
 It also holds back: while a circuit of a service is open it takes nothing from that service's queues.
-
-A message is packed for the way from the event loop to the pool, which decodes it again: the body as base64 under a
-content type of our own, everything else among the headers.
 """
 
-import base64
 import hashlib
-import json
-from collections.abc import Callable
+import math
+import threading
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
-from uuid import NAMESPACE_URL, uuid5
+from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import structlog
 from celery import bootsteps
+from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker.consumer import Consumer as CelerysConsumer
 from celery.worker.consumer.connection import Connection
 from celery.worker.consumer.events import Events
-from kombu.serialization import register as register_serializer
 
 from choreography import delivery, topology
 from choreography.circuits import Circuit, Circuits
 from choreography.conf import conf
-from choreography.contracts import read_headline
 from choreography.delivery import Delivery
 from choreography.errors import Unusable
+from choreography.groups import Arrival, Groups
 from choreography.registry import reaction_to
 from choreography.timers import timers
 
 log = structlog.get_logger(__name__)
 
-#: What a packed body is called.
-_PACKED = "application/x-choreography-delivery"
-
 #: Its type stubs lack most of what is needed here.
 Consumer: Any = CelerysConsumer
 
-
-def register_packing() -> None:
-    """Make kombu able to decode packed bodies, under the name ``choreography``."""
-    register_serializer("choreography", _no_encoder, _decode, content_type=_PACKED, content_encoding="utf-8")
+#: So many events of a group are named where people look.
+_NAMED = 3
 
 
 def park_task(service: str) -> str:
@@ -112,27 +104,51 @@ class EventConsumer(Consumer):  # type: ignore[misc]
         for queue in (queue for service in self.services for queue in topology.worker_queues(service)):
             self.app.amqp.queues.select_add(queue)  # whoever says -Q payments gets its ticks and dead letters as well
         self.circuits = Circuits(self)
+        self.groups = Groups(conf().group, slots=0)
+        self._answers: Answers | None = None
+        self._handing_over = threading.local()
+        self._is_due = False
         self._held_back: set[str] = set()
         self._tags: dict[str, str] = {}
         EventConsumer.running = self
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
-        celerys_own = super().create_task_handler(*args, **kwargs)
+        self._celerys_own = super().create_task_handler(*args, **kwargs)
         _take_as_sent(self.task_consumer.channel)
+        self.groups.slots = self.pool.num_processes
+        self.groups.forget()  # what a task left since the connection was lost
+        self._answers = answers = Answers(multiple=self.connection.transport.driver_type == "amqp")
         ticks = {timer.name: topology.timer_exchange(timer.service).name for timer in timers()}
 
         def on_message(message: Any) -> None:
+            answers.expect(message)
             if _is_expired_tick(message, ticks):
                 message.ack_log_error(log, self.connection_errors)
-                return
-            if not _is_tick(message, ticks):
-                _address(message, self._queue_of(message))
-            try:
-                celerys_own(message)
-            except (KeyError, TypeError, ValueError) as error:  # a malformed tick would end the worker
-                self.on_decode_error(message, error)
+            elif _is_tick(message, ticks):
+                self._run(message)
+            else:
+                self.groups.add(_arrival(message, self._queue_of(message), answers))
+                self._hand_over_soon()
 
         return on_message
+
+    def release(self, group: "GroupMessage") -> None:
+        """A group has been handled: there is room for another. Does nothing the second time. On any thread."""
+        if not group.is_released:
+            group.is_released = True
+            # What came through a connection that is lost comes again through the new one.
+            again = [arrival for arrival in group.left if arrival.answers is self._answers]
+            self.groups.release(group.arrivals, again)
+            self._hand_over()
+
+    def take_no_more(self) -> None:
+        """The worker is being stopped. What waits goes back to its queue with the connection."""
+        self.groups.slots = 0
+
+    def on_close(self) -> None:
+        self._answers = None
+        self.groups.forget()
+        super().on_close()
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Celery would acknowledge a message it can't read. Send it to the dead letters instead."""
@@ -158,6 +174,33 @@ class EventConsumer(Consumer):  # type: ignore[misc]
 
     def closed(self, circuit: Circuit, seconds: float) -> None:
         self.call_soon(self._on_closed, circuit, seconds)
+
+    def _hand_over_soon(self) -> None:
+        """When all is read that has arrived, so that it is handed over together."""
+        if isinstance(self.pool, SoloPool):
+            self._hand_over()  # it would run the tasks where the loop does not see that they are to be acknowledged
+        elif not self._is_due:
+            self._is_due = True
+            self.call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        """Give the pool as many groups as it has room for."""
+        self._is_due = False
+        if getattr(self._handing_over, "now", False):
+            return  # a pool that runs its tasks here has just released one: the loop below goes on
+        self._handing_over.now = True
+        try:
+            while group := self.groups.take():
+                self._run(GroupMessage(group))
+        finally:
+            self._handing_over.now = False
+
+    def _run(self, message: Any) -> None:
+        """Have Celery make a task of a tick or a group."""
+        try:
+            self._celerys_own(message)
+        except (KeyError, TypeError, ValueError) as error:  # a malformed tick would end the worker
+            self.on_decode_error(message, error)
 
     # On the event loop
 
@@ -248,62 +291,123 @@ def _take_as_sent(channel: Any) -> None:
     channel.message_to_python = unopened
 
 
-def _address(message: Any, queue: str) -> None:
-    """Give a plain message what Celery needs to run it: a task, an id, a body the pool can decode.
+class Answers:
+    """Acknowledges many messages of one channel with few frames. On the thread that talks to the channel."""
+
+    def __init__(self, *, multiple: bool) -> None:
+        """``multiple``: tags count upwards, and one answer may cover all before it, as in AMQP."""
+        self._multiple = multiple
+        #: What has arrived and is not answered, the oldest first.
+        self._open: dict[int, Any] = {}
+
+    def expect(self, message: Any) -> None:
+        """A message has arrived. It is answered by ``ack`` here, or by itself."""
+        if self._multiple:
+            self._open[message.delivery_tag] = message
+
+    def ack(self, messages: Sequence[Any], logger: Any, errors: Any) -> None:
+        """Acknowledge messages, given in the order in which they arrived."""
+        for message in messages:
+            self._open.pop(message.delivery_tag, None)
+        while self._open and (oldest := next(iter(self._open.values()))).acknowledged:
+            del self._open[oldest.delivery_tag]
+        first_open = next(iter(self._open), math.inf)
+        covered = [it for it in messages if it.delivery_tag < first_open] if self._multiple else []
+        for message in covered[-1:]:
+            message.ack_log_error(logger, errors, multiple=True)
+        for message in messages[len(covered) :]:
+            message.ack_log_error(logger, errors)
+
+
+def _arrival(message: Any, queue: str, answers: Answers) -> Arrival:
+    """Tell what a message is, and for whom.
 
     Args:
         queue: where it came from; the part of its name before the first dot names the service.
+        answers: those of the channel it came through.
     """
     service = queue.removeprefix(conf().namespace).partition(".")[0]
-    body = _bytes(message.body)
-    headers = dict(message.headers or {})
-    mail = Delivery(service, body, message.content_type, headers)
+    body, headers = _bytes(message.body), dict(message.headers or {})
+    is_dead = queue == topology.dead_queue_name(service)
+    mail = Delivery(
+        service, body, message.content_type, headers, delivery.reason_of_death(headers) if is_dead else None
+    )
     try:
-        headline = read_headline(body, message.content_type, conf().max_body_bytes)
+        headline = mail.headline
     except Unusable:
-        task, identity, about = park_task(service), hashlib.sha256(body).hexdigest(), "unreadable message"
-    else:
-        reaction = reaction_to(service, headline.type)
-        task = reaction.name if reaction is not None else park_task(service)
-        identity, about = str(headline.id), f"{headline.type} {headline.id} of {headline.subject}"
-    # Every service gets the same event: an id of its own keeps them apart in Flower and in revocations.
-    task_id = str(uuid5(NAMESPACE_URL, f"{queue}:{identity}"))
-    message.headers = {
-        "task": task,
-        "id": task_id,
-        "root_id": task_id,
-        "parent_id": None,
-        "group": None,
-        "retries": mail.history.attempts + mail.history.waits,
-        "argsrepr": about,
-        "kwargsrepr": "{}",
-        "choreography": {
-            "service": service,
-            "content_type": message.content_type,
-            "headers": headers,
-            "given_up": delivery.reason_of_death(headers) if queue == topology.dead_queue(service).name else None,
-        },
-    }
-    message.body = json.dumps(base64.b64encode(body).decode())
-    message.content_type, message.content_encoding = _PACKED, "utf-8"
+        identity = hashlib.sha256(body).hexdigest()
+        return Arrival(
+            park_task(service), None, identity, "unreadable message", mail, message, answers, queue, alone=True
+        )
+    reaction = reaction_to(service, headline.type)
+    return Arrival(
+        task=reaction.name if reaction is not None else park_task(service),
+        subject=headline.subject,
+        identity=str(headline.id),
+        about=f"{headline.type} {headline.id} of {headline.subject}",
+        delivery=mail,
+        message=message,
+        answers=answers,
+        queue=queue,
+        alone=reaction is None or mail.is_suspect,
+    )
+
+
+class GroupMessage:
+    """What Celery takes for one message: deliveries to one reaction that are handled together."""
+
+    properties: ClassVar[dict[str, Any]] = {}
+    #: The body goes to the pool as it is, with nothing to decode.
+    content_type = content_encoding = None
+
+    def __init__(self, arrivals: Sequence[Arrival]) -> None:
+        self.arrivals = arrivals
+        #: What is to be handled again, by the same worker.
+        self.left: Sequence[Arrival] = ()
+        self.is_released = False
+        first = arrivals[0]
+        # Every service gets the same event: an id of its own keeps them apart in Flower and in revocations.
+        one = len(arrivals) == 1
+        task_id = str(uuid5(NAMESPACE_URL, f"{first.queue}:{first.identity}") if one else uuid4())
+        history = first.delivery.history
+        self.delivery_info = first.message.delivery_info
+        self.headers = {
+            "task": first.task,
+            "id": task_id,
+            "root_id": task_id,
+            "parent_id": None,
+            "group": None,
+            "retries": history.attempts + history.waits if one else 0,
+            "argsrepr": first.about if one else _about(arrivals),
+            "kwargsrepr": "{}",
+        }
+        embedded = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+        self.body: Any = ([[arrival.delivery for arrival in arrivals]], {}, embedded)
+        self.payload: Any = self.body
+
+    def leave(self, places: Collection[int], alone: Collection[int]) -> None:
+        """Don't answer for the deliveries at these places: they are to be handled again, some of them alone."""
+        for place in alone:
+            self.arrivals[place].alone = True
+        self.left = [self.arrivals[place] for place in sorted(places)]
+
+    def ack_log_error(self, logger: Any, errors: Any, multiple: bool = False) -> None:
+        if dealt_with := self._dealt_with():
+            dealt_with[0].answers.ack([arrival.message for arrival in dealt_with], logger, errors)
+
+    def reject_log_error(self, logger: Any, errors: Any, requeue: bool = False) -> None:
+        for arrival in self._dealt_with():
+            arrival.message.reject_log_error(logger, errors, requeue)
+
+    def _dealt_with(self) -> list[Arrival]:
+        return [arrival for arrival in self.arrivals if arrival not in self.left]
+
+
+def _about(arrivals: Sequence[Arrival]) -> str:
+    named = ", ".join(arrival.about for arrival in arrivals[:_NAMED])
+    more = f" and {len(arrivals) - _NAMED} more" if len(arrivals) > _NAMED else ""
+    return f"{len(arrivals)} events: {named}{more}"
 
 
 def _bytes(body: Any) -> bytes:
     return body.encode() if isinstance(body, str) else bytes(body or b"")
-
-
-def unpack(body: str, request: Any) -> Delivery:
-    """What ``_address`` packed, in the pool."""
-    packed = request.choreography
-    return Delivery(
-        packed["service"], base64.b64decode(body), packed["content_type"], packed["headers"], packed["given_up"]
-    )
-
-
-def _decode(body: str | bytes) -> tuple[tuple[str], dict[str, Any], dict[str, Any]]:
-    """A packed body as the three parts of a Celery task message: args, kwargs, what to call afterwards."""
-    return (json.loads(body),), {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-
-
-def _no_encoder(body: Any) -> Any:
-    raise NotImplementedError("deliveries are packed by the consumer, never sent")

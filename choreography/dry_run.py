@@ -21,15 +21,11 @@ from django.db.models import Model
 from django.db.models.signals import post_delete, post_save, pre_delete, pre_save
 
 from choreography import delivery, world
-from choreography.conf import conf
-from choreography.contracts import read_event, read_headline
 from choreography.delivery import Delivery, Duplicate
-from choreography.errors import Unusable
 from choreography.hosts import WouldAsk, only_looking
 from choreography.letters import By, note
-from choreography.models import DeadLetter, DeadLetterAction, Inbox, Outbox, alias_of, transaction_of
-from choreography.registry import reaction_to
-from choreography.retries import History
+from choreography.models import DeadLetter, DeadLetterAction, Inbox, Outbox, alias_of
+from choreography.outbox import transaction_of
 
 Outcome = DeadLetterAction.Outcome
 #: A row as the database has it, by column; ``None``: there is none.
@@ -91,13 +87,8 @@ def dry_run(letter: DeadLetter, by: By) -> DryRun:
 def _try_out(letter: DeadLetter, service: str, alias: str) -> DryRun:
     mail = Delivery(service, bytes(letter.body), letter.content_type or None)
     try:
-        headline = read_headline(mail.body, mail.content_type, conf().max_body_bytes)
-        reaction = reaction_to(service, headline.type)
-        if reaction is None:
-            raise Unusable(f"{service} has no reaction to {headline.type}")
-        event = read_event(mail.body, reaction.reads)
         with _watching(alias) as watch:
-            outcome = delivery._take_effect(mail, reaction, event, History(world.now()))
+            outcome = delivery.try_out(mail)
     except WouldAsk as ask:
         return DryRun(Outcome.WOULD_ASK, asks={"host": ask.host, "question": ask.question, "details": ask.details})
     except Exception as error:  # whatever it is, a person asked to see it

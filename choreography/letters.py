@@ -22,7 +22,8 @@ from choreography.contracts import CONTENT_TYPE
 from choreography.delivery import LETTER, NOTES_OF_THE_BROKER, resolve_letters
 from choreography.errors import ChoreographyError
 from choreography.fingerprints import fingerprint
-from choreography.models import DeadLetter, DeadLetterAction, alias_of, table_of, transaction_of
+from choreography.models import DeadLetter, DeadLetterAction, alias_of, table_of
+from choreography.outbox import transaction_of
 from choreography.publishing import BrokerPublisher, Outgoing, Publisher, instead
 from choreography.relay import declare_topology
 

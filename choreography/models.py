@@ -4,11 +4,10 @@ Abstract here; a service makes them concrete in its ``models.py`` (``class Outbo
 each service's rows, permissions and admin pages are its own and no table is shared.
 """
 
-from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from django.apps import apps
-from django.db import models, router, transaction
+from django.db import models, router
 from django.utils.translation import gettext_lazy as _
 
 from choreography import world
@@ -17,8 +16,7 @@ from choreography import world
 class Outbox(models.Model):
     """An event announced by the transaction that made it true, on its way to the broker.
 
-    The row stays after it was published, so that people can see what was announced, and is purged by age. The
-    newest row of each subject is kept, because the next ``sequence`` is counted from it.
+    The row stays after it was published, so that people can see what was announced, and is purged by age.
     """
 
     position = models.BigAutoField(_("position"), primary_key=True)
@@ -50,6 +48,22 @@ class Outbox(models.Model):
 
     def __str__(self) -> str:
         return f"{self.event_type} {self.event_id}"
+
+
+class Counted(models.Model):
+    """How many events of one order were announced, once the outbox has forgotten them: counting goes on from it."""
+
+    subject = models.UUIDField(_("order"), primary_key=True)
+    sequence = models.PositiveIntegerField(_("sequence"), help_text=_("Of the last event that was forgotten."))
+
+    class Meta:
+        abstract = True
+        verbose_name = _("count of announced events")
+        verbose_name_plural = _("counts of announced events")
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.sequence}"
 
 
 class Inbox(models.Model):
@@ -242,8 +256,3 @@ def table_of(service: str, name: str) -> Any:
 def alias_of(service: str) -> str:
     """The alias of the database a service lives in."""
     return router.db_for_write(table_of(service, "Outbox"))
-
-
-def transaction_of(service: str) -> AbstractContextManager[None]:
-    """One transaction on a service's database: its own change and the events that report it."""
-    return transaction.atomic(using=alias_of(service))

@@ -1,95 +1,127 @@
-"""Announce a fact: append the event to the service's own outbox, in the transaction that makes it true."""
+"""Announce a fact: append the event to the service's own outbox, in the transaction that makes it true.
 
-from collections.abc import Iterator
+What one transaction announces is collected and written with one statement before it commits.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import structlog
-from django.db import connections
-from django.db.models import Max
+from django.db import connections, transaction
 
 from choreography import world
 from choreography.contracts import Announced, Event
 from choreography.errors import ContractError
 from choreography.models import alias_of, table_of
 from choreography.registry import Reaction
+from choreography.rows import insert_all
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Cause:
-    """The reaction that is running and the event it reacts to."""
+    """The reaction that is running, and what it reacts to: one event, or several of different subjects."""
 
     reaction: Reaction
-    event: Event[Any]
+    events: Sequence[Event[Any]]
+
+    def of(self, subject: UUID) -> Event[Any]:
+        """The event because of which something is announced about ``subject``.
+
+        Raises:
+            ContractError: there are several events and none is about it.
+        """
+        if len(self.events) == 1:
+            return self.events[0]
+        event = next((event for event in self.events if event.subject == subject), None)
+        if event is None:
+            raise ContractError(f"{self.reaction.name} announces something about {subject}, which no event is about")
+        return event
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something announced that is not in the outbox yet.
+
+    It is left with Django as something to do after the commit, because Django drops that together with the savepoint
+    in which it became true.
+    """
+
+    data: Announced
+    subject: UUID
+    id: UUID
+    time: datetime
+    cause: Event[Any] | None
+
+    def __call__(self) -> None:
+        """There is nothing to do after the commit."""
 
 
 _cause: ContextVar[Cause | None] = ContextVar("cause", default=None)
+#: What the open transactions have announced, by service.
+_collected: ContextVar[dict[str, list[Fact]] | None] = ContextVar("collected", default=None)
 
 
 @contextmanager
-def caused_by(reaction: Reaction, event: Event[Any]) -> Iterator[None]:
-    """Everything announced inside is announced by ``reaction`` because of ``event``."""
-    token = _cause.set(Cause(reaction, event))
+def caused_by(reaction: Reaction, *events: Event[Any]) -> Iterator[None]:
+    """Everything announced inside is announced by ``reaction`` because of one of ``events``."""
+    token = _cause.set(Cause(reaction, events))
     try:
         yield
     finally:
         _cause.reset(token)
 
 
-def announce(fact: Announced, *, subject: UUID) -> Event[Any]:
-    """Append ``fact`` to the outbox of the service whose fact it is.
+@contextmanager
+def transaction_of(service: str) -> Iterator[None]:
+    """One transaction on a service's database: its own change and the events that report it."""
+    alias = alias_of(service)
+    outer = _collected.get() or {}
+    with transaction.atomic(using=alias):
+        if service in outer:
+            yield
+            return
+        facts: list[Fact] = []
+        token = _collected.set({**outer, service: facts})
+        try:
+            yield
+        finally:
+            _collected.reset(token)
+        standing = {id(todo) for _, todo, *_ in connections[alias].run_on_commit}
+        facts = [fact for fact in facts if id(fact) in standing]
+        if facts and not connections[alias].needs_rollback:
+            _write(service, alias, facts)
+
+
+def announce(fact: Announced, *, subject: UUID) -> None:
+    """Append ``fact`` to the outbox of the service whose fact it is, when the open transaction ends.
 
     Args:
         fact: what became true in the transaction that is open now.
         subject: the order it is about.
 
-    Returns:
-        The event as it will go out.
-
     Raises:
-        ContractError: there is no open transaction on the service's database, or the running reaction belongs to
-            another service or did not declare that it announces this.
+        ContractError: there is no open ``transaction_of`` the service, or the running reaction belongs to another
+            service, did not declare that it announces this, or reacts to no event about this subject.
     """
     cause = _cause.get()
-    alias = alias_of(fact.service)
     _refuse_undeclared(fact, cause)
-    if not connections[alias].in_atomic_block:
+    facts = (_collected.get() or {}).get(fact.service)
+    if facts is None:
         raise ContractError(
-            f"{fact.event_type} must be announced inside transaction.atomic(using={alias!r}), "
+            f"{fact.event_type} must be announced inside transaction_of({fact.service!r}), "
             "together with the change it reports"
         )
-    outbox = table_of(fact.service, "Outbox").objects.using(alias)
-    last = outbox.filter(subject=subject).aggregate(last=Max("sequence"))["last"] or 0
-    event_id = world.new_id()
-    event = Event[Any](
-        id=event_id,
-        type=fact.event_type,
-        source=fact.service,
-        subject=subject,
-        time=world.now(),
-        correlationid=cause.event.correlationid or str(subject) if cause else str(subject),
-        causationid=cause.event.id if cause else None,
-        sequence=last + 1,
-        traceparent=f"00-{subject.hex}-{event_id.hex[-16:]}-01",
-        data=fact,
-    )
-    outbox.create(
-        event_id=event.id,
-        event_type=event.type,
-        subject=subject,
-        sequence=event.sequence,
-        caused_by=event.causationid,
-        body=event.to_json(),
-        announced_at=event.time,
-    )
-    wake_relay(fact.service, alias)
-    log.debug("event announced", event_id=str(event.id), event_type=event.type, flow=event.correlationid)
-    return event
+    announced = Fact(fact, subject, world.new_id(), world.now(), cause.of(subject) if cause else None)
+    facts.append(announced)
+    transaction.on_commit(announced, using=alias_of(fact.service))
 
 
 def wake_channel(service: str) -> str:
@@ -97,12 +129,68 @@ def wake_channel(service: str) -> str:
     return f"{service}_outbox"
 
 
-def wake_relay(service: str, alias: str) -> None:
-    """Tell a waiting relay, once this transaction commits (PostgreSQL; elsewhere the relay polls)."""
-    connection = connections[alias]
+def _write(service: str, alias: str, facts: Sequence[Fact]) -> None:
+    outbox = table_of(service, "Outbox")
+    counts = _count_and_wake(service, alias, {fact.subject for fact in facts})
+    rows = []
+    for fact in facts:
+        counts[fact.subject] += 1
+        event = _event(fact, counts[fact.subject])
+        rows.append(
+            outbox(
+                event_id=event.id,
+                event_type=event.type,
+                subject=event.subject,
+                sequence=event.sequence,
+                caused_by=event.causationid,
+                body=event.to_json(),
+                announced_at=event.time,
+            )
+        )
+    insert_all(rows, alias)
+    for row in rows:
+        log.debug("event announced", event_id=str(row.event_id), event_type=row.event_type, flow=str(row.subject))
+
+
+def _count_and_wake(service: str, alias: str, subjects: set[UUID]) -> Counter[UUID]:
+    """Ask how many events of each subject were announced, those included that the outbox has forgotten.
+
+    The same statement tells a waiting relay, once this transaction commits (PostgreSQL; elsewhere the relay polls).
+    """
+    outbox, counted = table_of(service, "Outbox")._meta, table_of(service, "Counted")._meta
+    connection, field = connections[alias], outbox.get_field("subject")
+    prepared = {field.get_db_prep_value(subject, connection): subject for subject in subjects}
+    places = ", ".join(["%s"] * len(prepared))
+    query = (
+        f'SELECT subject, sequence FROM "{counted.db_table}" WHERE subject IN ({places}) UNION ALL'  # noqa: S608
+        f' SELECT subject, max(sequence) FROM "{outbox.db_table}" WHERE subject IN ({places}) GROUP BY subject'
+    )
+    values = [*prepared, *prepared]
     if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_notify(%s, '')", [wake_channel(service)])
+        query += " UNION ALL SELECT NULL, NULL FROM pg_notify(%s, '')"
+        values.append(wake_channel(service))
+    found: Counter[UUID] = Counter()
+    with connection.cursor() as cursor:
+        cursor.execute(query, values)
+        for subject, count in cursor.fetchall():
+            if subject is not None:
+                found[prepared[subject]] = max(found[prepared[subject]], count)
+    return found
+
+
+def _event(fact: Fact, sequence: int) -> Event[Any]:
+    return Event[Any](
+        id=fact.id,
+        type=fact.data.event_type,
+        source=fact.data.service,
+        subject=fact.subject,
+        time=fact.time,
+        correlationid=fact.cause.correlationid or str(fact.subject) if fact.cause else str(fact.subject),
+        causationid=fact.cause.id if fact.cause else None,
+        sequence=sequence,
+        traceparent=f"00-{fact.subject.hex}-{fact.id.hex[-16:]}-01",
+        data=fact.data,
+    )
 
 
 def _refuse_undeclared(fact: Announced, cause: Cause | None) -> None:

@@ -25,7 +25,8 @@ from choreography.letters import (
     resolve_what_took_effect,
     to_the_broker,
 )
-from choreography.models import DeadLetter, DeadLetterAction, Redrive, alias_of, table_of, transaction_of
+from choreography.models import DeadLetter, DeadLetterAction, Redrive, alias_of, table_of
+from choreography.outbox import transaction_of
 from choreography.publishing import Publisher
 from choreography.timers import for_each
 

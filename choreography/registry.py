@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_type_hints, overload
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from pydantic import BaseModel
 
@@ -30,6 +30,8 @@ class Reaction:
     """What it asks of the outside world first, outside the transaction. Its result is the second argument."""
     host: Host[Any] | None = None
     """Whom it asks: while that host is down the worker holds back."""
+    grouped: bool = False
+    """It is written for many events at once."""
 
     @property
     def name(self) -> str:
@@ -47,7 +49,8 @@ def reactions(service: str | None = None) -> list[Reaction]:
 
 def reaction_to(service: str, event_type: str) -> Reaction | None:
     """The reaction of a service to an event type. There is one at most: ``register`` sees to it."""
-    return next((reaction for reaction in reactions(service) if event_type in reaction.event_types), None)
+    of_service = (reaction for reaction in _reactions.values() if reaction.service == service)
+    return next((reaction for reaction in of_service if event_type in reaction.event_types), None)
 
 
 def register(reaction: Reaction) -> None:
@@ -77,6 +80,12 @@ def reacts_to(
 
 @overload
 def reacts_to(
+    *event_types: str, announces: Sequence[type[Announced]] = (), grouped: Literal[True]
+) -> Callable[[Callable[[Sequence[Event[Data]]], None]], Callable[[Sequence[Event[Data]]], None]]: ...
+
+
+@overload
+def reacts_to(
     *event_types: str,
     announces: Sequence[type[Announced]] = (),
     calls: Callable[[Event[Data]], Answer],
@@ -84,23 +93,44 @@ def reacts_to(
 ) -> Callable[[Callable[[Event[Data], Answer], None]], Callable[[Event[Data], Answer], None]]: ...
 
 
+@overload
+def reacts_to(
+    *event_types: str,
+    announces: Sequence[type[Announced]] = (),
+    calls: Callable[[Sequence[Event[Data]]], Callable[[Event[Data]], Answer]],
+    host: Host[Any] | None = None,
+    grouped: Literal[True],
+) -> Callable[
+    [Callable[[Sequence[Event[Data]], Sequence[Answer]], None]],
+    Callable[[Sequence[Event[Data]], Sequence[Answer]], None],
+]: ...
+
+
 def reacts_to(
     *event_types: str,
     announces: Sequence[type[Announced]] = (),
     calls: Callable[[Any], Any] | None = None,
     host: Host[Any] | None = None,
+    grouped: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Run the function below once for every event of these types.
 
     The function takes the event, annotated as ``Event[What]`` where ``What`` is the service's own ``Heard`` model,
     and runs inside one transaction on the service's database together with its inbox row and what it announces.
+    Events that wait together may share that transaction; if one of them fails, each is handled on its own.
+
+    With ``grouped`` it takes many events at once, ``Sequence[Event[What]]``, no two of them of one subject and sorted
+    by subject, so that it can change all their rows with a few statements. One event is a sequence of one.
 
     Args:
         event_types: ``"orders.order_placed.v1"``, one or more that the same model can read.
         announces: the event classes it may announce; announcing another raises ``ContractError``.
         calls: a function of the event that talks to the outside world. It runs before the transaction, may run
-            again, and so must be idempotent; what it returns becomes the reaction's second argument.
+            again, and so must be idempotent; what it returns becomes the reaction's second argument. Of a grouped
+            reaction it takes all the events, looks up what it needs for all of them, and returns the function that
+            asks for one; the second argument then holds an answer for each event.
         host: whom ``calls`` asks, so that the worker holds back while it is down.
+        grouped: the function takes many events at once.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -109,10 +139,11 @@ def reacts_to(
                 service=function.__module__.partition(".")[0],
                 function=function,
                 event_types=event_types,
-                reads=_model_read_by(function),
+                reads=_model_read_by(function, grouped),
                 announces=frozenset(event.event_type for event in announces),
                 calls=calls,
                 host=host,
+                grouped=grouped,
             )
         )
         return function
@@ -120,12 +151,15 @@ def reacts_to(
     return decorate
 
 
-def _model_read_by(function: Callable[..., None]) -> type[BaseModel]:
-    """``def f(event: Event[OrderPlaced])`` -> ``OrderPlaced``."""
+def _model_read_by(function: Callable[..., None], grouped: bool) -> type[BaseModel]:
+    """``def f(event: Event[OrderPlaced])``, or ``def f(events: Sequence[Event[OrderPlaced]])``: ``OrderPlaced``."""
     first = next(iter(inspect.signature(function).parameters), "")
     annotation = get_type_hints(function).get(first)
+    if grouped:
+        (annotation,) = get_args(annotation) if get_origin(annotation) is Sequence else (None,)
     arguments = getattr(annotation, "__pydantic_generic_metadata__", {}).get("args", ())
     if len(arguments) != 1:
-        raise ContractError(f"annotate the first parameter of {function.__qualname__} as Event[<what it reads>]")
+        wanted = "Sequence[Event[<what it reads>]]" if grouped else "Event[<what it reads>]"
+        raise ContractError(f"annotate the first parameter of {function.__qualname__} as {wanted}")
     model: type[BaseModel] = arguments[0]
     return model

@@ -8,9 +8,11 @@ queue was lost goes out by itself. Several relays per service may run on Postgre
 
 import select
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import UUID
 
 import psycopg2
 import structlog
@@ -34,7 +36,8 @@ from choreography.retries import classify
 
 log = structlog.get_logger(__name__)
 
-#: Longest pause while there is nothing to do, seconds. Within it the relay shows that it lives.
+#: Seconds between two looks around: a sign of life, the connections, the broker's heartbeat. Not before every batch,
+#: which they would delay. Also the longest pause while there is nothing to do.
 _IDLE = 1.0
 #: Pause between looks at the outbox where the database can't notify, seconds.
 _POLL = 0.05
@@ -51,22 +54,14 @@ def move(service: str, publisher: Publisher, limit: int | None = None) -> int:
     Raises:
         Transient: the broker did not confirm; the rows wait, and some events may go out twice.
     """
-    alias = alias_of(service)
-    outbox = table_of(service, "Outbox").objects.using(alias)
-    with _rows_locked(alias):
-        waiting = outbox.filter(published_at=None).order_by("position")
-        if connections[alias].features.has_select_for_update_skip_locked:
-            waiting = waiting.select_for_update(skip_locked=True)
-        rows = list(
-            waiting.values("position", "event_id", "event_type", "subject", "body")[: limit or conf().relay_batch]
-        )
-        publisher.publish([_outgoing(row) for row in rows])
-        outbox.filter(position__in=[row["position"] for row in rows]).update(published_at=world.now())
-    for row in rows:
-        log.info(
-            "event published", event_id=str(row["event_id"]), event_type=row["event_type"], flow=str(row["subject"])
-        )
-    return len(rows)
+    with _rows_locked(alias_of(service)):
+        events = _take(service, limit or conf().relay_batch)
+        if events:
+            publisher.publish(_outgoing(events))
+            _mark(service, events)
+    for event in events:
+        log.info("event published", event_id=event.id, event_type=event.type, flow=event.subject)
+    return len(events)
 
 
 def run(service: str, stop: threading.Event, ready: Callable[[], None] = lambda: None) -> None:
@@ -78,32 +73,35 @@ def run(service: str, stop: threading.Event, ready: Callable[[], None] = lambda:
     publisher = BrokerPublisher()
     waker = Waker(alias_of(service))
     backoff, declared, announced = _FIRST_BACKOFF, False, False
+    look_around = time.monotonic()
     try:
         while not stop.is_set():
-            alive.sign(f"relay-{service}")
             try:
-                close_old_connections()
+                if time.monotonic() >= look_around:
+                    alive.sign(f"relay-{service}")
+                    close_old_connections()
+                    publisher.keep_alive()
+                    look_around = time.monotonic() + _IDLE
                 if not declared:
                     declare_topology()
                     declared = True
                 waker.listen(service)
                 moved = move(service, publisher)
-                publisher.keep_alive()
                 if backoff != _FIRST_BACKOFF:
                     log.info("relay goes on", service=service)
                     backoff = _FIRST_BACKOFF
                 if not announced:
                     announced = True
                     ready()
-                if moved == 0:
-                    waker.wait(stop)
+                if moved < conf().relay_batch:
+                    waker.wait(stop, look_around - time.monotonic())
             except (Transient, DatabaseError, InterfaceError) as error:
                 if not issubclass(classify(error), Transient):
                     raise
                 log.warning(
                     "relay waits", service=service, seconds=backoff, error=type(error).__name__, detail=str(error)
                 )
-                declared = False
+                declared, look_around = False, time.monotonic()
                 waker.close()
                 stop.wait(backoff)
                 backoff = min(backoff * 2, _LAST_BACKOFF)
@@ -150,12 +148,12 @@ class Waker:
             except psycopg2.Error as error:
                 raise OperationalError(str(error)) from error
 
-    def wait(self, stop: threading.Event) -> None:
-        """Return at a notification, or when it is time to look anyway."""
+    def wait(self, stop: threading.Event, seconds: float) -> None:
+        """Return at a notification, or when it is time to look anyway: after ``seconds`` at the latest."""
         if self._listener is None:
             stop.wait(_POLL)
             return
-        if select.select([self._listener], [], [], _IDLE)[0]:
+        if select.select([self._listener], [], [], max(seconds, 0.0))[0]:
             try:
                 self._listener.poll()
             except psycopg2.Error as error:
@@ -168,14 +166,60 @@ class Waker:
             listener.close()
 
 
-def _outgoing(row: dict[str, Any]) -> Outgoing:
-    return Outgoing(
-        body=row["body"].encode(),
-        exchange=topology.exchange_name(row["event_type"]),
-        message_id=str(row["event_id"]),
-        # Whom we don't know may hear it or not. Whom we know must: else a lost queue or binding would lose the event.
-        mandatory=any(row["event_type"] in reaction.event_types for reaction in reactions()),
-    )
+class _Waiting(NamedTuple):
+    """What the relay reads of an outbox row. Plain SQL: for a batch of one the ORM costs more than all the rest."""
+
+    position: int
+    id: str
+    type: str
+    subject: str
+    body: str
+
+
+def _take(service: str, limit: int) -> list[_Waiting]:
+    """The oldest waiting events, held against other relays where the database can."""
+    database = connections[alias_of(service)]
+    skip_locked = "FOR UPDATE SKIP LOCKED" if database.features.has_select_for_update_skip_locked else ""
+    with database.cursor() as cursor:
+        cursor.execute(
+            f"SELECT position, CAST(event_id AS text), event_type, CAST(subject AS text), body FROM {_table(service)}"  # noqa: S608
+            f" WHERE published_at IS NULL ORDER BY position LIMIT %s {skip_locked}",
+            [limit],
+        )
+        # The hyphens of an id are PostgreSQL's; SQLite has none.
+        return [
+            _Waiting(position, str(UUID(event_id)), event_type, str(UUID(subject)), body)
+            for position, event_id, event_type, subject, body in cursor.fetchall()
+        ]
+
+
+def _mark(service: str, events: Sequence[_Waiting]) -> None:
+    """Note that the broker has them."""
+    database = connections[alias_of(service)]
+    positions = ", ".join(["%s"] * len(events))
+    with database.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE {_table(service)} SET published_at = %s WHERE position IN ({positions})",  # noqa: S608
+            [database.ops.adapt_datetimefield_value(world.now()), *(event.position for event in events)],
+        )
+
+
+def _table(service: str) -> str:
+    return connections[alias_of(service)].ops.quote_name(table_of(service, "Outbox")._meta.db_table)
+
+
+def _outgoing(events: Sequence[_Waiting]) -> list[Outgoing]:
+    # Whom we don't know may hear it or not. Whom we know must: else a lost queue or binding would lose the event.
+    heard_here = {event_type for reaction in reactions() for event_type in reaction.event_types}
+    return [
+        Outgoing(
+            body=event.body.encode(),
+            exchange=topology.exchange_name(event.type),
+            message_id=event.id,
+            mandatory=event.type in heard_here,
+        )
+        for event in events
+    ]
 
 
 def _rows_locked(alias: str) -> AbstractContextManager[Any]:

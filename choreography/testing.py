@@ -14,14 +14,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from kombu import Exchange, Queue
 
 from choreography import topology, world
 from choreography.conf import conf
-from choreography.delivery import Delivery, Later, Outcome, deliver, reason_of_death
+from choreography.delivery import Delivery, Later, Left, Outcome, deliver_together, reason_of_death
 from choreography.embedded.store import Store, Stored
 from choreography.publishing import Outgoing, published_to
 from choreography.relay import move
@@ -118,22 +118,32 @@ class Choreography:
 
     def handle(self, service: str, message: Stored) -> Step:
         """Handle a message that was taken, and acknowledge it."""
-        given_up = None
-        if message.queue == topology.dead_queue(service).name:
-            given_up = reason_of_death(message.headers)
-        mail = Delivery(service, message.body, message.content_type, message.headers, given_up)
-        outcome = deliver(mail)
-        if isinstance(outcome, Later):
-            self.put_on_ladder(outcome.again)
-        self.memory.note(mail, outcome)
-        self.acknowledge(message)
-        step = Step(service, message, outcome)
-        self.steps.append(step)
-        return step
+        [step] = self.handle_together(service, [message])
+        return cast(Step, step)  # what is on its own is never left
 
-    def put_on_ladder(self, message: Outgoing) -> None:
-        """Have a delivery wait for its next attempt."""
-        self.publish([message])
+    def handle_together(self, service: str, messages: Sequence[Stored]) -> list[Step | Left]:
+        """Handle messages that were taken, of one reaction, in one transaction; acknowledge what is not left."""
+        mails = [_delivery(service, message) for message in messages]
+        outcomes = deliver_together(mails)
+        again = [outcome.again for outcome in outcomes if isinstance(outcome, Later)]
+        if again:
+            self.put_on_ladder(again)
+        steps: list[Step | Left] = []
+        for mail, message, outcome in zip(mails, messages, outcomes, strict=True):
+            if isinstance(outcome, Left):
+                steps.append(outcome)
+            else:
+                self.memory.note(mail, outcome)
+                steps.append(Step(service, message, outcome))
+        dealt_with = [step for step in steps if isinstance(step, Step)]
+        for step in dealt_with:
+            self.acknowledge(step.message)
+        self.steps += dealt_with
+        return steps
+
+    def put_on_ladder(self, messages: Sequence[Outgoing]) -> None:
+        """Have deliveries wait for their next attempt."""
+        self.publish(messages)
 
     def acknowledge(self, message: Stored) -> None:
         """Tell the broker that a message was dealt with. Does nothing if it was taken back meanwhile."""
@@ -203,3 +213,9 @@ class Choreography:
         for bound in bindings:
             self._declare_exchange(bound.exchange)
             self.broker.bind(queue.name, bound.exchange.name, bound.routing_key or "")
+
+
+def _delivery(service: str, message: Stored) -> Delivery:
+    is_dead = message.queue == topology.dead_queue(service).name
+    given_up = reason_of_death(message.headers) if is_dead else None
+    return Delivery(service, message.body, message.content_type, message.headers, given_up)

@@ -38,6 +38,11 @@ def retry_queue_name(service: str, seconds: int) -> str:
     return f"{queue_name(service)}.retry.{rung}"
 
 
+def dead_queue_name(service: str) -> str:
+    """What nobody could handle: ``payments.dead``."""
+    return f"{queue_name(service)}.dead"
+
+
 def event_exchange(event_type: str) -> Exchange:
     return Exchange(exchange_name(event_type), type="fanout", durable=True)
 
@@ -82,9 +87,9 @@ def timer_queue(service: str) -> Queue:
 def dead_queue(service: str) -> Queue:
     """What nobody could handle, on its way into the dead-letter table."""
     return Queue(
-        f"{queue_name(service)}.dead",
+        dead_queue_name(service),
         alias=f"{service}.dead",
-        routing_key=f"{queue_name(service)}.dead",
+        routing_key=dead_queue_name(service),
         bindings=[binding(dead_letter_exchange(service))],
         # The last stop: there is nowhere to go from here, so the broker (4.0: after 20 times) must never give up.
         queue_arguments={"x-queue-type": "quorum", "x-delivery-limit": 10**6},

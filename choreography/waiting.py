@@ -9,8 +9,6 @@ from collections import OrderedDict
 from uuid import UUID
 
 from choreography import delivery
-from choreography.conf import conf
-from choreography.contracts import Headline, read_headline
 from choreography.delivery import Delivery, Done, Later, Outcome
 from choreography.errors import NotYet
 
@@ -49,7 +47,7 @@ class Waiting:
             self._remembered.clear()
 
     def _remember(self, waiting: Delivery) -> None:
-        headline = _headline(waiting)
+        headline = waiting.headline
         with self._lock:
             self._remembered.setdefault((waiting.service, headline.subject), {})[headline.id] = waiting
             while len(self._remembered) > self._most:
@@ -57,7 +55,7 @@ class Waiting:
 
     def _resume_after(self, done: Delivery) -> None:
         """Try what waits for the same flow in the same service, as long as any of it gets on."""
-        headline = _headline(done)
+        headline = done.headline
         with self._lock:
             waiting = self._remembered.pop((done.service, headline.subject), {})
         waiting.pop(headline.id, None)
@@ -68,7 +66,3 @@ class Waiting:
             waiting = left
         for each in waiting.values():
             self._remember(each)
-
-
-def _headline(mail: Delivery) -> Headline:
-    return read_headline(mail.body, mail.content_type, conf().max_body_bytes)

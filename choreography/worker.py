@@ -2,11 +2,12 @@
 
 ``install(app)`` gives a Celery app everything. What happens to a message inside a worker:
 
-1. ``consumer.EventConsumer`` looks at it before Celery does. Every message but a tick of our own timers gets what
-   Celery needs to run it: the name of the reaction it is for, or of ``<service>.park_unusable_message``.
-2. The task hands it to ``delivery.deliver`` and carries the outcome out: returns (acknowledged), puts it on the
-   retry ladder and raises ``Retry`` (acknowledged once the ladder has confirmed), or raises ``Parked`` (acknowledged,
-   shown as failed).
+1. ``consumer.EventConsumer`` looks at it before Celery does. Every message but a tick of our own timers waits among
+   others (``groups``) until the pool has room. Then those that wait for one reaction become one task, named after it,
+   or after ``<service>.park_unusable_message``.
+2. The task hands them to ``delivery`` and carries the outcome out: returns (acknowledged), puts it on the retry ladder
+   and raises ``Retry`` (acknowledged once the ladder has confirmed), or raises ``Parked`` (acknowledged, shown as
+   failed). What did not go well in a group waits again, for a task of its own.
 3. A retry because of an outage makes the consumer look whether the database or the host is down (``circuits``); while
    it is, the service's messages stay in their queue.
 4. Whatever else goes wrong (a child killed, Celery refusing the task) rejects the message to the dead-letter
@@ -15,24 +16,28 @@
 
 import sys
 import threading
-from collections.abc import Callable
-from typing import Any
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 from uuid import UUID
 
 import structlog
+from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # the stubs lack it
 from celery import Celery, Task, signals
 from celery.beat import Scheduler
-from celery.exceptions import Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request
+from celery.worker.state import task_ready
 from django.core.checks import run_checks
 from django.db import close_old_connections
 
 from choreography import alive, delivery, embedded, topology
 from choreography.claims import claimed
 from choreography.conf import conf
-from choreography.consumer import EventConsumer, park_task, register_packing, unpack
-from choreography.delivery import describe
-from choreography.errors import NotYet, Transient
+from choreography.consumer import EventConsumer, park_task
+from choreography.delivery import Delivery, describe
+from choreography.errors import Transient
 from choreography.models import alias_of
 from choreography.publishing import BrokerPublisher, Outgoing
 from choreography.registry import reactions
@@ -48,14 +53,13 @@ _TICK = UUID(int=0)
 def install(app: Celery) -> None:
     """Give a Celery app the queues, tasks, timers and settings of the services this process knows."""
     embedded.register()
-    register_packing()
     namespace = conf().namespace
     app.conf.update(
         broker_url=conf().broker_url,
         worker_consumer=EventConsumer,
         beat_scheduler=LivingScheduler,
         beat_max_loop_interval=5,
-        accept_content=["json", "choreography"],
+        accept_content=["json"],
         task_serializer="json",
         result_backend=None,
         task_ignore_result=True,
@@ -75,6 +79,8 @@ def install(app: Celery) -> None:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_channel_error_retry=True,
+        # Enough to fill a group for each of the pool's slots.
+        worker_prefetch_multiplier=conf().group,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_send_task_events=True,
         worker_hijack_root_logger=False,
@@ -118,28 +124,69 @@ class Waits(Retry):
         return Waits, (self.message, self.when, self.down)
 
 
+class Partly(Ignore):
+    """Tells the worker that some of a group's deliveries are to be handled again. Passes from child to parent."""
+
+    def __init__(self, summary: str, left: list[int], alone: list[int]) -> None:
+        super().__init__(summary, left, alone)
+        self.summary, self.left, self.alone = summary, left, alone
+
+
 class DeliveryRequest(Request):
     """What becomes of a task, seen from the worker's own process.
 
-    A failed one is rejected to the dead-letter exchange, unless it is in the dead-letter table already.
+    A failed one is rejected to the dead-letter exchange, unless it is in the dead-letter table already. A group never
+    is: whatever went wrong, each of its deliveries is handled on its own.
     """
 
+    _message: Any
+
+    def info(self, safe: bool = True) -> Any:
+        """For ``celery inspect``: what deliveries hold may be personal, and is not JSON."""
+        return super().info(safe=True)
+
     def on_retry(self, exc_info: Any) -> Any:
-        raised = exc_info.exception
-        waits = raised if isinstance(raised, Waits) else raised.exc  # a pool of threads leaves it wrapped up
-        exc_info.exception = waits
+        exc_info.exception = waits = _raised(exc_info)
         super().on_retry(exc_info)
         if waits.down is not None:
             EventConsumer.running.circuits.suspect(self.name.partition(".")[0], waits.down)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(exc_info.exception, Parked):
+        """Whatever a task raises comes here. (``on_success`` can't be overridden: Celery's stands in a subclass.)"""
+        raised = _raised(exc_info)
+        if isinstance(raised, Partly):
+            task_ready(self, successful=True)
+            self._message.leave(raised.left, raised.alone)
             self.acknowledge()
-        return super().on_failure(exc_info, *args, **kwargs)
+            seconds = time.time() - cast(float, self.time_start)  # it was accepted before it could raise anything
+            return self.send_event("task-succeeded", result=raised.summary, runtime=seconds)
+        if isinstance(raised, Parked):
+            self.acknowledge()
+        try:
+            return super().on_failure(exc_info, *args, **kwargs)
+        finally:
+            EventConsumer.running.release(self._message)
+
+    def acknowledge(self) -> None:
+        super().acknowledge()
+        EventConsumer.running.release(self._message)
+
+    def reject(self, requeue: bool = False) -> None:
+        every = range(len(self._message.arrivals))
+        if len(every) > 1 and not self.acknowledged:
+            self._message.leave(every, alone=every)
+        super().reject(requeue)
+        EventConsumer.running.release(self._message)
+
+
+def _raised(exc_info: Any) -> Any:
+    """What a task raised. A pool of threads leaves it wrapped up."""
+    raised = exc_info.exception
+    return raised.exc if isinstance(raised, ExceptionWithTraceback) else raised
 
 
 class DeliveryTask(Task[Any, Any]):
-    """One delivery to one reaction."""
+    """Deliveries to one reaction: one, or those that waited together."""
 
     Request = f"{__name__}:DeliveryRequest"
     throws = (Parked,)
@@ -148,21 +195,32 @@ class DeliveryTask(Task[Any, Any]):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def run(self, body: str) -> str:
+    def run(self, deliveries: list[Delivery]) -> str:
         close_old_connections()
-        mail = unpack(body, self.request)
-        outcome = delivery.deliver(mail)
-        if isinstance(outcome, delivery.Later):
-            _ladder.publish(outcome.again)
-        _waiting.note(mail, outcome)
-        match outcome:
+        outcomes = delivery.deliver_together(deliveries)
+        later = [outcome for outcome in outcomes if isinstance(outcome, delivery.Later)]
+        if later:
+            _ladder.publish([outcome.again for outcome in later])
+        for mail, outcome in zip(deliveries, outcomes, strict=True):
+            if not isinstance(outcome, delivery.Left):
+                _waiting.note(mail, outcome)
+        left = {place: it.alone for place, it in enumerate(outcomes) if isinstance(it, delivery.Left)}
+        if left:
+            raise Partly(_summary(outcomes), [*left], [place for place, alone in left.items() if alone])
+        match outcomes[0]:
             case delivery.Later(_, delay, error, down):
                 raise Waits(describe(error), delay, down)
             case delivery.Parked(error):
                 raise Parked(describe(error))
-            case delivery.Duplicate():
-                return "duplicate"
-        return "done"
+        return _summary(outcomes)
+
+
+def _summary(outcomes: Sequence[delivery.Outcome | delivery.Left]) -> str:
+    """What Flower shows as the result: ``done``, or of a group ``97 done, 2 duplicate, 1 left``."""
+    counts = Counter(type(outcome).__name__.lower() for outcome in outcomes)
+    if len(outcomes) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count} {what}" for what, count in counts.items())
 
 
 class Ladder:
@@ -173,17 +231,17 @@ class Ladder:
         self._publisher = BrokerPublisher()
         self._stopping = threading.Event()
 
-    def publish(self, message: Outgoing) -> None:
-        """Return when the broker has the message, however long that takes: without a ladder there is no going on.
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Return when the broker has the messages, however long that takes: without a ladder there is no going on.
 
         Raises:
-            Reject: the worker is being stopped; the message goes back to the queue it came from.
+            Reject: the worker is being stopped; the deliveries go back to the queue they came from.
         """
         pause = 0.1
         while True:
             try:
                 with self._lock:
-                    self._publisher.publish([message])
+                    self._publisher.publish(messages)
                 return
             except Transient as down:
                 log.warning("ladder waits", seconds=pause, error=type(down).__name__, detail=str(down))
@@ -215,11 +273,11 @@ class LivingScheduler(Scheduler):
 def _tick(timer: Timer) -> Callable[[], None]:
     def tick() -> None:
         close_old_connections()
-        try:
-            with claimed(alias_of(timer.service), timer.name, _TICK):
+        with claimed(alias_of(timer.service), timer.name, [_TICK]) as claims:
+            if claims:
                 timer.function()
-        except NotYet:
-            log.info("tick skipped: the one before is not done", timer=timer.name)
+            else:
+                log.info("tick skipped: the one before is not done", timer=timer.name)
 
     return tick
 
@@ -249,6 +307,7 @@ def _show_life(sender: Any, **kwargs: Any) -> None:
 def _stop_waiting(**kwargs: Any) -> None:
     _ladder.stop()
     if EventConsumer.running is not None:  # else it is stopped before it began
+        EventConsumer.running.take_no_more()
         EventConsumer.running.circuits.stop()
 
 

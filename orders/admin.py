@@ -20,10 +20,11 @@ from django.utils.timezone import localtime
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from choreography.admin import InboxAdmin, OutboxAdmin, ReadOnlyAdmin
+from choreography import world
+from choreography.admin import InboxAdmin, OrderKeyedAdmin, OutboxAdmin
 from choreography.letter_pages import DeadLetterAdmin
 from orders import money, services
-from orders.forms import LineForm, LineFormSet, OrderForm, ProductField
+from orders.forms import LineForm, LineFormSet, OrderForm, ProductField, ProductSelect
 from orders.models import (
     CancellationPending,
     DeadLetter,
@@ -75,8 +76,9 @@ class LineInline(admin.TabularInline):  # type: ignore[type-arg]
 
     has_view_permission = has_change_permission = has_delete_permission = has_add_permission
 
-    def formfield_for_foreignkey(self, *args: Any, **kwargs: Any) -> Any:
-        return super().formfield_for_foreignkey(*args, **kwargs, form_class=ProductField)
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        product = {"form_class": ProductField, "widget": ProductSelect(db_field, self.admin_site)}
+        return super().formfield_for_foreignkey(db_field, request, **kwargs, **product)
 
     def formfield_for_dbfield(self, *args: Any, **kwargs: Any) -> Any:
         """Without the buttons to edit products: an order is no place for that."""
@@ -118,7 +120,7 @@ class AttentionFilter(admin.SimpleListFilter):
 
 
 @admin.register(Order)
-class OrderAdmin(ReadOnlyAdmin):
+class OrderAdmin(OrderKeyedAdmin):
     """Orders: add one, watch it, cancel it. Nothing else about it is for people to change."""
 
     form = OrderForm
@@ -138,10 +140,6 @@ class OrderAdmin(ReadOnlyAdmin):
 
     class Media:
         css = {"all": ["orders/order.css"]}
-
-    @admin.display(description=_("number"), ordering="id")
-    def number(self, order: Order) -> str:
-        return order.number
 
     @admin.display(description=_("placed at"), ordering="placed_at")
     def placed(self, order: Order) -> str:
@@ -187,6 +185,7 @@ class OrderAdmin(ReadOnlyAdmin):
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         order, (lines,) = form.instance, formsets
+        order.pk = world.new_id()  # Django's formsets take away an id that has a default
         order.submission = form.cleaned_data["submission"]
         services.place_order(order, lines.picks)
 

@@ -1,9 +1,11 @@
 """The form for a new order. Whatever is wrong with it is said here, where the person is, before anything is stored."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from django import forms
+from django.contrib.admin.widgets import AutocompleteSelect
 from django.core.exceptions import ValidationError
 from django.http import QueryDict
 from django.template.loader import render_to_string
@@ -13,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from choreography import world
 from orders import money, services
-from orders.models import MAX_QUANTITY, Order, OrderLine
+from orders.models import MAX_QUANTITY, Order, OrderLine, Product
 
 #: What the form offers to pick, each with a word on what it does: payment tokens, and words for a street. Empty unless
 #: the shop is put together with providers that have something to try out.
@@ -91,13 +93,28 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         self.data = data
 
 
-class ProductField(forms.ModelChoiceField):  # type: ignore[type-arg]
-    """One of the products."""
+class ProductSelect(AutocompleteSelect):
+    """Shows the product that is picked, of those the field knows already. The others come as somebody types."""
 
-    def bound_data(self, data: Any, initial: Any) -> Any:
-        """What is shown again: nothing where it can't be an id, as the widget would fail to look up its name."""
-        shown = super().bound_data(data, initial)
-        return shown if str(shown).isdecimal() and len(str(shown)) < 19 else None
+    def optgroups(self, name: str, value: Sequence[str], attr: Any = None) -> Any:
+        choices: Any = self.choices
+        picked = [choices.field.known[key] for key in value if key in choices.field.known]
+        options = [self.create_option(name, product.pk, str(product), True, 0) for product in picked]
+        return [(None, options, 0)]
+
+
+class ProductField(forms.ModelChoiceField):  # type: ignore[type-arg]
+    """One of the products. Asks the database nothing: the formset loads all that were picked at once."""
+
+    known: Mapping[str, Product]
+    """Products by their id, as text."""
+
+    def to_python(self, value: Any) -> Product | None:
+        if value in self.empty_values:
+            return None
+        if value not in self.known:
+            raise ValidationError(self.error_messages["invalid_choice"], code="invalid_choice")
+        return self.known[value]
 
 
 class LineForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -121,12 +138,29 @@ class LineForm(forms.ModelForm):  # type: ignore[type-arg]
             }
         }
 
+    def _post_clean(self) -> None:
+        """Fill in and check no ``OrderLine``, as Django would: ``place_order`` makes and checks the lines."""
+
 
 class LineFormSet(forms.BaseInlineFormSet):  # type: ignore[type-arg]
     """The lines of a new order."""
 
     picks: list[services.Pick]
     """What is ordered, once the formset is valid."""
+
+    def add_fields(self, form: Any, index: int | None) -> None:
+        super().add_fields(form, index)
+        form.fields["product"].known = self._products
+
+    @cached_property
+    def _products(self) -> Mapping[str, Product]:
+        """The products that were picked, by their id as it was sent. One query."""
+        if not self.is_bound:
+            return {}
+        sent = (self.data.get(f"{self.add_prefix(index)}-product", "") for index in range(self.total_form_count()))
+        # What has more digits would not fit into an id.
+        ids = [key for key in sent if key.isdecimal() and len(key) < 19]
+        return {str(key): product for key, product in Product.objects.in_bulk(ids).items()}
 
     def clean(self) -> None:
         """Refuse lines that make no order.

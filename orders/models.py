@@ -1,5 +1,7 @@
 """Orders' own tables, and what may happen to an order."""
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import ClassVar, Self
 from uuid import UUID
@@ -11,7 +13,7 @@ from django.db.models import Case, F, Q, Value, When
 from django.utils.translation import gettext_lazy as _
 
 from choreography import models as choreography
-from choreography import world
+from choreography import rows, world
 from choreography.errors import ChoreographyError, Unusable
 from orders import money
 
@@ -76,17 +78,20 @@ class Product(models.Model):
         return f"{self.name} ({money.display(self.price, self.currency)})"
 
 
+def _refuse_unknown(order_id: UUID) -> "Order":
+    raise UnknownOrder(f"orders has no order {order_id}")
+
+
 class OrderQuerySet(models.QuerySet["Order"]):
-    def locked(self, order_id: UUID) -> "Order":
-        """The order, held against others until the transaction ends.
+    def held(self, order_ids: Iterable[UUID]) -> AbstractContextManager[list["Order"]]:
+        """The orders, held against others until the transaction ends.
+
+        What was changed about them inside is written when the block ends: see ``rows.held``.
 
         Raises:
-            UnknownOrder: it was never placed here.
+            UnknownOrder: one of them was never placed here.
         """
-        try:
-            return self.select_for_update().get(pk=order_id)
-        except self.model.DoesNotExist:
-            raise UnknownOrder(f"orders has no order {order_id}") from None
+        return rows.held(self, order_ids, missing=_refuse_unknown)
 
     def unpaid_since(self, moment: datetime) -> Self:
         """Orders placed before ``moment`` of which payments has said nothing good, not being cancelled yet."""
@@ -256,6 +261,10 @@ class OrderLine(models.Model):
 
 class Outbox(choreography.Outbox):
     """What orders has announced."""
+
+
+class Counted(choreography.Counted):
+    """How many events of an order orders has announced and forgotten."""
 
 
 class Inbox(choreography.Inbox):

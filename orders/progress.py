@@ -74,7 +74,7 @@ class Progress:
 
     @cached_property
     def announced(self) -> list[Outbox]:
-        return list(Outbox.objects.filter(subject=self.order.pk).order_by("position"))
+        return list(Outbox.objects.filter(subject=self.order.pk).order_by("position").defer("body"))
 
     @cached_property
     def heard(self) -> list[Inbox]:

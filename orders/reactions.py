@@ -1,9 +1,12 @@
 """What orders listens to, and what it does about it."""
 
+from collections.abc import Sequence
+
 from choreography.contracts import Event, Heard, Nothing
 from choreography.registry import reacts_to
 from orders import services
 from orders.events import CancellationRequested, OrderCancelled, OrderCompleted
+from orders.models import Order
 
 
 class Dispatched(Heard):
@@ -18,45 +21,57 @@ class GivenBack(Heard):
     amount: int
 
 
-@reacts_to("payments.payment_authorized.v1")
-def record_authorization(event: Event[Nothing]) -> None:
-    services.record_authorization(event.subject, event.time)
+@reacts_to("payments.payment_authorized.v1", grouped=True)
+def record_authorization(events: Sequence[Event[Nothing]]) -> None:
+    with Order.objects.held(event.subject for event in events) as orders:
+        for order, event in zip(orders, events, strict=True):
+            services.record_authorization(order, event.time)
 
 
-@reacts_to("payments.payment_captured.v1", announces=[OrderCompleted])
-def record_capture(event: Event[Nothing]) -> None:
-    services.record_capture(event.subject, event.time)
+@reacts_to("payments.payment_captured.v1", announces=[OrderCompleted], grouped=True)
+def record_capture(events: Sequence[Event[Nothing]]) -> None:
+    with Order.objects.held(event.subject for event in events) as orders:
+        for order, event in zip(orders, events, strict=True):
+            services.record_capture(order, event.time)
 
 
 @reacts_to("payments.capture_failed.v1")
 def ask_for_attention(event: Event[Ended]) -> None:
-    services.ask_for_attention(event.subject, f"capture_failed: {event.data.reason}")
+    with Order.objects.held([event.subject]) as [order]:
+        services.ask_for_attention(order, f"capture_failed: {event.data.reason}")
 
 
 @reacts_to("payments.authorization_expired.v1", announces=[CancellationRequested])
 def give_up_unpaid_order(event: Event[GivenBack]) -> None:
-    services.record_release(event.subject, event.time, event.data.amount)
-    services.cancel_if_open(event.subject, "authorization_expired")
+    with Order.objects.held([event.subject]) as [order]:
+        services.record_release(order, event.time, event.data.amount)
+        services.cancel_if_open(order, "authorization_expired")
 
 
 @reacts_to("payments.payment_voided.v1", "payments.payment_refunded.v1")
 def record_release(event: Event[GivenBack]) -> None:
-    services.record_release(event.subject, event.time, event.data.amount)
+    with Order.objects.held([event.subject]) as [order]:
+        services.record_release(order, event.time, event.data.amount)
 
 
-@reacts_to("shipping.shipment_dispatched.v1")
-def record_dispatch(event: Event[Dispatched]) -> None:
-    services.record_dispatch(event.subject, event.time, event.data.parcel)
+@reacts_to("shipping.shipment_dispatched.v1", grouped=True)
+def record_dispatch(events: Sequence[Event[Dispatched]]) -> None:
+    with Order.objects.held(event.subject for event in events) as orders:
+        for order, event in zip(orders, events, strict=True):
+            services.record_dispatch(order, event.time, event.data.parcel)
 
 
-@reacts_to("shipping.shipment_delivered.v1", announces=[OrderCompleted])
-def record_delivery(event: Event[Nothing]) -> None:
-    services.record_delivery(event.subject, event.time)
+@reacts_to("shipping.shipment_delivered.v1", announces=[OrderCompleted], grouped=True)
+def record_delivery(events: Sequence[Event[Nothing]]) -> None:
+    with Order.objects.held(event.subject for event in events) as orders:
+        for order, event in zip(orders, events, strict=True):
+            services.record_delivery(order, event.time)
 
 
 @reacts_to("shipping.cancellation_refused.v1")
 def resume_order(event: Event[Nothing]) -> None:
-    services.resume_order(event.subject)
+    with Order.objects.held([event.subject]) as [order]:
+        order.resume()
 
 
 @reacts_to(
@@ -66,4 +81,5 @@ def resume_order(event: Event[Nothing]) -> None:
     announces=[OrderCancelled],
 )
 def cancel_order(event: Event[Ended]) -> None:
-    services.cancel_order(event.subject, event.data.reason, event.time)
+    with Order.objects.held([event.subject]) as [order]:
+        services.cancel_order(order, event.data.reason, event.time)

@@ -1,6 +1,7 @@
 """What orders can do. Each function changes one order and announces what became true, in one transaction.
 
-The functions that record what another service said are called by a reaction, inside its transaction.
+Those that take an order are called inside a transaction, with one that is held (``Order.objects.held``). They neither
+load nor save, so they are the same for one order and for many.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,8 +14,9 @@ from django.db import IntegrityError
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
-from choreography.models import transaction_of
-from choreography.outbox import announce
+from choreography.models import alias_of
+from choreography.outbox import announce, transaction_of
+from choreography.rows import insert_all
 from orders import money
 from orders.events import CancellationRequested, Line, OrderCancelled, OrderCompleted, OrderPlaced, ShipTo
 from orders.models import MAX_QUANTITY, MAX_TOTAL, Order, OrderFinished, OrderLine, Product
@@ -70,8 +72,8 @@ def place_order(order: Order, picks: Sequence[Pick]) -> Order:
     order.full_clean(validate_unique=False, validate_constraints=False)
     try:
         with transaction_of("orders"):
-            order.save(force_insert=True)
-            OrderLine.objects.bulk_create(_line(order, pick) for pick in picks)
+            insert_all([order], alias_of("orders"))
+            insert_all([_line(order, pick) for pick in picks], alias_of("orders"))
             announce(_order_placed(order, picks), subject=order.id)
     except IntegrityError:
         twin = Order.objects.filter(submission=order.submission).first() if order.submission else None
@@ -89,101 +91,81 @@ def request_cancellation(order_id: UUID, reason: str = "customer_request") -> No
         OrderFinished: it is completed or cancelled.
         CancellationPending: someone asked before.
     """
-    with transaction_of("orders"):
-        order = Order.objects.locked(order_id)
-        order.request_cancellation(reason)
-        order.save()
-        announce(CancellationRequested(reason=reason), subject=order.id)
+    with transaction_of("orders"), Order.objects.held([order_id]) as [order]:
+        _request_cancellation(order, reason)
 
 
-def record_authorization(order_id: UUID, at: datetime) -> None:
+def record_authorization(order: Order, at: datetime) -> None:
     """Payments holds the money."""
-    order = Order.objects.locked(order_id)
     order.authorized_at = at
-    order.save()
 
 
-def record_dispatch(order_id: UUID, at: datetime, parcel: str) -> None:
+def record_dispatch(order: Order, at: datetime, parcel: str) -> None:
     """Shipping has sent the parcel."""
-    order = Order.objects.locked(order_id)
     order.dispatched_at, order.parcel = at, parcel
-    order.save()
 
 
-def record_delivery(order_id: UUID, at: datetime) -> None:
+def record_delivery(order: Order, at: datetime) -> None:
     """The customer has the parcel.
 
     Raises:
         OrderFinished: it was cancelled, which shipping's lock rules out.
     """
-    order = Order.objects.locked(order_id)
     if order.is_cancelled:
-        raise OrderFinished(f"order {order_id} was cancelled and is delivered all the same")
+        raise OrderFinished(f"order {order.pk} was cancelled and is delivered all the same")
     order.delivered_at = at
-    _save_and_complete(order)
+    _announce_if_complete(order)
 
 
-def record_capture(order_id: UUID, at: datetime) -> None:
+def record_capture(order: Order, at: datetime) -> None:
     """Payments has the money."""
-    order = Order.objects.locked(order_id)
     order.captured_at = at
     order.attention = ""
-    _save_and_complete(order)
+    _announce_if_complete(order)
 
 
-def record_release(order_id: UUID, at: datetime, amount: int) -> None:
+def record_release(order: Order, at: datetime, amount: int) -> None:
     """Payments has given back what it held or had taken."""
-    order = Order.objects.locked(order_id)
     order.released_at, order.released = at, (order.released or 0) + amount
-    order.save()
 
 
-def cancel_order(order_id: UUID, reason: str, at: datetime) -> None:
+def cancel_order(order: Order, reason: str, at: datetime) -> None:
     """The order ends without a sale. A second reason to cancel changes nothing.
 
     Raises:
         OrderFinished: it was delivered.
     """
-    order = Order.objects.locked(order_id)
     if order.is_cancelled:
         return
     order.cancel(reason, at)
-    order.save()
     announce(OrderCancelled(reason=reason), subject=order.id)
 
 
-def resume_order(order_id: UUID) -> None:
-    """Shipping refused the cancellation."""
-    order = Order.objects.locked(order_id)
-    order.resume()
-    order.save()
-
-
-def ask_for_attention(order_id: UUID, why: str) -> None:
+def ask_for_attention(order: Order, why: str) -> None:
     """Only a person can bring this order to its end, unless it has come to one."""
-    order = Order.objects.locked(order_id)
     if not order.is_cancelled:
         order.attention = why
-        order.save()
 
 
-def cancel_if_open(order_id: UUID, reason: str) -> None:
+def cancel_if_open(order: Order, reason: str) -> None:
     """Ask for a cancellation, unless the order has ended or someone asked before."""
-    order = Order.objects.locked(order_id)
-    if order.is_cancelled or order.is_completed or order.cancel_requested_at is not None:
-        return
-    request_cancellation(order_id, reason)
+    if not (order.is_cancelled or order.is_completed or order.cancel_requested_at is not None):
+        _request_cancellation(order, reason)
 
 
-def cancel_if_unpaid(order_id: UUID) -> None:
+def cancel_if_unpaid(order: Order) -> None:
     """Ask for a cancellation, unless payments has said something meanwhile, or someone asked before."""
-    if Order.objects.locked(order_id).status == Order.Status.PLACED:
-        request_cancellation(order_id, "not_paid_in_time")
+    if order.status == Order.Status.PLACED:
+        _request_cancellation(order, "not_paid_in_time")
 
 
-def _save_and_complete(order: Order) -> None:
+def _request_cancellation(order: Order, reason: str) -> None:
+    order.request_cancellation(reason)
+    announce(CancellationRequested(reason=reason), subject=order.id)
+
+
+def _announce_if_complete(order: Order) -> None:
     """Delivered and paid for, in whichever order: then the order is complete, and says so once."""
-    order.save()
     if order.is_completed:
         announce(OrderCompleted(currency=order.currency, total=order.total), subject=order.id)
 
@@ -242,8 +224,8 @@ def _faults(picks: Sequence[Pick]) -> Iterable[ValidationError]:
 def _line(order: Order, pick: Pick) -> OrderLine:
     product = pick.product
     return OrderLine(
-        order=order,
-        product=product,
+        order_id=order.pk,
+        product_id=product.pk,
         quantity=pick.quantity,
         sku=product.sku,
         name=product.name,

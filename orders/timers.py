@@ -6,7 +6,7 @@ from uuid import UUID
 from django.conf import settings
 
 from choreography import redrive, world
-from choreography.models import transaction_of
+from choreography.outbox import transaction_of
 from choreography.overdue import send_overdue
 from choreography.purge import purge
 from choreography.timers import every, for_each
@@ -25,8 +25,8 @@ def cancel_unpaid_orders() -> None:
 
 
 def _cancel(order_id: UUID) -> None:
-    with transaction_of("orders"):
-        services.cancel_if_unpaid(order_id)
+    with transaction_of("orders"), Order.objects.held([order_id]) as [order]:
+        services.cancel_if_unpaid(order)
 
 
 @every("PURGE_SECONDS")

@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from choreography.admin import InboxAdmin, OutboxAdmin, ReadOnlyAdmin, number
+from choreography.admin import FirstPaginator, InboxAdmin, NewestValuesFilter, OrderKeyedAdmin, OutboxAdmin
 from choreography.letter_pages import DeadLetterAdmin
 from choreography.money import display
 from payments.models import DeadLetter, Entry, Inbox, Outbox, Payment
@@ -58,11 +58,18 @@ _AMOUNTS = tuple(_amount(name) for name in ("asked", "authorized", "captured", "
 
 
 @admin.register(Payment)
-class PaymentAdmin(ReadOnlyAdmin):
+class PaymentAdmin(OrderKeyedAdmin):
     """The money of each order."""
 
+    paginator = FirstPaginator
+
     list_display = ("number", "created_at", *_AMOUNTS, "declined", "capture_refused", "order_cancelled")
-    list_filter = ("order_cancelled", "created_at", "declined", "currency")
+    list_filter = (
+        "order_cancelled",
+        "created_at",
+        ("declined", NewestValuesFilter),
+        ("currency", NewestValuesFilter),
+    )
     search_fields = ("order_id__iendswith", "=reference")
     search_help_text = _("An order's id or number, or the provider's reference.")
     fieldsets = (
@@ -81,10 +88,6 @@ class PaymentAdmin(ReadOnlyAdmin):
         "order_cancelled",
     )
     inlines = (EntryInline,)
-
-    @admin.display(description=_("order number"), ordering="order_id")
-    def number(self, payment: Payment) -> str:
-        return number(payment.order_id)
 
 
 @admin.register(Outbox)

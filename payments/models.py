@@ -1,7 +1,9 @@
 """Payments' own tables: one ledger per order, and the rules the database keeps for it."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from django.db import models
@@ -9,18 +11,24 @@ from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from choreography import models as choreography
-from choreography import world
+from choreography import rows, world
 
 
 class PaymentQuerySet(models.QuerySet["Payment"]):
-    def locked(self, order_id: UUID) -> "Payment":
-        """The order's payment, made if it is the first time, held against others until the transaction ends."""
-        self.get_or_create(pk=order_id)
-        return self.select_for_update().get(pk=order_id)
+    @contextmanager
+    def held(self, order_ids: Iterable[UUID]) -> Iterator[list["Payment"]]:
+        """The orders' payments, blank ones the first time, held against others until the transaction ends.
 
-    def seen(self, order_id: UUID) -> "Payment":
-        """The order's payment as it is now, not held; a blank one if there is none."""
-        return self.filter(pk=order_id).first() or self.model(pk=order_id)
+        What was changed about them inside, and what was entered, is written when the block ends: see ``rows.held``.
+        """
+        with rows.held(self, order_ids) as payments:
+            yield payments
+        rows.insert_all([entry for payment in payments for entry in payment.entered], self.db)
+
+    def seen(self, order_ids: Iterable[UUID]) -> dict[UUID, "Payment"]:
+        """The orders' payments as they are now, not held; blank ones where there are none."""
+        order_ids = list(order_ids)
+        return {pk: self.model(pk=pk) for pk in order_ids} | self.in_bulk(order_ids)
 
     def authorized_before(self, moment: datetime) -> Self:
         """Payments with an open hold made before ``moment``."""
@@ -70,6 +78,11 @@ class Payment(models.Model):
             ),
         ]
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: What was entered and is not written yet.
+        self.entered: list[Entry] = []
+
     def __str__(self) -> str:
         return str(self.order_id)
 
@@ -91,8 +104,8 @@ class Payment(models.Model):
     def enter(self, kind: "Entry.Kind", amount: int, key: str) -> None:
         """Move an amount, and note the gateway call that moved it.
 
-        Raises:
-            IntegrityError: the amounts would contradict each other, or the call was noted before.
+        The database refuses both, when they are written, if the amounts contradict each other or the call was noted
+        before.
         """
         match kind:
             case Entry.Kind.AUTHORIZED:
@@ -104,8 +117,7 @@ class Payment(models.Model):
                 self.voided += amount
             case Entry.Kind.REFUNDED:
                 self.refunded += amount
-        self.save()
-        Entry.objects.create(payment=self, kind=kind, amount=amount, key=key)
+        self.entered.append(Entry(payment=self, kind=kind, amount=amount, key=key))
 
 
 class Entry(models.Model):
@@ -135,6 +147,10 @@ class Entry(models.Model):
 
 class Outbox(choreography.Outbox):
     """What payments has announced."""
+
+
+class Counted(choreography.Counted):
+    """How many events of an order payments has announced and forgotten."""
 
 
 class Inbox(choreography.Inbox):

@@ -1,5 +1,7 @@
 """What payments listens to, and what it does about it."""
 
+from collections.abc import Callable, Sequence
+
 from choreography.contracts import Amount, Currency, Event, Heard, Nothing
 from choreography.registry import reacts_to
 from payments import services
@@ -13,6 +15,7 @@ from payments.events import (
     PaymentVoided,
 )
 from payments.gateway import Outcome, gateway
+from payments.models import Payment
 
 
 class OrderPlaced(Heard):
@@ -21,17 +24,23 @@ class OrderPlaced(Heard):
     currency: Currency
 
 
-def _ask_to_authorize(event: Event[OrderPlaced]) -> Outcome | None:
-    order = event.data
-    return services.ask_to_authorize(event.subject, order.payment_token, order.total, order.currency)
+def _ask_to_authorize(events: Sequence[Event[OrderPlaced]]) -> Callable[[Event[OrderPlaced]], Outcome | None]:
+    payments = Payment.objects.seen(event.subject for event in events)
+
+    def ask(event: Event[OrderPlaced]) -> Outcome | None:
+        order = event.data
+        return services.ask_to_authorize(payments[event.subject], order.payment_token, order.total, order.currency)
+
+    return ask
 
 
-def _ask_to_capture(event: Event[Nothing]) -> Outcome | None:
-    return services.ask_to_capture(event.subject)
+def _ask_to_capture(events: Sequence[Event[Nothing]]) -> Callable[[Event[Nothing]], Outcome | None]:
+    payments = Payment.objects.seen(event.subject for event in events)
+    return lambda event: services.ask_to_capture(payments[event.subject])
 
 
 def _ask_to_release(event: Event[Nothing]) -> Outcome | None:
-    return services.ask_to_release(event.subject)
+    return services.ask_to_release(Payment.objects.seen([event.subject])[event.subject])
 
 
 @reacts_to(
@@ -39,9 +48,12 @@ def _ask_to_release(event: Event[Nothing]) -> Outcome | None:
     announces=[PaymentAuthorized, PaymentDeclined, PaymentVoided],
     calls=_ask_to_authorize,
     host=gateway,
+    grouped=True,
 )
-def authorize_payment(event: Event[OrderPlaced], answer: Outcome | None) -> None:
-    services.record_authorization(event.subject, event.data.total, event.data.currency, answer)
+def authorize_payment(events: Sequence[Event[OrderPlaced]], answers: Sequence[Outcome | None]) -> None:
+    with Payment.objects.held(event.subject for event in events) as payments:
+        for payment, event, answer in zip(payments, events, answers, strict=True):
+            services.record_authorization(payment, event.data.total, event.data.currency, answer)
 
 
 @reacts_to(
@@ -49,9 +61,12 @@ def authorize_payment(event: Event[OrderPlaced], answer: Outcome | None) -> None
     announces=[PaymentCaptured, CaptureFailed, AuthorizationExpired],
     calls=_ask_to_capture,
     host=gateway,
+    grouped=True,
 )
-def capture_payment(event: Event[Nothing], answer: Outcome | None) -> None:
-    services.record_capture(event.subject, answer)
+def capture_payment(events: Sequence[Event[Nothing]], answers: Sequence[Outcome | None]) -> None:
+    with Payment.objects.held(event.subject for event in events) as payments:
+        for payment, answer in zip(payments, answers, strict=True):
+            services.record_capture(payment, answer)
 
 
 @reacts_to(
@@ -61,4 +76,5 @@ def capture_payment(event: Event[Nothing], answer: Outcome | None) -> None:
     host=gateway,
 )
 def release_payment(event: Event[Nothing], answer: Outcome | None) -> None:
-    services.record_release(event.subject, answer)
+    with Payment.objects.held([event.subject]) as [payment]:
+        services.record_release(payment, answer)

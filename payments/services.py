@@ -1,9 +1,12 @@
 """What payments can do: authorize, capture, release, let a hold expire.
 
 Each comes in two parts. ``ask_…`` talks to the provider, outside any transaction, under an idempotency key made of
-the order and the operation, so it may be repeated. ``record_…`` writes what came of it into the ledger and announces
+the order and the operation, so it may be repeated. ``record_…`` enters what came of it into the ledger and announces
 it, inside the reaction's transaction, and raises ``Conflict`` if the ledger has changed since the question was
 asked: then both parts run again.
+
+The first takes a payment as it was seen, the second one that is held (``Payment.objects.held``). Neither loads nor
+saves, so they are the same for one order and for many.
 """
 
 from collections.abc import Callable
@@ -28,26 +31,26 @@ class NothingHeld(Unusable):
     """A parcel was sent for an order that payments never authorized. No retry will change that."""
 
 
-def ask_to_authorize(order_id: UUID, token: str, amount: int, currency: str) -> Outcome | None:
+def ask_to_authorize(payment: Payment, token: str, amount: int, currency: str) -> Outcome | None:
     """Hold the amount, or give it back if the order was cancelled before payments could say so.
 
     Returns:
         ``Authorized`` or ``Declined``; for a cancelled order ``Voided``, or ``None`` if nothing was ever held.
     """
-    if Payment.objects.seen(order_id).order_cancelled:
-        earlier = gateway().find(_key(order_id, "authorize"))
-        return _void(order_id, earlier.reference) if isinstance(earlier, Authorized) else None
-    key = _key(order_id, "authorize")
+    key = _key(payment.order_id, "authorize")
+    if payment.order_cancelled:
+        earlier = gateway().find(key)
+        return _void(payment.order_id, earlier.reference) if isinstance(earlier, Authorized) else None
     return _ask(key, lambda: gateway().authorize(key=key, token=token, amount=amount, currency=currency))
 
 
-def record_authorization(order_id: UUID, amount: int, currency: str, answer: Outcome | None) -> None:
+def record_authorization(payment: Payment, amount: int, currency: str, answer: Outcome | None) -> None:
     """Enter what came of asking to authorize.
 
     Raises:
         Conflict: the order was cancelled while the provider was asked.
     """
-    payment = Payment.objects.locked(order_id)
+    order_id = payment.order_id
     payment.asked, payment.currency = amount, currency
     match answer:
         case Authorized() | Declined() if payment.order_cancelled:
@@ -58,7 +61,6 @@ def record_authorization(order_id: UUID, amount: int, currency: str, answer: Out
             announce(PaymentAuthorized(amount=answer.amount, currency=currency), subject=order_id)
         case Declined():
             payment.declined = answer.reason
-            payment.save()
             announce(PaymentDeclined(reason=answer.reason), subject=order_id)
         case Voided():
             payment.reference = answer.reference
@@ -66,13 +68,12 @@ def record_authorization(order_id: UUID, amount: int, currency: str, answer: Out
             payment.enter(Entry.Kind.VOIDED, answer.amount, _key(order_id, "void"))
             announce(PaymentVoided(amount=answer.amount, currency=currency), subject=order_id)
         case None:
-            payment.save()
             announce(PaymentVoided(amount=0, currency=currency), subject=order_id)
         case _:
             raise Conflict(f"the provider answered {answer!r} to an authorization")
 
 
-def ask_to_capture(order_id: UUID) -> Outcome | None:
+def ask_to_capture(payment: Payment) -> Outcome | None:
     """Take what is held, the parcel being on its way.
 
     Returns:
@@ -81,7 +82,7 @@ def ask_to_capture(order_id: UUID) -> Outcome | None:
     Raises:
         NothingHeld: payments never authorized this order.
     """
-    payment = Payment.objects.seen(order_id)
+    order_id = payment.order_id
     if payment.order_cancelled:
         return None
     if not payment.authorized:
@@ -93,13 +94,13 @@ def ask_to_capture(order_id: UUID) -> Outcome | None:
     return answer
 
 
-def record_capture(order_id: UUID, answer: Outcome | None) -> None:
+def record_capture(payment: Payment, answer: Outcome | None) -> None:
     """Enter what came of asking to capture.
 
     Raises:
         Conflict: the order is being cancelled at this moment.
     """
-    payment = Payment.objects.locked(order_id)
+    order_id = payment.order_id
     match answer:
         case Captured():
             payment.enter(Entry.Kind.CAPTURED, answer.amount, _key(order_id, "capture"))
@@ -114,18 +115,17 @@ def record_capture(order_id: UUID, answer: Outcome | None) -> None:
             raise Conflict(f"the provider answered {answer!r} to a capture")
 
 
-def ask_to_release(order_id: UUID) -> Outcome | None:
+def ask_to_release(payment: Payment) -> Outcome | None:
     """Let go of what is held or give back what was taken. ``None``: there is nothing to release now."""
-    payment = Payment.objects.seen(order_id)
     if payment.held:
-        return _void(order_id, payment.reference)
+        return _void(payment.order_id, payment.reference)
     if payment.kept:
-        key = _key(order_id, "refund")
+        key = _key(payment.order_id, "refund")
         return _ask(key, lambda: gateway().refund(key=key, reference=payment.reference, amount=payment.kept))
     return None
 
 
-def record_release(order_id: UUID, answer: Outcome | None) -> None:
+def record_release(payment: Payment, answer: Outcome | None) -> None:
     """Enter what came of asking to release, and remember that the order is cancelled.
 
     Where payments has not answered yet, or not even heard of the order, remembering is all: whatever an
@@ -134,11 +134,10 @@ def record_release(order_id: UUID, answer: Outcome | None) -> None:
     Raises:
         Conflict: the ledger has changed, or the provider has: money moves at this moment.
     """
-    payment = Payment.objects.locked(order_id)
+    order_id = payment.order_id
     payment.order_cancelled = True
     match answer:
         case None if payment.held == payment.kept == 0:
-            payment.save()
             if payment.authorized:
                 announce(PaymentVoided(amount=0, currency=payment.currency), subject=order_id)
         case Voided() if payment.held == answer.amount:
@@ -156,9 +155,8 @@ def ask_to_let_go(payment: Payment) -> Outcome:
     return _void(payment.order_id, payment.reference)
 
 
-def record_expiry(order_id: UUID, answer: Outcome) -> None:
+def record_expiry(payment: Payment, answer: Outcome) -> None:
     """Enter that a hold has expired, unless it was used or let go of meanwhile."""
-    payment = Payment.objects.locked(order_id)
     if isinstance(answer, Voided):
         _enter_expiry(payment, answer)
 
@@ -172,7 +170,6 @@ def _enter_expiry(payment: Payment, answer: Voided) -> None:
 
 def _refuse_capture(payment: Payment, reason: str) -> None:
     payment.capture_refused = reason
-    payment.save()
     announce(CaptureFailed(reason=reason), subject=payment.order_id)
 
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 from django.conf import settings
 
 from choreography import redrive, world
-from choreography.models import transaction_of
+from choreography.outbox import transaction_of
 from choreography.overdue import send_overdue
 from choreography.purge import purge
 from choreography.timers import every, for_each
@@ -25,8 +25,8 @@ def expire_authorizations() -> None:
 
 def _expire(payment: Payment) -> None:
     answer = services.ask_to_let_go(payment)
-    with transaction_of("payments"):
-        services.record_expiry(payment.order_id, answer)
+    with transaction_of("payments"), Payment.objects.held([payment.order_id]) as [held]:
+        services.record_expiry(held, answer)
 
 
 @every("PURGE_SECONDS")

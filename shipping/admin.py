@@ -3,17 +3,19 @@
 from django.contrib import admin
 from django.utils.translation import gettext_lazy as _
 
-from choreography.admin import InboxAdmin, OutboxAdmin, ReadOnlyAdmin, number
+from choreography.admin import FirstPaginator, InboxAdmin, NewestValuesFilter, OrderKeyedAdmin, OutboxAdmin
 from choreography.letter_pages import DeadLetterAdmin
 from shipping.models import DeadLetter, Inbox, Outbox, Shipment
 
 
 @admin.register(Shipment)
-class ShipmentAdmin(ReadOnlyAdmin):
+class ShipmentAdmin(OrderKeyedAdmin):
     """The parcel of each order."""
 
+    paginator = FirstPaginator
+
     list_display = ("number", "state", "parcel", "country", "created_at", "dispatched_at", "ended_at", "reason")
-    list_filter = ("state", "created_at", "country")
+    list_filter = ("state", "created_at", ("country", NewestValuesFilter))
     search_fields = ("order_id__iendswith", "=parcel")
     search_help_text = _("An order's id or number, or a parcel's.")
     fieldsets = (
@@ -21,10 +23,6 @@ class ShipmentAdmin(ReadOnlyAdmin):
         (_("Address"), {"fields": ("name", "street", "city", "postal_code", "country")}),
         (_("History"), {"fields": ("created_at", "cancel_requested", "dispatched_at", "tracked_at", "ended_at")}),
     )
-
-    @admin.display(description=_("order number"), ordering="order_id")
-    def number(self, shipment: Shipment) -> str:
-        return number(shipment.order_id)
 
 
 @admin.register(Outbox)

@@ -1,5 +1,7 @@
 """Shipping's own table: one shipment per order, and what may happen to it."""
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import ClassVar, Self
 from uuid import UUID
 
@@ -8,19 +10,17 @@ from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from choreography import models as choreography
-from choreography import world
+from choreography import rows, world
 from shipping.carrier import Address
 
 
 class ShipmentQuerySet(models.QuerySet["Shipment"]):
-    def locked(self, order_id: UUID) -> "Shipment":
-        """The order's shipment, made if it is the first time, held against others until the transaction ends."""
-        self.get_or_create(pk=order_id)
-        return self.select_for_update().get(pk=order_id)
+    def held(self, order_ids: Iterable[UUID]) -> AbstractContextManager[list["Shipment"]]:
+        """The orders' shipments, blank ones the first time, held against others until the transaction ends.
 
-    def seen(self, order_id: UUID) -> "Shipment":
-        """The order's shipment as it is now, not held; a blank one if there is none."""
-        return self.filter(pk=order_id).first() or self.model(pk=order_id)
+        What was changed about them inside is written when the block ends: see ``rows.held``.
+        """
+        return rows.held(self, order_ids)
 
     def under_way(self) -> Self:
         """Parcels whose end is not known yet, the one looked at longest ago first."""
@@ -100,6 +100,10 @@ class Shipment(models.Model):
 
 class Outbox(choreography.Outbox):
     """What shipping has announced."""
+
+
+class Counted(choreography.Counted):
+    """How many events of an order shipping has announced and forgotten."""
 
 
 class Inbox(choreography.Inbox):

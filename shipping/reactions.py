@@ -1,10 +1,13 @@
 """What shipping listens to, and what it does about it."""
 
+from collections.abc import Callable, Sequence
+
 from choreography.contracts import Event, Heard, Nothing
 from choreography.registry import reacts_to
 from shipping import services
 from shipping.carrier import Address, Booked, Undeliverable, carrier
 from shipping.events import CancellationRefused, ShipmentCancelled, ShipmentDispatched, ShipmentFailed
+from shipping.models import Shipment
 
 
 class ShipTo(Heard):
@@ -23,13 +26,18 @@ class Cancellation(Heard):
     reason: str
 
 
-def _ask_to_book(event: Event[Nothing]) -> Booked | Undeliverable | None:
-    return services.ask_to_book(event.subject)
+def _ask_to_book(
+    events: Sequence[Event[Nothing]],
+) -> Callable[[Event[Nothing]], Booked | Undeliverable | None]:
+    shipments = {it.order_id: it for it in services.prepare_to_book(event.subject for event in events)}
+    return lambda event: services.ask_to_book(shipments[event.subject])
 
 
-@reacts_to("orders.order_placed.v1")
-def plan_shipment(event: Event[OrderPlaced]) -> None:
-    services.plan_shipment(event.subject, Address(**event.data.ship_to.model_dump()))
+@reacts_to("orders.order_placed.v1", grouped=True)
+def plan_shipment(events: Sequence[Event[OrderPlaced]]) -> None:
+    with Shipment.objects.held(event.subject for event in events) as shipments:
+        for shipment, event in zip(shipments, events, strict=True):
+            services.plan_shipment(shipment, Address(**event.data.ship_to.model_dump()))
 
 
 @reacts_to(
@@ -38,16 +46,21 @@ def plan_shipment(event: Event[OrderPlaced]) -> None:
     announces=(ShipmentDispatched, ShipmentFailed, ShipmentCancelled, CancellationRefused),
     calls=_ask_to_book,
     host=carrier,
+    grouped=True,
 )
-def dispatch_shipment(event: Event[Nothing], answer: Booked | Undeliverable | None) -> None:
-    services.record_dispatch(event.subject, answer)
+def dispatch_shipment(events: Sequence[Event[Nothing]], answers: Sequence[Booked | Undeliverable | None]) -> None:
+    with Shipment.objects.held(event.subject for event in events) as shipments:
+        for shipment, answer in zip(shipments, answers, strict=True):
+            services.record_dispatch(shipment, answer)
 
 
 @reacts_to("orders.cancellation_requested.v1", announces=[ShipmentCancelled, CancellationRefused])
 def cancel_shipment(event: Event[Cancellation]) -> None:
-    services.cancel_shipment(event.subject, event.data.reason)
+    with Shipment.objects.held([event.subject]) as [shipment]:
+        services.cancel_shipment(shipment, event.data.reason)
 
 
 @reacts_to("orders.order_cancelled.v1")
 def close_shipment(event: Event[Cancellation]) -> None:
-    services.close_shipment(event.subject, event.data.reason)
+    with Shipment.objects.held([event.subject]) as [shipment]:
+        services.close_shipment(shipment, event.data.reason)

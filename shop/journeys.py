@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -97,13 +96,9 @@ class Follower:
 
 def lines(steps: Iterable[Step]) -> Iterator[str]:
     """A line per step: seconds since its order was placed, the order, the service, what it did."""
+    steps = list(steps)
+    orders = Order.objects.in_bulk({step.order_id for step in steps})
     for step in steps:
-        order = _order(step.order_id)
+        order = orders.get(step.order_id) or Order(pk=step.order_id)
         seconds = max((step.at - order.placed_at).total_seconds(), 0.0)
         yield f"+{seconds:6.2f} s  {order.number}  {step.service:<8}  {step}"
-
-
-@lru_cache(maxsize=1000)
-def _order(order_id: UUID) -> Order:
-    """The order, or a blank one where orders doesn't know it."""
-    return Order.objects.filter(pk=order_id).first() or Order(pk=order_id)

@@ -1,5 +1,6 @@
 """Logs: structlog for our own lines and everyone else's, as text for people or JSON for programs."""
 
+import logging
 from typing import Any
 
 import structlog
@@ -12,6 +13,20 @@ _SHARED: list[Any] = [
 ]
 
 
+def _as_text(_logger: Any, _method: str, event: dict[str, Any]) -> str:
+    """A line for people. structlog's own renderer takes three times as long, two thirds of what a line costs."""
+    at, level, what, where = (event.pop(key, "") for key in ("timestamp", "level", "event", "logger"))
+    traceback = event.pop("exception", None)
+    details = " ".join(f"{key}={_legible(value)}" for key, value in event.items())
+    line = f"{at} [{level:<9}] {what:<20} [{where}] {details}".rstrip()
+    return f"{line}\n{traceback}" if traceback else line
+
+
+def _legible(value: Any) -> str:
+    """Text with blanks or line ends in it in quotes, so that it is seen where it ends."""
+    return repr(value) if isinstance(value, str) and (" " in value or not value.isprintable()) else str(value)
+
+
 def logging_config(level: str, style: str) -> dict[str, Any]:
     """A ``logging.config.dictConfig`` dictionary; configures structlog on the way.
 
@@ -19,6 +34,10 @@ def logging_config(level: str, style: str) -> dict[str, Any]:
         level: a level's name.
         style: ``console`` or ``json``.
     """
+    # Nothing here says where in the code, in which thread or process a line was written, so don't find it out.
+    # https://docs.python.org/3/howto/logging.html#optimization
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -29,7 +48,7 @@ def logging_config(level: str, style: str) -> dict[str, Any]:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    renderer: Any = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=20, sort_keys=False)
+    renderer: Any = _as_text
     if style == "json":
         renderer = structlog.processors.JSONRenderer()
     formatter = {

@@ -10,10 +10,11 @@ from uuid import UUID
 from django.db import OperationalError
 
 from choreography import delivery, topology, world
-from choreography.delivery import Delivery, Outcome
+from choreography.delivery import Outcome
 from choreography.embedded.store import Stored
 from choreography.models import table_of
 from choreography.publishing import Outgoing
+from choreography.registry import Reaction
 from choreography.testing import Choreography, FrozenWorld, Step
 from orders.models import Order, Product
 from orders.services import Pick, place_order
@@ -155,13 +156,12 @@ class Shop(Choreography):
     @contextmanager
     def database_down(self, service: str) -> Iterator[None]:
         """A service's reactions can't reach their database."""
-
         take_effect = delivery._take_effect
 
-        def refuse(delivery: Delivery, *args: Any) -> Outcome:
-            if delivery.service == service:
+        def refuse(reaction: Reaction, *args: Any) -> Any:
+            if reaction.service == service:
                 raise OperationalError("could not connect to server: Connection refused")
-            return take_effect(delivery, *args)
+            return take_effect(reaction, *args)
 
         with patch.object(delivery, "_take_effect", refuse):
             yield

@@ -6,21 +6,24 @@ Not collected by itself: ``test_on_postgresql`` runs it with a database at hand.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
-from uuid import UUID, uuid4
+from functools import partial
+from typing import Any, TypeVar
+from unittest.mock import Mock
+from uuid import uuid4
 
 import pytest
-from django.db import connection, connections, transaction
+from django.db import close_old_connections, connection, connections, transaction
 from pytest_django.fixtures import Settings
 
-from choreography import redrive, relay
+from choreography import purge, redrive, relay, rows
 from choreography.contracts import CONTENT_TYPE
 from choreography.delivery import Delivery, Done, Duplicate, Later, Outcome, deliver
 from choreography.dry_run import dry_run
 from choreography.letters import By, NotParked, send_again
-from choreography.outbox import announce, wake_relay
+from choreography.outbox import announce, transaction_of
 from choreography.publishing import Outgoing
 from orders.events import OrderCancelled
+from orders.models import Inbox as OrdersInbox
 from orders.models import Outbox as OrdersOutbox
 from payments import models as payments_models
 from payments.models import Outbox
@@ -35,6 +38,8 @@ pytestmark = pytest.mark.django_db(transaction=True, databases="__all__")
 
 #: Seconds after which something that should happen at once counts as hanging.
 HANGING = 20.0
+#: Rows in a table that is large beside what one bite of a purge looks at.
+MANY = 30_000
 Found = TypeVar("Found")
 
 
@@ -72,9 +77,9 @@ class Recorder:
         """There is nothing to let go of."""
 
 
-def announce_one() -> UUID:
-    with transaction.atomic(using="orders"):
-        return announce(OrderCancelled(reason="customer_request"), subject=uuid4()).id
+def announce_one() -> None:
+    with transaction_of("orders"):
+        announce(OrderCancelled(reason="customer_request"), subject=uuid4())
 
 
 def test_two_relays_publish_each_event_once(elsewhere: Callable[[Callable[[], int]], int]) -> None:
@@ -90,10 +95,80 @@ def test_two_relays_publish_each_event_once(elsewhere: Callable[[Callable[[], in
     assert not OrdersOutbox.objects.filter(published_at=None).exists()
 
 
+def test_two_relays_that_hurry_publish_each_event_once() -> None:
+    for _ in range(60):
+        announce_one()
+    recorders, both = [Recorder(), Recorder()], threading.Barrier(2)
+
+    def hurry(recorder: Recorder) -> int:
+        both.wait(HANGING)
+        return sum(iter(lambda: relay.move("orders", recorder, limit=3), 0))
+
+    with ThreadPoolExecutor(2) as pool:
+        moved = [pool.submit(_and_hang_up, partial(hurry, recorder)) for recorder in recorders]
+        assert sum(each.result(HANGING) for each in moved) == 60
+
+    bodies = [body for recorder in recorders for body in recorder.bodies]
+    assert len(bodies) == len(set(bodies)) == 60
+    assert not OrdersOutbox.objects.filter(published_at=None).exists()
+
+
+@pytest.mark.parametrize("due", [0, 1500], ids="{} rows are due".format)
+def test_purging_looks_at_a_few_rows_however_many_there_are(due: int) -> None:
+    """What the table's statistics count as read: with each bite as much again, and nothing for the rest."""
+    put_into(OrdersOutbox, "published_at", due)
+    put_into(OrdersInbox, "handled_at", due)
+    with transaction.atomic(using="orders"):
+        before = rows_read("orders_outbox", "orders_inbox")
+        assert purge.purge("orders") == 2 * due
+        read = rows_read("orders_outbox", "orders_inbox") - before
+
+    bites = due // 1000 + 1 + bool(due)
+    assert read <= 2 * 2 * 1000 * bites < MANY / 2
+
+
+def put_into(table: Any, done_at: str, due: int) -> None:
+    """Rows in the order of their age, the first of them old enough to go."""
+    kinds = {
+        OrdersOutbox: "(event_id, subject, event_type, sequence, body, announced_at, published_at)"
+        " SELECT gen_random_uuid(), gen_random_uuid(), 't', 1, repeat('x', 500), now(),",
+        OrdersInbox: "(event_id, subject, event_type, reaction, attempts, handled_at)"
+        " SELECT gen_random_uuid(), gen_random_uuid(), 't', 'r', 1,",
+    }
+    name = table._meta.db_table
+    with connections["orders"].cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {name} {kinds[table]} CASE WHEN n <= %s THEN now() - interval '9999 days' ELSE now() END"
+            " FROM generate_series(1, %s) n ORDER BY n",
+            [due, MANY],
+        )
+        cursor.execute(f"ANALYZE {name}")
+
+
+def rows_read(*tables: str) -> int:
+    """Rows of these tables that this transaction has read so far, by looking through them or by an index."""
+    with connections["orders"].cursor() as cursor:
+        cursor.execute(
+            "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_user_tables"
+            " WHERE relname = ANY(%s)",
+            [list(tables)],
+        )
+        return int(cursor.fetchone()[0])
+
+
+def test_outbox_and_inbox_are_vacuumed_in_small_steps() -> None:
+    with connections["orders"].cursor() as cursor:
+        cursor.execute("SELECT relname, reloptions FROM pg_class WHERE relname IN ('orders_outbox', 'orders_inbox')")
+        options = dict(cursor.fetchall())
+    assert len(options) == 2
+    assert all("autovacuum_vacuum_scale_factor=0.02" in each for each in options.values())
+
+
 def test_an_event_wakes_the_relay(settings: Settings, monkeypatch: pytest.MonkeyPatch, namespace: str) -> None:
     settings.CHOREOGRAPHY = {"SERVICES": SERVICES, "BROKER_URL": f"embedded:///:memory:{namespace}"}
     monkeypatch.setattr(relay, "_IDLE", 10 * HANGING)
-    stop, ready = threading.Event(), threading.Event()
+    stop, ready, checks = threading.Event(), threading.Event(), Mock(wraps=close_old_connections)
+    monkeypatch.setattr(relay, "close_old_connections", checks)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(_and_hang_up, lambda: relay.run("orders", stop, ready.set))
         try:
@@ -102,14 +177,15 @@ def test_an_event_wakes_the_relay(settings: Settings, monkeypatch: pytest.Monkey
             eventually(lambda: not OrdersOutbox.objects.filter(published_at=None).exists(), HANGING)
         finally:
             stop.set()
-            wake_relay("orders", "orders")
+            announce_one()
         running.result(HANGING)
+    assert checks.call_count == 1, "woken, it publishes at once: the connections were checked when it began"
 
 
 def test_an_event_that_is_rolled_back_wakes_nobody_and_is_not_there() -> None:
     waker = relay.Waker("orders")
     waker.listen("orders")
-    with transaction.atomic(using="orders"):
+    with transaction_of("orders"):
         announce(OrderCancelled(reason="customer_request"), subject=uuid4())
         transaction.set_rollback(True, using="orders")
     listener = waker._listener
@@ -126,8 +202,8 @@ def test_of_two_deliveries_at_once_one_takes_effect(
     """The second waits for the first to commit, and then finds that it came too late."""
     order_cancelled, close = _order_cancelled(), shipping.close_shipment
 
-    def close_when_another_waits(order_id: UUID, reason: str) -> None:
-        close(order_id, reason)
+    def close_when_another_waits(shipment: Shipment, reason: str) -> None:
+        close(shipment, reason)
         eventually(_someone_waits_for_us, HANGING)
 
     monkeypatch.setattr(shipping, "close_shipment", close_when_another_waits)
@@ -137,6 +213,31 @@ def test_of_two_deliveries_at_once_one_takes_effect(
 
     assert {type(first.result()), type(second)} == {Done, Duplicate}
     assert Inbox.objects.count() == 1
+
+
+def test_of_two_that_make_a_row_at_once_the_second_starts_over_and_finds_it(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: Callable[[Callable[[], Outcome]], Outcome]
+) -> None:
+    order, insert, made = str(uuid4()), rows.insert_new, threading.Event()
+    ship_to = {"name": "Ada", "street": "Main Street 1", "city": "Bonn", "postal_code": "53111", "country": "DE"}
+    placed = event(subject=order, data={"ship_to": ship_to})
+    requested = event("orders.cancellation_requested.v1", subject=order, data={"reason": "customer_request"})
+
+    def insert_when_another_waits(new: Sequence[Any], by: Sequence[str], using: str) -> list[Any]:
+        inserted = insert(new, by, using)
+        if inserted and not made.is_set():
+            made.set()
+            eventually(_someone_waits_for_us, HANGING)
+        return inserted
+
+    monkeypatch.setattr(rows, "insert_new", insert_when_another_waits)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(_and_hang_up, lambda: deliver(Delivery("shipping", text(placed), CONTENT_TYPE)))
+        assert made.wait(HANGING)
+        second = elsewhere(lambda: deliver(Delivery("shipping", text(requested), CONTENT_TYPE)))
+
+    assert (first.result(), second) == (Done(), Done())
+    assert Shipment.objects.get().state == Shipment.State.CANCELLED
 
 
 def test_of_two_deliveries_at_once_one_asks_the_outside_world(
@@ -206,8 +307,8 @@ def test_a_dry_run_leaves_no_row_no_lock_and_wakes_nobody() -> None:
     with pytest.MonkeyPatch.context() as patch:
         cancel = shipping.cancel_shipment
 
-        def cancel_and_tell(order_id: UUID, reason: str) -> None:
-            cancel(order_id, reason)
+        def cancel_and_tell(shipment: Shipment, reason: str) -> None:
+            cancel(shipment, reason)
             transaction.on_commit(lambda: hooks.append("committed"), using="shipping")
 
         patch.setattr(shipping, "cancel_shipment", cancel_and_tell)

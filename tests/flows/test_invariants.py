@@ -4,6 +4,7 @@ from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import pytest
+from django.db import transaction
 
 from orders.models import Order
 from orders.models import Outbox as OrdersOutbox
@@ -65,7 +66,8 @@ def _leave_open(order_id: UUID) -> None:
 
 
 def _give_back_in_the_ledger_only(order_id: UUID) -> None:
-    Payment.objects.get(pk=order_id).enter(Entry.Kind.REFUNDED, 2500, f"{order_id}:refund")
+    with transaction.atomic(using="payments"), Payment.objects.held([order_id]) as [payment]:
+        payment.enter(Entry.Kind.REFUNDED, 2500, f"{order_id}:refund")
 
 
 def _forget_an_entry(order_id: UUID) -> None:

@@ -23,8 +23,8 @@ CAPTURE = "payments.capture_payment"
 def bug() -> Iterator[pytest.MonkeyPatch]:
     """Capturing fails after it has changed the database. ``bug.undo()`` mends it."""
 
-    def capture_payment(event: Any, answer: Any) -> None:
-        Payment.objects.filter(pk=event.subject).update(capture_refused="by mistake")
+    def capture_payment(events: Any, answers: Any) -> None:
+        Payment.objects.filter(pk__in=[event.subject for event in events]).update(capture_refused="by mistake")
         raise ZeroDivisionError("division by zero")
 
     broken = replace(registry._reactions[CAPTURE], function=capture_payment)

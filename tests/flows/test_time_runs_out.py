@@ -5,7 +5,9 @@ from datetime import timedelta
 import pytest
 from pytest_django.fixtures import Settings
 
+from choreography.outbox import transaction_of
 from orders.models import Order
+from payments.models import Payment
 from payments.services import ask_to_let_go, record_expiry
 from shipping.models import Shipment
 from tests.flows.providers import Carrier, Gateway
@@ -47,7 +49,8 @@ def test_an_expiry_is_entered_once_however_many_ticks_see_it(shop: Shop) -> None
     shop.time.advance(WEEK + 1)
     seen = shop.payment(order)
     shop.tick(EXPIRE)
-    record_expiry(order.pk, ask_to_let_go(seen))
+    with transaction_of("payments"), Payment.objects.held([order.pk]) as [payment]:
+        record_expiry(payment, ask_to_let_go(seen))
     assert shop.announced(order).count("payments.authorization_expired.v1") == 1
     shop.hear("orders", "payments.authorization_expired.v1")
     shop.hear("shipping", "orders.cancellation_requested.v1")

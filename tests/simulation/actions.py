@@ -78,18 +78,22 @@ class Place(Action):
 
 @dataclass(frozen=True)
 class Cancel(Action):
-    """Somebody asks for an order to be cancelled: one by its number, or the one that is being handled."""
+    """Somebody asks for an order to be cancelled: one by its number, or whatever is being handled."""
 
     order: int | None
     fault: Fault | None = None
 
     def do(self, shop: SimulatedShop) -> None:
         if self.order is None and shop.in_hand:
-            order_id = order_of(shop.in_hand[-1][1])
-        elif self.order is not None and self.order < len(shop.order_ids):
-            order_id = shop.order_ids[self.order]
+            order_ids = [order_of(message) for message in shop.in_hand[-1][1]]
+        elif self.order is not None:
+            order_ids = shop.order_ids[self.order : self.order + 1]
         else:
             return
+        for order_id in order_ids:
+            self._ask(shop, order_id)
+
+    def _ask(self, shop: SimulatedShop, order_id: UUID) -> None:
         what = f"{order_id} is to be cancelled"
         try:
             with shop.process(self.fault):
@@ -145,14 +149,15 @@ class Relay(Action):
 
 @dataclass(frozen=True)
 class Handle(Action):
-    """A service's worker handles a message: the first it has, or a later one before it."""
+    """Messages arrive with a service's worker: the first there is, or later ones before it. It handles what it may."""
 
     service: str
     position: int = 0
     fault: Fault | None = None
+    together: int = 1
 
     def do(self, shop: SimulatedShop) -> None:
-        shop.work(self.service, self.position, self.fault)
+        shop.work(self.service, self.position, self.together, self.fault)
 
 
 @dataclass(frozen=True)
@@ -177,14 +182,15 @@ class Repeat(Action):
 
     def do(self, shop: SimulatedShop) -> None:
         if self.back is None and shop.in_hand:
-            service, message = shop.in_hand[-1]
+            service, messages = shop.in_hand[-1]
         elif self.back is not None and self.back < len(shop.steps):
             step = shop.steps[-1 - self.back]
-            service, message = step.service, step.message
+            service, messages = step.service, [step.message]
         else:
             return
-        shop.tell(f"{service} is delivered again: {shop.about(message)}")
-        shop.put(service, message)
+        for message in messages:
+            shop.tell(f"{service} is delivered again: {shop.about(message)}")
+            shop.put(service, message)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ ELSEWHERE: Final = {
     ("orders.services", "_faults"): "what a form may get wrong (tests/unit/orders)",
     ("orders.services", "raise ValidationError(faults)"): "the same",
     ("orders.services", "raise"): "a constraint no form can break",
-    ("orders.services", 'raise OrderFinished(f"order {order_id} was cancelled and is delivered all the same")'): (
+    ("orders.services", 'raise OrderFinished(f"order {order.pk} was cancelled and is delivered all the same")'): (
         "shipping's lock rules it out (tests/unit/orders)"
     ),
     ("payments.services", 'raise NothingHeld(f"payments has authorized nothing for order {order_id}")'): (
@@ -35,6 +35,11 @@ ELSEWHERE: Final = {
         "a provider that contradicts itself (tests/unit/payments)"
     ),
     ("payments.services", 'raise Conflict(f"the provider answered {answer!r} to a capture")'): "the same",
+    ("shipping.timers", "_enter_alone"): "what the carrier says can be entered (tests/unit/shipping)",
+    ("shipping.timers", "for_each(said.items(), _enter_alone)"): "the same",
+    ("shipping.timers", "except Exception as error:"): "a carrier that doesn't know its parcels (tests/unit/shipping)",
+    ("shipping.timers", "faults.append(error)"): "the same",
+    ("shipping.timers", 'raise ExceptionGroup(f"{len(faults)} parcels could not be tracked", faults)'): "the same",
 }
 
 Lines = dict[str, set[int]]
@@ -93,6 +98,7 @@ class Figures:
         self.seeds = self.orders = 0
         self.ends: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
+        self.groups: Counter[int] = Counter()
         self.pairs: set[Pair] = set()
         self.lines: Lines = {}
         self.last_story: list[str] = []
@@ -110,6 +116,7 @@ class Figures:
         self.orders += history.orders
         self.ends.update(history.ends)
         self.outcomes.update(history.outcomes)
+        self.groups.update(history.groups)
         self.pairs |= history.pairs
 
     def add_lines(self, lines: Lines) -> None:

@@ -3,22 +3,21 @@
 Each replaces one protection of the product for the time it is planted.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
-from django.db import transaction
-
 from choreography import delivery, outbox, relay, retries, testing, topology, world
 from choreography.conf import conf
-from choreography.delivery import Done
+from choreography.delivery import Done, Left, deliver_together
 from choreography.errors import Conflict, NotYet, Outage, PublishFailed
 from choreography.models import alias_of, table_of
-from choreography.outbox import caused_by
+from choreography.outbox import transaction_of
 from choreography.publishing import Outgoing
-from orders import services as orders
+from choreography.purge import _in_bites
+from choreography.rows import insert_all
 from payments import services as payments
 from payments.models import Payment
 from shipping import services as shipping
@@ -31,35 +30,35 @@ Plant = Callable[[], Iterator[None]]
 def _no_inbox() -> Iterator[None]:
     """A delivery takes effect as often as it comes."""
 
-    def commit(mail: Any, reaction: Any, event: Any, history: Any, *answer: Any) -> Done:
-        with transaction.atomic(using=alias_of(reaction.service)), caused_by(reaction, event):
-            table_of(reaction.service, "Inbox").objects.using(alias_of(reaction.service)).get_or_create(
-                event_id=event.id,
-                reaction=reaction.name,
-                defaults={"event_type": event.type, "subject": event.subject},
-            )
-            reaction.function(event, *answer)
-        return Done()
+    commit = delivery._commit
 
-    with patch.object(delivery, "_commit", commit):
+    def commit_again(reaction: Any, items: Sequence[Any], *answers: Any) -> Any:
+        alias, ids = alias_of(reaction.service), [item.event.id for item in items]
+        with transaction_of(reaction.service):
+            inbox = table_of(reaction.service, "Inbox").objects.using(alias)
+            inbox.filter(event_id__in=ids, reaction=reaction.name).delete()
+            return commit(reaction, items, *answers)
+
+    with patch.object(delivery, "_commit", commit_again), patch.object(delivery, "_handled", lambda *_: set()):
         yield
 
 
 def _no_claim() -> Iterator[None]:
     """Two copies of a delivery ask the outside world at once."""
-    with patch.object(delivery, "claimed", lambda *_: nullcontext()):
+    with patch.object(delivery, "claimed", lambda alias, who, event_ids: nullcontext(frozenset(event_ids))):
         yield
 
 
 def _acknowledge_early() -> Iterator[None]:
     """A worker that dies before its commit takes the message with it."""
-    handle_message = testing.Choreography.handle
+    handle_together = testing.Choreography.handle_together
 
-    def handle(self: Any, service: str, message: Any) -> Any:
-        self.broker.ack(message.tag)
-        return handle_message(self, service, message)
+    def handle(self: Any, service: str, messages: Sequence[Any]) -> Any:
+        for message in messages:
+            self.broker.ack(message.tag)
+        return handle_together(self, service, messages)
 
-    with patch.object(testing.Choreography, "handle", handle):
+    with patch.object(testing.Choreography, "handle_together", handle):
         yield
 
 
@@ -67,15 +66,11 @@ def _mark_before_publish() -> Iterator[None]:
     """The relay marks events as published before the broker has confirmed them."""
 
     def move(service: str, publisher: Any, limit: int | None = None) -> int:
-        waiting = table_of(service, "Outbox").objects.using(alias_of(service)).filter(published_at=None)
-        rows = list(
-            waiting.order_by("position").values("position", "event_id", "event_type", "subject", "body")[
-                : limit or conf().relay_batch
-            ]
-        )
-        waiting.filter(position__in=[row["position"] for row in rows]).update(published_at=world.now())
-        publisher.publish([relay._outgoing(row) for row in rows])
-        return len(rows)
+        events = relay._take(service, limit or conf().relay_batch)
+        if events:
+            relay._mark(service, events)
+            publisher.publish(relay._outgoing(events))
+        return len(events)
 
     with patch.object(testing, "move", move):
         yield
@@ -84,13 +79,11 @@ def _mark_before_publish() -> Iterator[None]:
 def _publish_before_commit() -> Iterator[None]:
     """An event goes out whether or not its change is committed."""
     published: list[Any] = []
-    announce, relay_events = outbox.announce, testing.Choreography.relay
+    relay_events = testing.Choreography.relay
 
-    def announce_at_once(fact: Any, *, subject: UUID) -> Any:
-        event = announce(fact, subject=subject)
-        body = event.to_json().encode()
-        published.append(Outgoing(body, topology.exchange_name(event.type), message_id=str(event.id)))
-        return event
+    def insert_and_publish(rows: Sequence[Any], using: str) -> None:
+        insert_all(rows, using)
+        published.extend(Outgoing(row.body.encode(), topology.exchange_name(row.event_type)) for row in rows)
 
     def relay_those_too(self: Any, service: str) -> int:
         early = list(published)
@@ -99,9 +92,7 @@ def _publish_before_commit() -> Iterator[None]:
         return relay_events(self, service)
 
     with (
-        patch.object(orders, "announce", announce_at_once),
-        patch.object(payments, "announce", announce_at_once),
-        patch.object(shipping, "announce", announce_at_once),
+        patch.object(outbox, "insert_all", insert_and_publish),
         patch.object(testing.Choreography, "relay", relay_those_too),
     ):
         yield
@@ -123,9 +114,9 @@ def _forget_not_yet() -> Iterator[None]:
     """A parcel is not sent because its address has not arrived yet."""
     ask_to_book = shipping.ask_to_book
 
-    def ask(order_id: UUID) -> Any:
+    def ask(shipment: Shipment) -> Any:
         try:
-            return ask_to_book(order_id)
+            return ask_to_book(shipment)
         except NotYet:
             return None
 
@@ -156,13 +147,11 @@ def _cancel_while_dispatching() -> Iterator[None]:
     """Shipping grants a cancellation while the carrier is being asked."""
     cancel_shipment = shipping.cancel_shipment
 
-    def cancel(order_id: UUID, reason: str) -> None:
-        shipment = Shipment.objects.locked(order_id)
+    def cancel(shipment: Shipment, reason: str) -> None:
         if shipment.state != Shipment.State.DISPATCHING:
-            return cancel_shipment(order_id, reason)
+            return cancel_shipment(shipment, reason)
         shipment.end(Shipment.State.CANCELLED, reason)
-        shipment.save()
-        outbox.announce(ShipmentCancelled(reason=reason), subject=order_id)
+        outbox.announce(ShipmentCancelled(reason=reason), subject=shipment.order_id)
         return None
 
     with patch.object(shipping, "cancel_shipment", cancel):
@@ -173,9 +162,9 @@ def _forget_the_cancellation() -> Iterator[None]:
     """An order cancelled before payments could authorize it is authorized all the same."""
     record_release = payments.record_release
 
-    def record(order_id: UUID, answer: Any) -> None:
-        record_release(order_id, answer)
-        Payment.objects.filter(pk=order_id).update(order_cancelled=False)
+    def record(payment: Payment, answer: Any) -> None:
+        record_release(payment, answer)
+        payment.order_cancelled = False
 
     with patch.object(payments, "record_release", record):
         yield
@@ -197,9 +186,9 @@ def _park_outages() -> Iterator[None]:
 def _lose_retries() -> Iterator[None]:
     """A delivery is acknowledged although the ladder has not confirmed it."""
 
-    def put_on_ladder(self: Any, message: Outgoing) -> None:
+    def put_on_ladder(self: Any, messages: Sequence[Outgoing]) -> None:
         with suppress(PublishFailed):
-            self.publish([message])
+            self.publish(messages)
 
     with (
         patch.object(testing.Choreography, "put_on_ladder", put_on_ladder),
@@ -212,12 +201,33 @@ def _purge_what_waits() -> Iterator[None]:
     """Old events go, published or not."""
 
     def by_age_alone(service: str) -> int:
-        rows = table_of(service, "Outbox").objects.using(alias_of(service))
-        return int(rows.filter(announced_at__lt=world.now() - conf().keep_outbox).delete()[0])
+        return _in_bites(service, "Outbox", "announced_at", world.now() - conf().keep_outbox)
 
     with ExitStack() as stack:
         for service in conf().services:
             stack.enter_context(patch(f"{service}.timers.purge", by_age_alone))
+        yield
+
+
+def _group_acks_left() -> Iterator[None]:
+    """What a group has left is acknowledged with the rest."""
+
+    def deliver(deliveries: Sequence[Any]) -> list[Any]:
+        return [Done() if isinstance(outcome, Left) else outcome for outcome in deliver_together(deliveries)]
+
+    with patch.object(testing, "deliver_together", deliver):
+        yield
+
+
+def _answers_swapped() -> Iterator[None]:
+    """What was answered about one event of a group is entered for another."""
+    commit = delivery._commit
+
+    def commit_swapped(reaction: Any, items: Sequence[Any], answers: Any = None) -> Any:
+        swapped = answers and dict(zip(answers, reversed(answers.values()), strict=True))
+        return commit(reaction, items, swapped)
+
+    with patch.object(delivery, "_commit", commit_swapped):
         yield
 
 
@@ -236,6 +246,8 @@ PLANTS: dict[str, Plant] = {
     "park_outages": _park_outages,
     "lose_retries": _lose_retries,
     "purge_what_waits": _purge_what_waits,
+    "group_acks_left": _group_acks_left,
+    "answers_swapped": _answers_swapped,
 }
 
 

@@ -31,6 +31,8 @@ from tests.simulation.outside import CALLS, MISHAPS
 from tests.simulation.shop import LIFETIME, PURGE, Fault, timer_names
 
 MOST_ORDERS: Final = 5
+#: So many of a rush come at once.
+MOST_IN_A_RUSH: Final = 8
 #: Most go well of themselves, so that histories get far.
 STREETS: Final = (*["Main Street 1"] * 6, *(f"{word.title()} Street 1" for word in (*ADDRESSES, "lost")))
 TOKENS_GIVEN: Final = (*["tok_approved"] * 6, *TOKENS)
@@ -116,7 +118,9 @@ class _Author:
         self._services = sorted(conf().services)
         self._timers = timer_names()
         self._ticking = [*self._timers, *[TRACK_PARCELS] * 4, *[EXPIRE] * 4]
-        self._orders = random.randint(1, MOST_ORDERS)
+        self._is_rush = random.random() < 0.3
+        self._orders = random.randint(2, MOST_IN_A_RUSH) if self._is_rush else random.randint(1, MOST_ORDERS)
+        self._together = random.choice([[1], [1, 1, 2, 3], [1, 2, 4, MOST_IN_A_RUSH]])
         self._months = 2
         self._pace = [random.choice([1.0, 1.0, 0.15]) for _ in self._services]
         self._newest_first = random.choice([0.05, 0.05, 0.5])
@@ -139,7 +143,7 @@ class _Author:
     def write(self) -> list[Action]:
         actions = [self._make(self._makers) for _ in range(self._orders * self._random.randint(6, 28))]
         for _ in range(self._orders - 1):
-            actions.insert(self._random.randrange(len(actions)), self._place())
+            actions.insert(0 if self._is_rush else self._random.randrange(len(actions)), self._place())
         return [self._place(), *self._a_passage(), *actions]
 
     def _a_passage(self) -> list[Action]:
@@ -178,7 +182,10 @@ class _Author:
         newest = self._random.random() < self._newest_first
         position = LAST if newest else self._random.choice([0, 0, 0, 0, 1, 1, 2, 3])
         places = ("statement", "before commit", "commit", "acknowledge")
-        return Handle(self._service(), position, self._fault(*places))
+        return Handle(self._service(), position, self._fault(*places), self._some_together())
+
+    def _some_together(self) -> int:
+        return self._random.choice(self._together)
 
     def _tick(self) -> Action:
         return Tick(self._random.choice(self._ticking), self._fault("statement", "before commit", "commit"))
@@ -216,11 +223,13 @@ class _Author:
     def _a_copy(self, service: str) -> list[Action]:
         """The message that is being handled comes again, to another worker."""
         again = self._random.choice([LoseConnections(), Repeat(None)])
-        return [again, *(Handle(service, position, self._fault("commit")) for position in (0, 0, 1))]
+        handled = [(position, self._fault("commit"), self._some_together()) for position in (0, 0, 1)]
+        return [again, *(Handle(service, position, fault, together) for position, fault, together in handled)]
 
     def _a_colleague(self, service: str) -> list[Action]:
         """Another worker of the service goes on with what else there is."""
-        return [Handle(service, self._random.choice([0, 0, 1])) for _ in range(self._random.randint(1, 4))]
+        count = self._random.randint(1, 4)
+        return [Handle(service, self._random.choice([0, 0, 1]), None, self._some_together()) for _ in range(count)]
 
     def _a_cancellation(self, service: str) -> list[Action]:
         """The order that is being handled is cancelled, all the way or to some point."""
@@ -246,10 +255,12 @@ class _Author:
             return None
         match self._random.choice(places):
             case "statement":
-                return Fault(self._random.choice(["dies", "fails"]), "statement", self._random.randint(1, 16))
+                return Fault(
+                    self._random.choice(["dies", "fails", "is unlucky"]), "statement", self._random.randint(1, 16)
+                )
             case "commit" | "before commit" as at:
                 return Fault(self._random.choice(["dies", "fails"]), at, self._random.choice([1, 1, 2]))
             case "publish":
                 return Fault(self._random.choice(["dies", "fails"]), "publish", self._random.randrange(3))
             case _:
-                return Fault("dies", "acknowledge")
+                return Fault("dies", "acknowledge", self._random.choice([0, 0, 1, 2]))

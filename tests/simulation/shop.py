@@ -1,21 +1,27 @@
 """The shop in which actions happen: processes that can die, databases that can be away, a story of it all."""
 
 import json
+import sqlite3
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
+from unittest.mock import patch
 from uuid import UUID
 
 from django.db import IntegrityError, OperationalError, connections
 
-from choreography import letters, testing, topology
-from choreography.delivery import Duplicate, Later, Outcome, Parked
+from choreography import delivery, letters, testing, topology
+from choreography.conf import conf
+from choreography.consumer import _arrival
+from choreography.delivery import Duplicate, Later, Left, Outcome, Parked
 from choreography.embedded.store import Stored
 from choreography.errors import NotYet, Outage, PublishFailed, Transient, Unusable
-from choreography.models import alias_of, table_of, transaction_of
+from choreography.groups import Groups
+from choreography.models import alias_of, table_of
+from choreography.outbox import transaction_of
 from choreography.publishing import Outgoing
 from choreography.retries import classify
 from choreography.testing import Step
@@ -52,24 +58,24 @@ class Violated(BaseException):
 class Fault:
     """What befalls a process (a worker, a relay, a timer, a person's request) at one point of what it does.
 
-    ``dies`` ends it; ``fails`` has the database, or the broker, leave it in the lurch from that point on.
+    ``dies`` ends it; ``fails`` has the database, or the broker, leave it in the lurch from that point on. It ``is
+    unlucky`` when the database refuses one statement, because of somebody else's lock.
 
     ==================  ============================================================================
     ``statement`` n     before its n-th SQL statement or commit
     ``before commit`` n before its n-th commit
     ``commit`` n        after its n-th commit, before it hears of it
     ``publish`` n       when the broker has taken n of its messages and confirmed none
-    ``acknowledge``     when all is done but the acknowledgement (only ``dies``)
+    ``acknowledge`` n   when all is done and it has acknowledged n of its messages (only ``dies``)
     ==================  ============================================================================
     """
 
-    how: Literal["dies", "fails"]
+    how: Literal["dies", "fails", "is unlucky"]
     at: Literal["statement", "before commit", "commit", "publish", "acknowledge"]
     number: int = 0
 
     def __str__(self) -> str:
-        number = "" if self.at == "acknowledge" else f" {self.number}"
-        return f"{self.how} at {self.at}{number}"
+        return f"{self.how} at {self.at} {self.number}"
 
 
 @dataclass
@@ -79,10 +85,28 @@ class Process:
     fault: Fault | None = None
     statements: int = 0
     commits: int = 0
+    acknowledged: int = 0
 
     def meets(self, how: str, at: str, number: int | None = None) -> bool:
         fault = self.fault
         return bool(fault and fault.how == how and fault.at == at and number in (None, fault.number))
+
+
+@dataclass
+class Worker:
+    """One worker: what it has in memory is gone when it dies."""
+
+    hands: list[Stored] = field(default_factory=list)
+    """What the broker has sent it and has yet to arrive, in any order."""
+    groups: Groups = field(default_factory=lambda: Groups(conf().group, slots=1))
+    memory: Waiting = field(default_factory=Waiting)
+    connection: object = field(default_factory=object)
+    """What comes through one that is lost meanwhile comes again through the next."""
+
+    def lose_connection(self) -> None:
+        self.hands.clear()
+        self.groups.forget()
+        self.connection = object()
 
 
 class SimulatedShop(Shop):
@@ -101,13 +125,14 @@ class SimulatedShop(Shop):
         self.level = 0
         """How deep in what happens during calls: the story's indentation."""
         self.outcomes_by_kind: Counter[str] = Counter()
-        self.in_hand: list[tuple[str, Stored]] = []
-        """What is being handled: service and message, the innermost last."""
+        self.sizes: Counter[int] = Counter()
+        """How many groups there were of how many deliveries."""
+        self.in_hand: list[tuple[str, list[Stored]]] = []
+        """What is being handled: service and messages, the innermost last."""
         self.ladder_faults: deque[Fault] = deque()
         """What the next deliveries meet that are to wait on a ladder."""
         self._processes: list[Process | None] = []
-        self._hands: dict[str, list[Stored]] = {}
-        self._memories: defaultdict[str, Waiting] = defaultdict(Waiting)
+        self._workers: defaultdict[str, Worker] = defaultdict(Worker)
         self._facts = _Remembering()
         self._checked: tuple[int, ...] = ()
 
@@ -190,6 +215,10 @@ class SimulatedShop(Shop):
         process.statements += 1
         if process.meets("dies", "statement", process.statements):
             raise Crash
+        if process.meets("is unlucky", "statement", process.statements):
+            locked = sqlite3.OperationalError("database is locked")
+            locked.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise OperationalError(str(locked)) from locked
         fault = process.fault
         gone = process.meets("fails", "statement") and fault is not None and process.statements >= fault.number
         if gone or alias in self.databases_down:
@@ -219,80 +248,121 @@ class SimulatedShop(Shop):
         query = f'SELECT 1 FROM "{table}" WHERE published_at IS NULL LIMIT 1'
         return connection is None or connection.execute(query).fetchone() is not None
 
-    def put_on_ladder(self, message: Outgoing) -> None:
+    def put_on_ladder(self, messages: Sequence[Outgoing]) -> None:
         """As the worker does: until the broker has confirmed it."""
         process = self._processes[-1] if self._processes else None
         if process is not None and self.ladder_faults:
             process.fault = self.ladder_faults.popleft()
         try:
-            super().put_on_ladder(message)
+            super().put_on_ladder(messages)
         except PublishFailed:
-            super().put_on_ladder(message)
+            super().put_on_ladder(messages)
 
     def acknowledge(self, message: Stored) -> None:
         process = self._processes[-1] if self._processes else None
-        if process is not None and process.meets("dies", "acknowledge"):
-            raise Crash
+        if process is not None:
+            if process.meets("dies", "acknowledge", process.acknowledged):
+                raise Crash
+            process.acknowledged += 1
         super().acknowledge(message)
 
     # Workers
 
-    def work(self, service: str, position: int, fault: Fault | None) -> Step | None:
-        """One worker handles one of the messages it has taken: the first, or a later one before it.
+    def work(self, service: str, position: int, together: int, fault: Fault | None) -> int:
+        """Some of what the broker has sent to a worker arrives there, and it handles what it may handle next.
+
+        Args:
+            position: what arrives: the first, or a later one before it.
+            together: how many arrive, one after the other.
 
         Returns:
-            ``None`` if there was nothing to handle, or the worker died.
+            How many deliveries it took on; 0 if there was nothing to handle.
         """
-        worker = f"{service}-{self.depth}"
-        hands = self._hands.setdefault(worker, [])
-        while len(hands) <= position and (message := self.take(service, worker)):
-            hands.append(message)
-        if not hands:
-            return None
-        message = hands.pop(min(position, len(hands) - 1))
-        before, self.memory = self.memory, self._memories[worker]
-        self.in_hand.append((service, message))
-        try:
-            with self.process(fault):
-                return self.handle(service, message)
-        except Crash:
-            self.tell(f"{service} {_and_fault(fault)}with {self.about(message)} in hand")
-            self._worker_dies(worker)
-            return None
-        finally:
-            self.in_hand.pop()
-            self.memory = before
+        name = f"{service}-{self.depth}"
+        worker = self._workers[name]
+        while len(worker.hands) < position + together and (message := self.take(service, name)):
+            worker.hands.append(message)
+        first = max(min(position, len(worker.hands) - together), 0)
+        connection: Any = worker.connection
+        for message in worker.hands[first : first + together]:
+            worker.groups.add(_arrival(message, message.queue, connection))
+        del worker.hands[first : first + together]
+        group = worker.groups.take()
+        if group:
+            self.sizes[len(group)] += 1
+            messages = [arrival.message for arrival in group]
+            before, self.memory = self.memory, worker.memory
+            self.in_hand.append((service, messages))
+            try:
+                with self.process(fault):
+                    steps = self.handle_together(service, messages)
+            except Crash:
+                self.tell(f"{service} {_and_fault(fault)}with {self._about_all(messages)} in hand")
+                del self._workers[name]
+                self.lose_connections(name)
+            else:
+                left = []
+                for arrival, step in zip(group, steps, strict=True):
+                    if isinstance(step, Left):
+                        arrival.alone = arrival.alone or step.alone
+                        left.append(arrival)
+                worker.groups.release(group, [arrival for arrival in left if arrival.answers is worker.connection])
+            finally:
+                self.in_hand.pop()
+                self.memory = before
+        return len(group)
 
-    def handle(self, service: str, message: Stored) -> Step:
-        step = super().handle(service, message)
-        self.tell(f"{service} handles {self.about(message)}: {_in_words(step.outcome)}")
-        self.outcomes_by_kind[type(step.outcome).__name__] += 1
-        if isinstance(step.outcome, Later | Parked):
-            self._refuse_bugs(service, step.outcome, message)
-        return step
+    def handle_together(self, service: str, messages: Sequence[Stored]) -> list[Step | Left]:
+        steps = super().handle_together(service, messages)
+        company = f" ({len(messages)} together)" if len(messages) > 1 else ""
+        for message, step in zip(messages, steps, strict=True):
+            if isinstance(step, Left):
+                self.tell(f"{service} leaves {self.about(message)}{company}")
+                continue
+            self.tell(f"{service} handles {self.about(message)}{company}: {_in_words(step.outcome)}")
+            self.outcomes_by_kind[type(step.outcome).__name__] += 1
+            if isinstance(step.outcome, Later | Parked):
+                self._refuse_bugs(service, step.outcome, message)
+        return steps
+
+    def _handle_all(self, service: str) -> int:
+        handled = 0
+        while taken := self.work(service, 0, conf().group, None):
+            handled += taken
+        return handled
+
+    @contextmanager
+    def groups_watched(self) -> Iterator[None]:
+        """What goes wrong in a group is judged. On its own each may go well, and nobody would know of a bug."""
+        take_effect = delivery._take_effect
+
+        def judged(reaction: Any, items: Sequence[Any]) -> Any:
+            try:
+                return take_effect(reaction, items)
+            except Exception as error:
+                if len(items) > 1 and not _is_expected(error):
+                    about = f"{reaction.name}, {len(items)} together: {type(error).__name__}: {error}"
+                    raise Violated(Violation("no_group_has_a_bug", None, about)) from error
+                raise
+
+        with patch.object(delivery, "_take_effect", judged):
+            yield
 
     def _refuse_bugs(self, service: str, outcome: Later | Parked, message: Stored) -> None:
         error = outcome.error
         kind = classify(error)
         about = f"{service}: {self.about(message)}: {type(error).__name__}: {error}"
         given_up = message.queue == topology.dead_queue(service).name
-        expected = issubclass(kind, NotYet | Transient) or (given_up and issubclass(kind, Unusable))
-        if isinstance(error, IntegrityError) or not expected:
+        if not (_is_expected(error) or (given_up and issubclass(kind, Unusable))):
             raise Violated(Violation("no_reaction_has_a_bug", None, about))
         if isinstance(outcome, Parked) and issubclass(kind, Outage):
             raise Violated(Violation("an_outage_is_no_poison", None, about))
 
-    def _worker_dies(self, worker: str) -> None:
-        """What it has in memory is gone; what it has taken and not acknowledged comes again."""
-        self._hands[worker].clear()
-        self._memories[worker].forget()
-        self.lose_connections(worker)
-
     def lose_all_connections(self) -> None:
         """The broker takes all workers for dead, those that are busy now included. They go on, and don't know."""
-        for worker, hands in self._hands.items():
-            hands.clear()
-            self.lose_connections(worker)
+        for name, worker in self._workers.items():
+            worker.lose_connection()
+            self.lose_connections(name)
 
     # Timers and people
 
@@ -440,6 +510,9 @@ class SimulatedShop(Shop):
         event_type, order_id = _headline(message)
         return f"{order_id}'s {event_type.partition('.')[2].rpartition('.')[0]}"
 
+    def _about_all(self, messages: Sequence[Stored]) -> str:
+        return ", ".join(map(self.about, messages))
+
 
 class _Remembering(Facts):
     """Facts that can be read anew, and that know rows which were purged since."""
@@ -473,8 +546,8 @@ class _Remembering(Facts):
 
 def cancel_if_open_now(order_id: UUID) -> None:
     """A person sees that an order can't go on."""
-    with transaction_of("orders"):
-        cancel_if_open(order_id, "customer_request")
+    with transaction_of("orders"), Order.objects.held([order_id]) as [order]:
+        cancel_if_open(order, "customer_request")
 
 
 def order_of(message: Stored) -> UUID:
@@ -490,6 +563,11 @@ def timer_names() -> list[str]:
 def _headline(message: Stored) -> tuple[str, UUID]:
     event = json.loads(message.body)
     return str(event["type"]), UUID(event["subject"])
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether it is something the simulation makes happen, rather than a bug."""
+    return issubclass(classify(error), NotYet | Transient) and not isinstance(error, IntegrityError)
 
 
 def _in_words(outcome: Outcome) -> str:

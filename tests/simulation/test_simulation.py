@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from choreography import registry
 from tests.simulation.actions import Cancel, Handle, Meanwhile, Place, Relay
 from tests.simulation.planted import PLANTS, planted
 from tests.simulation.run import History, Simulator
@@ -39,9 +42,12 @@ def simulate(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProce
 
 
 def test_whatever_happens_every_order_ends_well(shops: Simulator) -> None:
+    sizes: set[int] = set()
     for seed in SEEDS:
         history = shops.run(schedule_of(seed), seed)
         assert history.violation is None, "\n".join([str(history.violation), *history.story])
+        sizes |= history.groups.keys()
+    assert sizes >= {1, 2, 3, 4}
 
 
 def test_a_seed_is_a_history(shops: Simulator) -> None:
@@ -60,10 +66,33 @@ def test_a_seed_is_the_same_history_in_every_process() -> None:
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("plant", ["no_inbox", "mark_before_publish", "drop_conflict", "cancel_while_dispatching"])
+@pytest.mark.parametrize(
+    "plant",
+    [
+        *("no_inbox", "mark_before_publish", "drop_conflict", "cancel_while_dispatching"),
+        *("group_acks_left", "answers_swapped"),
+    ],
+)
 def test_a_planted_bug_is_found(shops: Simulator, plant: str) -> None:
     with planted(plant):
         assert first_failure(shops, range(1, 200)).violation
+
+
+def test_a_bug_that_only_groups_have_is_found_though_each_alone_goes_well(
+    shops: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = registry._reactions["shipping.plan_shipment"]
+
+    def plan_one_only(events: Sequence[Any]) -> None:
+        [event] = events
+        plan.function([event])
+
+    monkeypatch.setitem(registry._reactions, plan.name, replace(plan, function=plan_one_only))
+
+    violation = first_failure(shops, SEEDS).violation
+    assert violation
+    assert violation.invariant == "no_group_has_a_bug"
+    assert "shipping.plan_shipment" in violation.detail
 
 
 def test_every_bug_that_can_be_planted_says_what_it_is() -> None:
@@ -80,7 +109,7 @@ def test_a_failure_is_told_with_what_it_needs_and_no_more(shops: Simulator) -> N
             return violation is not None and violation.invariant == failed.violation.invariant  # type: ignore[union-attr]
 
         whole = schedule_of(failed.seed)
-        short = shrink(whole, fails)
+        short = shrink(whole, fails, seconds=300)
 
         assert fails(short)
         assert only(whole, numbers(short)) == short

@@ -145,7 +145,7 @@ def test_an_error_of_the_database_is_shown_and_leaves_the_connection_usable(
 ) -> None:
     """Also where no savepoint is around the statement that failed."""
 
-    def ask(event: Any) -> None:
+    def ask(events: Any) -> None:
         with connections["payments"].cursor() as cursor:
             cursor.execute("SELECT 1 FROM nowhere")
 
@@ -175,7 +175,7 @@ def test_a_delivery_that_is_being_handled_would_have_to_wait(shop: Shop) -> None
     shop.place()
     letter = letter_of("payments", body := message(shop, "payments"))
 
-    with claimed("payments", "payments.authorize_payment", event_id(body)):
+    with claimed("payments", "payments.authorize_payment", [event_id(body)]):
         found = dry_run(letter, BY)
 
     assert found.error.startswith("NotYet: ")
@@ -185,7 +185,7 @@ def test_a_statement_that_changes_many_rows_is_named(shop: Shop, monkeypatch: py
     (letter,) = park(shop)
     mend(letter)
     patch_reaction(
-        monkeypatch, letter.reaction, function=lambda event: Order.objects.update(customer_name="Eve") and None
+        monkeypatch, letter.reaction, function=lambda events: Order.objects.update(customer_name="Eve") and None
     )
 
     found = dry_run(letter, BY)
@@ -197,7 +197,7 @@ def test_a_statement_that_changes_many_rows_is_named(shop: Shop, monkeypatch: py
 def test_rows_that_would_be_removed_are_shown(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     (letter,) = park(shop)
     mend(letter)
-    patch_reaction(monkeypatch, letter.reaction, function=lambda event: Order.objects.get().delete() and None)
+    patch_reaction(monkeypatch, letter.reaction, function=lambda events: Order.objects.get().delete() and None)
 
     (change,) = dry_run(letter, BY).changes
 
@@ -209,11 +209,11 @@ def test_what_a_reaction_takes_back_itself_is_not_shown(shop: Shop, monkeypatch:
     (letter,) = park(shop)
     mend(letter)
 
-    def change_one_and_another(event: Any) -> None:
+    def change_one_and_another(events: Any) -> None:
         with transaction.atomic(using="orders"):
             Order.objects.create(pk=uuid4(), total=1, currency="EUR")
             transaction.set_rollback(True, using="orders")
-        announce(OrderCancelled(reason="test"), subject=event.subject)
+        announce(OrderCancelled(reason="test"), subject=events[0].subject)
 
     patch_reaction(
         monkeypatch,

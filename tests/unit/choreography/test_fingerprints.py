@@ -14,7 +14,7 @@ from django.db import connections
 from choreography.errors import Unusable
 from choreography.fingerprints import fill_in, fingerprint, place_in, place_of
 from choreography.models import table_of
-from orders.services import record_capture
+from orders.services import request_cancellation
 from tests.shop_in_a_box import Shop
 from tests.unit.choreography.parked import captured, park
 
@@ -28,14 +28,14 @@ def raised_by(work: Callable[[], object]) -> Exception:
 
 
 def in_a_service() -> Exception:
-    return raised_by(lambda: record_capture(uuid4(), None))  # type: ignore[arg-type]
+    return raised_by(lambda: request_cancellation(uuid4()))
 
 
 def test_the_place_is_the_innermost_of_our_own_functions() -> None:
     module, _, function = place_of(in_a_service()).partition(":")
 
     assert module == "orders.models"
-    assert function == "locked"
+    assert function == "_refuse_unknown"
 
 
 def test_an_error_without_any_of_our_code_has_no_place() -> None:

@@ -1,25 +1,28 @@
 """Announcing: only in the transaction that makes it true, only one's own facts, only what was declared."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connections, transaction
+from django.test.utils import CaptureQueriesContext
 
 from choreography import world
 from choreography.contracts import Event, Nothing
 from choreography.errors import ContractError
-from choreography.models import alias_of, transaction_of
-from choreography.outbox import announce, caused_by
+from choreography.models import alias_of
+from choreography.outbox import announce, caused_by, transaction_of
 from choreography.registry import Reaction, reaction_to
 from choreography.testing import FrozenWorld
 from payments.events import CaptureFailed, PaymentCaptured, PaymentDeclined
-from payments.models import Outbox
+from payments.models import Counted, Outbox
 from shipping.events import ShipmentDelivered
+from shipping.models import Outbox as ShippingOutbox
 
-ORDER, ANOTHER = UUID(int=1), UUID(int=2)
+ORDER, ANOTHER, THIRD = UUID(int=1), UUID(int=2), UUID(int=3)
 DECLINED = PaymentDeclined(reason="expired_card")
 
 everywhere = pytest.mark.django_db(databases="__all__")
@@ -51,17 +54,22 @@ def event(**changes: Any) -> Event[Nothing]:
     return Event[Nothing](**fields | changes)
 
 
+def counted(subject: UUID) -> list[int]:
+    """The numbers of a subject's events, in the order in which they go out."""
+    return list(Outbox.objects.filter(subject=subject).order_by("position").values_list("sequence", flat=True))
+
+
 @everywhere
 def test_an_announced_fact_waits_in_the_outbox_as_it_goes_out() -> None:
     with transaction_of("payments"):
-        announced = announce(DECLINED, subject=ORDER)
+        announce(DECLINED, subject=ORDER)
 
     row = Outbox.objects.get()
-    assert (row.event_id, row.event_type, row.subject) == (announced.id, "payments.payment_declined.v1", ORDER)
-    assert (row.sequence, row.caused_by, row.published_at) == (1, None, None)
+    assert (row.event_type, row.subject) == ("payments.payment_declined.v1", ORDER)
+    assert (row.sequence, row.caused_by, row.announced_at, row.published_at) == (1, None, world.now(), None)
     assert json.loads(row.body) == {
         "specversion": "1.0",
-        "id": str(announced.id),
+        "id": str(row.event_id),
         "type": "payments.payment_declined.v1",
         "source": "payments",
         "subject": str(ORDER),
@@ -69,16 +77,23 @@ def test_an_announced_fact_waits_in_the_outbox_as_it_goes_out() -> None:
         "datacontenttype": "application/json",
         "correlationid": str(ORDER),
         "sequence": 1,
-        "traceparent": announced.traceparent,
+        "traceparent": f"00-{ORDER.hex}-{row.event_id.hex[-16:]}-01",
         "data": {"reason": "expired_card"},
     }
 
 
 @pytest.mark.django_db(databases="__all__", transaction=True)
 def test_outside_a_transaction_nothing_is_announced() -> None:
-    with pytest.raises(ContractError, match=r"inside transaction.atomic\(using='payments'\)"):
+    wanted = r"inside transaction_of\('payments'\)"
+    with pytest.raises(ContractError, match=wanted):
         announce(DECLINED, subject=ORDER)
-    with transaction_of("orders"), pytest.raises(ContractError, match="payments"):
+    with transaction_of("orders"), pytest.raises(ContractError, match=wanted):
+        announce(DECLINED, subject=ORDER)
+    with transaction.atomic(using=alias_of("payments")), pytest.raises(ContractError, match=wanted):
+        announce(DECLINED, subject=ORDER)
+    with transaction_of("payments"):
+        pass
+    with pytest.raises(ContractError, match=wanted):
         announce(DECLINED, subject=ORDER)
     assert not Outbox.objects.exists()
 
@@ -89,6 +104,91 @@ def test_what_is_rolled_back_was_never_announced() -> None:
         announce(DECLINED, subject=ORDER)
         transaction.set_rollback(True, using=alias_of("payments"))
     assert not Outbox.objects.exists()
+    with suppress(ZeroDivisionError), transaction_of("payments"):
+        announce(DECLINED, subject=ORDER)
+        raise ZeroDivisionError
+    assert not Outbox.objects.exists()
+
+
+def raise_inside() -> None:
+    with suppress(ZeroDivisionError), transaction_of("payments"):
+        announce(DECLINED, subject=ANOTHER)
+        raise ZeroDivisionError
+
+
+def give_up_inside() -> None:
+    with transaction_of("payments"):
+        announce(DECLINED, subject=ANOTHER)
+        transaction.set_rollback(True, using=alias_of("payments"))
+
+
+def raise_in_a_savepoint_of_djangos() -> None:
+    with suppress(ZeroDivisionError), transaction.atomic(using=alias_of("payments")):
+        announce(DECLINED, subject=ANOTHER)
+        raise ZeroDivisionError
+
+
+def raise_around_what_went_well() -> None:
+    with suppress(ZeroDivisionError), transaction_of("payments"):
+        with transaction_of("payments"):
+            announce(DECLINED, subject=ANOTHER)
+        raise ZeroDivisionError
+
+
+@everywhere
+@pytest.mark.parametrize(
+    "take_back",
+    [raise_inside, give_up_inside, raise_in_a_savepoint_of_djangos, raise_around_what_went_well],
+    ids=lambda it: it.__name__,
+)
+def test_what_is_rolled_back_to_a_savepoint_was_never_announced_and_the_rest_was(
+    take_back: Callable[[], None],
+) -> None:
+    with transaction_of("payments"):
+        announce(DECLINED, subject=ORDER)
+        take_back()
+        with transaction_of("payments"):
+            announce(DECLINED, subject=THIRD)
+            announce(DECLINED, subject=ORDER)
+    assert list(Outbox.objects.order_by("position").values_list("subject", "sequence")) == [
+        (ORDER, 1),
+        (THIRD, 1),
+        (ORDER, 2),
+    ]
+
+
+@everywhere
+def test_each_services_facts_go_into_its_own_outbox() -> None:
+    with transaction_of("shipping"), transaction_of("payments"):
+        announce(ShipmentDelivered(parcel="p"), subject=ORDER)
+        announce(DECLINED, subject=ORDER)
+    assert [row.event_type for row in Outbox.objects.all()] == ["payments.payment_declined.v1"]
+    assert [row.event_type for row in ShippingOutbox.objects.all()] == ["shipping.shipment_delivered.v1"]
+
+
+@everywhere
+@pytest.mark.parametrize("number", [2, 50])
+def test_many_facts_take_as_many_statements_as_one(number: int) -> None:
+    """One to count what was announced before, and on PostgreSQL to wake the relay; one to add the rows."""
+    with CaptureQueriesContext(connections[alias_of("payments")]) as asked, transaction_of("payments"):
+        for count in range(number):
+            announce(DECLINED, subject=UUID(int=count))
+    statements = [query["sql"].split()[0] for query in asked if "SAVEPOINT" not in query["sql"]]
+    assert statements == ["SELECT", "INSERT"]
+    assert Outbox.objects.count() == number
+
+
+@everywhere
+def test_counting_goes_on_from_what_the_outbox_has_forgotten() -> None:
+    """Also where it remembers newer ones, and for all subjects of one transaction."""
+    Counted.objects.create(subject=ORDER, sequence=7)
+    with transaction_of("payments"):
+        announce(DECLINED, subject=ORDER)
+    with transaction_of("payments"):
+        for subject in (ANOTHER, ORDER, ORDER):
+            announce(DECLINED, subject=subject)
+    assert counted(ORDER) == [8, 9, 10]
+    assert counted(ANOTHER) == [1]
 
 
 @everywhere
@@ -101,9 +201,6 @@ def test_the_events_of_each_order_are_counted_from_one_without_gaps() -> None:
         transaction.set_rollback(True, using=alias_of("payments"))
     with transaction_of("payments"):
         announce(DECLINED, subject=ORDER)
-
-    def counted(subject: UUID) -> list[int]:
-        return list(Outbox.objects.filter(subject=subject).order_by("position").values_list("sequence", flat=True))
 
     assert counted(ORDER) == [1, 2, 3, 4]
     assert counted(ANOTHER) == [1]
@@ -124,8 +221,40 @@ def test_a_reaction_announces_with_its_cause() -> None:
     cause = event()
     capture = reaction("payments", "shipping.shipment_dispatched.v1")
     with transaction_of("payments"), caused_by(capture, cause):
-        announced = announce(PaymentCaptured(amount=1, currency="EUR"), subject=ORDER)
-    assert (announced.causationid, announced.correlationid) == (cause.id, "flow")
+        announce(PaymentCaptured(amount=1, currency="EUR"), subject=ORDER)
+        announce(PaymentCaptured(amount=1, currency="EUR"), subject=ANOTHER)
+    assert causes() == [(ORDER, cause.id, "flow"), (ANOTHER, cause.id, "flow")]
+
+
+@everywhere
+def test_a_reaction_to_many_events_announces_each_fact_with_the_event_about_the_same_subject() -> None:
+    capture = reaction("payments", "shipping.shipment_dispatched.v1")
+    first, second = event(), event(subject=ANOTHER, correlationid="")
+    with transaction_of("payments"), caused_by(capture, first, second):
+        for subject in (ANOTHER, ORDER, ANOTHER):
+            announce(PaymentCaptured(amount=1, currency="EUR"), subject=subject)
+    theirs = (ANOTHER, second.id, str(ANOTHER))
+    assert causes() == [theirs, (ORDER, first.id, "flow"), theirs]
+
+
+@everywhere
+def test_a_reaction_to_many_events_cannot_announce_anything_about_what_none_is_about() -> None:
+    capture = reaction("payments", "shipping.shipment_dispatched.v1")
+    with (
+        transaction_of("payments"),
+        caused_by(capture, event(), event(subject=ANOTHER)),
+        pytest.raises(ContractError, match=rf"capture_payment announces something about {THIRD}"),
+    ):
+        announce(PaymentCaptured(amount=1, currency="EUR"), subject=THIRD)
+    assert not Outbox.objects.exists()
+
+
+def causes() -> list[tuple[UUID, UUID | None, str]]:
+    """Subject, cause and flow of all that was announced."""
+    return [
+        (row.subject, row.caused_by, json.loads(row.body)["correlationid"])
+        for row in Outbox.objects.order_by("position")
+    ]
 
 
 @everywhere
@@ -157,5 +286,5 @@ def test_a_cause_ends_with_its_reaction_even_if_that_failed() -> None:
     with pytest.raises(ZeroDivisionError), caused_by(capture, event()):
         raise ZeroDivisionError
     with transaction_of("payments"):
-        announced = announce(CaptureFailed(reason="x"), subject=ORDER)
-    assert announced.causationid is None
+        announce(CaptureFailed(reason="x"), subject=ORDER)
+    assert Outbox.objects.get().caused_by is None

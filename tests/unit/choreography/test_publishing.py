@@ -112,6 +112,36 @@ def test_a_refused_message_fails_the_batch(publisher: BrokerPublisher, full_plac
     publisher.publish([place.message("goes on")])
 
 
+def test_many_messages_answered_at_once_are_told_apart(publisher: BrokerPublisher) -> None:
+    """As RabbitMQ may answer: several by one, refusals between, a tag that a later answer covers again."""
+    publisher._unconfirmed = set(range(1, 11))
+    publisher._on_ack(3, multiple=False)
+    publisher._on_ack(4, multiple=True)
+    publisher._on_nack(6, multiple=False)
+    publisher._on_ack(7, multiple=True)
+    publisher._on_ack(8, multiple=False)
+    publisher._on_nack(9, multiple=True)
+
+    assert publisher._unconfirmed == {10}
+    assert publisher._refused == {6, 9}
+
+
+def test_answers_cost_the_same_however_many_wait(publisher: BrokerPublisher) -> None:
+    publisher._unconfirmed = set(range(1, 1001))
+
+    looked_at = sum(len(list(publisher._answered(tag, True))) for tag in range(1, 1001))
+
+    assert looked_at == 1000
+
+
+def test_a_missing_queue_is_heard_of_before_the_batch_is_out(publisher: BrokerPublisher, place: Place) -> None:
+    """What the broker says while messages go out is not left lying until all have gone."""
+    nowhere = Outgoing(b"", exchange="", routing_key=f"{place.exchange.name}.missing")
+    with pytest.raises(PublishFailed, match="no queue"):
+        publisher.publish([nowhere, *[place.message()] * 20_000])
+    assert publisher._last_tag < 20_000
+
+
 def test_silence_is_no_confirmation(publisher: BrokerPublisher, place: Place, line: Proxy) -> None:
     publisher.publish([place.message("confirmed")])
     line.stall("to_client")

@@ -11,17 +11,19 @@ from django.test.utils import CaptureQueriesContext
 from choreography import purge as module
 from choreography import world
 from choreography.conf import conf
-from choreography.models import alias_of, transaction_of
-from choreography.outbox import announce
+from choreography.models import alias_of
+from choreography.outbox import announce, transaction_of
 from choreography.purge import purge
 from choreography.testing import FrozenWorld
 from payments.events import PaymentDeclined
-from payments.models import DeadLetter, Inbox, Outbox
+from payments.models import Counted, DeadLetter, Inbox, Outbox
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
 ORDER = UUID(int=1)
 MOMENT = timedelta(seconds=1)
+#: How long ago an event was published that is to go.
+OLD = timedelta(days=9999)
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +36,19 @@ def frozen() -> Iterator[FrozenWorld]:
 def announced(subject: UUID, *, published: timedelta | None) -> int:
     """An event of an order, published so long ago, or not yet. Returns its sequence."""
     with transaction_of("payments"):
-        event = announce(PaymentDeclined(reason="x"), subject=subject)
-    at = None if published is None else world.now() - published
-    Outbox.objects.filter(event_id=event.id).update(published_at=at)
-    return event.sequence or 0
+        announce(PaymentDeclined(reason="x"), subject=subject)
+    row = Outbox.objects.latest("position")
+    row.published_at = None if published is None else world.now() - published
+    row.save()
+    return row.sequence
 
 
 def heard(ago: timedelta) -> None:
     Inbox.objects.create(event_id=uuid4(), reaction="r", event_type="t", subject=ORDER, handled_at=world.now() - ago)
+
+
+def counted() -> dict[UUID, int]:
+    return dict(Counted.objects.values_list("subject", "sequence"))
 
 
 def left() -> list[int]:
@@ -64,12 +71,56 @@ def test_what_waits_to_be_published_stays_however_old(frozen: FrozenWorld) -> No
     assert left() == [1, 2]
 
 
-def test_the_newest_event_of_each_order_stays_so_that_counting_goes_on() -> None:
-    old = conf().keep_outbox * 2
-    for subject in (ORDER, ORDER, uuid4()):
-        announced(subject, published=old)
+def test_counting_goes_on_when_all_events_of_an_order_are_gone() -> None:
+    other = uuid4()
+    for subject in (ORDER, ORDER, other):
+        announced(subject, published=OLD)
+    assert purge("payments") == 3
+    assert not Outbox.objects.exists()
+    assert counted() == {ORDER: 2, other: 1}
+
+    assert announced(ORDER, published=OLD) == 3
     assert purge("payments") == 1
-    assert announced(ORDER, published=None) == 3
+    assert counted() == {ORDER: 3, other: 1}
+    assert announced(ORDER, published=None) == 4
+
+
+def test_counting_goes_on_when_the_newest_event_went_before_an_older_one() -> None:
+    announced(ORDER, published=None)
+    announced(ORDER, published=OLD)
+    purge("payments")
+    Outbox.objects.update(published_at=world.now() - OLD)
+    assert purge("payments") == 1
+    assert counted() == {ORDER: 2}
+
+
+def test_a_count_is_kept_if_and_only_if_the_events_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    announced(ORDER, published=OLD)
+    monkeypatch.setattr(module, "_remember_counts", fail)
+    with pytest.raises(RuntimeError):
+        purge("payments")
+    assert left() == [1]
+
+
+def test_those_that_wait_hold_up_nothing_as_long_as_a_bite_finds_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BITE", 2)
+    for published in (None, OLD) * 3:
+        announced(ORDER, published=published)
+    assert purge("payments") == 3
+    assert left() == [1, 3, 5]
+
+
+def test_a_bite_full_of_those_that_wait_postpones_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BITE", 3)
+    for published in (None, None, None, OLD):
+        announced(ORDER, published=published)
+    assert purge("payments") == 0
+    Outbox.objects.filter(sequence=2).update(published_at=world.now() - OLD)
+    assert purge("payments") == 2
+    assert left() == [1, 3]
 
 
 def test_old_inbox_rows_go_and_young_ones_stay() -> None:
@@ -80,7 +131,7 @@ def test_old_inbox_rows_go_and_young_ones_stay() -> None:
 
 
 def test_dead_letters_stay_for_ever() -> None:
-    DeadLetter.objects.create(key="k", error="E", message="m", body=b"", parked_at=world.now() - timedelta(days=9999))
+    DeadLetter.objects.create(key="k", error="E", message="m", body=b"", parked_at=world.now() - OLD)
     assert purge("payments") == 0
     assert DeadLetter.objects.exists()
 
@@ -88,11 +139,11 @@ def test_dead_letters_stay_for_ever() -> None:
 def test_rows_are_removed_in_bounded_bites(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BITE", 2)
     for _ in range(5):
-        heard(conf().keep_inbox * 2)
+        heard(OLD)
     with CaptureQueriesContext(connections[alias_of("payments")]) as queries:
         assert purge("payments") == 5
-    deletions = [query["sql"] for query in queries if query["sql"].startswith("DELETE")]
-    assert len(deletions) == 3
+    deletions = [query["sql"] for query in queries if 'DELETE FROM "payments_inbox"' in query["sql"]]
+    assert len(deletions) == 4, "2, 2, 1, and one that finds nothing"
 
 
 def test_a_service_is_purged_alone() -> None:

@@ -1,5 +1,7 @@
 """Subscribing: one reaction per event type and service, named after its function."""
 
+from collections.abc import Callable, Sequence
+
 import pytest
 
 from choreography import registry
@@ -29,9 +31,23 @@ def test_a_reaction_is_named_after_its_package_and_its_function() -> None:
     assert reaction.reads is Seen
     assert reaction.announces == {"payments.payment_voided.v1"}
     assert reaction.function is let_go
+    assert not reaction.grouped
     assert reaction_to(reaction.service, "orders.order_voided.v2") is reaction
     assert reaction_to(reaction.service, "orders.order_placed.v1") is None
     assert reaction_to("payments", "orders.order_voided.v2") is None
+
+
+def test_a_grouped_reaction_reads_many_events_of_one_model_and_asks_for_all_of_them() -> None:
+    def ask(events: Sequence[Event[Seen]]) -> Callable[[Event[Seen]], int]:
+        return lambda event: len(events)
+
+    @reacts_to("orders.order_cancelled.v1", calls=ask, grouped=True)
+    def let_go(events: Sequence[Event[Seen]], answers: Sequence[int]) -> None: ...
+
+    [reaction] = reactions()
+    assert reaction.grouped
+    assert reaction.reads is Seen
+    assert reaction.calls is ask
 
 
 def test_a_service_reacts_to_an_event_type_once() -> None:
@@ -72,3 +88,22 @@ def test_a_reaction_says_what_it_reads() -> None:
 
         @reacts_to("orders.order_placed.v1")  # type: ignore[arg-type]
         def empty() -> None: ...
+
+
+def test_a_reaction_to_one_event_says_event_and_one_to_many_says_sequence() -> None:
+    with pytest.raises(ContractError, match=r"many as Sequence\[Event\["):
+
+        @reacts_to("orders.order_placed.v1", grouped=True)  # type: ignore[arg-type]
+        def many(event: Event[Seen]) -> None: ...
+
+    with pytest.raises(ContractError, match=r"many as Sequence\[Event\["):
+
+        @reacts_to("orders.order_placed.v1", grouped=True)  # type: ignore[arg-type]
+        def many(events: list[Event[Seen]]) -> None: ...
+
+    with pytest.raises(ContractError, match=r"one as Event\["):
+
+        @reacts_to("orders.order_placed.v1")  # type: ignore[arg-type]
+        def one(events: Sequence[Event[Seen]]) -> None: ...
+
+    assert reactions() == []

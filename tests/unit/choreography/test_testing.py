@@ -3,16 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import wraps
+from uuid import UUID
 
 import pytest
+from django.db import OperationalError
 
 from choreography import registry, timers, topology, world
 from choreography.contracts import Event, Nothing
-from choreography.delivery import Done, Later, Parked
+from choreography.delivery import Done, Duplicate, Later, Left, Parked
+from choreography.embedded.store import Stored
 from choreography.errors import Outage
-from choreography.models import table_of, transaction_of
-from choreography.outbox import announce
-from choreography.testing import Choreography, FrozenWorld
+from choreography.models import table_of
+from choreography.outbox import announce, transaction_of
+from choreography.publishing import Outgoing
+from choreography.testing import Choreography, FrozenWorld, Step
 from choreography.timers import Timer
 from orders.events import CancellationRequested
 from shipping.models import Shipment
@@ -34,10 +38,12 @@ def choreography(frozen: FrozenWorld) -> Iterator[Choreography]:
     choreography.close()
 
 
-def request() -> Event[Nothing]:
-    """An event that shipping hears, and answers with one that orders hears."""
+def request() -> UUID:
+    """Announce something that shipping hears, and answers with something that orders hears. Returns the order's id."""
+    order_id = world.new_id()
     with transaction_of("orders"):
-        return announce(CancellationRequested(reason="test"), subject=world.new_id())
+        announce(CancellationRequested(reason="test"), subject=order_id)
+    return order_id
 
 
 def fail(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -46,6 +52,12 @@ def fail(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 
     name = "shipping.cancel_shipment"
     monkeypatch.setitem(registry._reactions, name, replace(registry._reactions[name], function=cancel_shipment))
+
+
+def take_all(choreography: Choreography, service: str) -> list[Stored]:
+    """What there is for a service to hear, taken by one of its workers."""
+    choreography.relay("orders")
+    return list(iter(lambda: choreography.take(service), None))
 
 
 def test_an_event_waits_in_the_outbox_until_it_is_relayed(choreography: Choreography) -> None:
@@ -61,11 +73,11 @@ def test_an_event_waits_in_the_outbox_until_it_is_relayed(choreography: Choreogr
 
 
 def test_draining_goes_on_until_nothing_is_left_to_do(choreography: Choreography) -> None:
-    event = request()
+    order_id = request()
     # Orders never placed this order, and parks shipping's answer about it.
     assert choreography.drain() == 2
     assert [type(step.outcome) for step in choreography.steps] == [Done, Parked]
-    assert Shipment.objects.get().pk == event.subject
+    assert Shipment.objects.get().pk == order_id
     assert choreography.drain() == 0
 
 
@@ -134,6 +146,41 @@ def test_what_a_lost_worker_held_comes_again(choreography: Choreography) -> None
     again = choreography.take("shipping")
     assert again is not None
     assert (again.body, again.delivery_count) == (held.body, 1)
+
+
+def test_what_is_handled_together_is_acknowledged_together(choreography: Choreography) -> None:
+    order_ids = {request() for _ in range(3)}
+    steps = choreography.handle_together("shipping", take_all(choreography, "shipping"))
+    assert [step.outcome for step in steps if isinstance(step, Step)] == [Done()] * 3
+    assert choreography.steps == steps
+    assert {shipment.pk for shipment in Shipment.objects.all()} == order_ids
+    choreography.lose_connections()
+    assert choreography.take("shipping") is None
+
+
+def test_what_a_group_leaves_is_not_acknowledged(choreography: Choreography) -> None:
+    request()
+    [message] = take_all(choreography, "shipping")
+    choreography.publish([Outgoing(message.body, "", topology.queue_name("shipping"))])
+    done, left = choreography.handle_together("shipping", [message, *take_all(choreography, "shipping")])
+    assert isinstance(done, Step)
+    assert left == Left(alone=True)
+    assert choreography.steps == [done]
+    choreography.lose_connections()
+    step = choreography.handle_next("shipping")
+    assert step is not None
+    assert step.outcome == Duplicate()
+
+
+def test_a_group_in_an_outage_waits_on_the_ladder(choreography: Choreography, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail(monkeypatch, OperationalError("the server is gone"))
+    request()
+    request()
+    choreography.handle_together("shipping", take_all(choreography, "shipping"))
+    assert [type(step.outcome) for step in choreography.steps] == [Later, Later]
+    assert choreography.waiting() == 2
+    choreography.lose_connections()
+    assert choreography.take("shipping") is None
 
 
 def test_services_can_take_part_alone(frozen: FrozenWorld) -> None:

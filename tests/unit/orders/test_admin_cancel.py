@@ -5,10 +5,10 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 
 from choreography import world
-from choreography.models import transaction_of
 from orders import services
 from orders.models import Order
 from tests.unit.orders.admin_pages import LIST, an_order, log_in, log_in_clerk, messages_in
+from tests.unit.orders.holding import holding
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -24,15 +24,15 @@ def url(order: Order) -> str:
 
 
 def completed(order: Order) -> Order:
-    with transaction_of("orders"):
-        services.record_capture(order.pk, world.now())
-        services.record_delivery(order.pk, world.now())
+    with holding(order) as held:
+        services.record_capture(held, world.now())
+        services.record_delivery(held, world.now())
     return order
 
 
 def cancelled(order: Order) -> Order:
-    with transaction_of("orders"):
-        services.cancel_order(order.pk, "lost", world.now())
+    with holding(order) as held:
+        services.cancel_order(held, "lost", world.now())
     return order
 
 

@@ -4,10 +4,10 @@ import pytest
 from django.test import Client
 
 from choreography import world
-from choreography.models import transaction_of
 from orders import services
 from orders.models import Order
 from tests.unit.orders.admin_pages import LIST, an_order, log_in, log_in_clerk, queries
+from tests.unit.orders.holding import holding
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -44,8 +44,8 @@ def test_an_order_is_found_by_number_id_and_e_mail(clerk: Client) -> None:
 def test_orders_are_filtered_by_status(clerk: Client) -> None:
     cancelled = an_order()
     an_order()
-    with transaction_of("orders"):
-        services.cancel_order(cancelled.pk, "lost", world.now())
+    with holding(cancelled) as held:
+        services.cancel_order(held, "lost", world.now())
 
     assert listed(clerk, "status=cancelled") == [cancelled]
     assert len(listed(clerk)) == 2
@@ -53,8 +53,8 @@ def test_orders_are_filtered_by_status(clerk: Client) -> None:
 
 def test_orders_that_need_a_person_can_be_picked_out(clerk: Client) -> None:
     stuck, well = an_order(), an_order()
-    with transaction_of("orders"):
-        services.ask_for_attention(stuck.pk, "capture_failed")
+    with holding(stuck) as held:
+        services.ask_for_attention(held, "capture_failed")
 
     assert listed(clerk, "attention=yes") == [stuck]
     assert listed(clerk, "attention=no") == [well]

@@ -6,10 +6,11 @@ import pytest
 from django.test import Client
 
 from choreography import world
-from choreography.models import table_of, transaction_of
+from choreography.models import table_of
 from orders import services
 from orders.models import Order
 from tests.unit.orders.admin_pages import an_order, log_in, log_in_clerk, queries
+from tests.unit.orders.holding import holding
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -37,11 +38,11 @@ def publish_all() -> None:
 
 def complete(order: Order) -> None:
     """Everything goes well."""
-    with transaction_of("orders"):
-        services.record_authorization(order.pk, world.now())
-        services.record_dispatch(order.pk, world.now(), "parcel-7")
-        services.record_capture(order.pk, world.now())
-        services.record_delivery(order.pk, world.now())
+    with holding(order) as held:
+        services.record_authorization(held, world.now())
+        services.record_dispatch(held, world.now(), "parcel-7")
+        services.record_capture(held, world.now())
+        services.record_delivery(held, world.now())
 
 
 def test_it_shows_what_was_ordered_by_whom_and_what_it_costs(clerk: Client) -> None:
@@ -61,8 +62,8 @@ def test_it_shows_the_status_in_words(clerk: Client) -> None:
 
 def test_it_shows_what_orders_has_heard_and_waits_to_hear(clerk: Client) -> None:
     order = an_order()
-    with transaction_of("orders"):
-        services.record_dispatch(order.pk, world.now(), "parcel-7")
+    with holding(order) as held:
+        services.record_dispatch(held, world.now(), "parcel-7")
 
     shown = page(clerk, order)
 
@@ -72,9 +73,9 @@ def test_it_shows_what_orders_has_heard_and_waits_to_hear(clerk: Client) -> None
 
 def test_money_given_back_is_shown_as_an_amount(clerk: Client) -> None:
     order = an_order()
-    with transaction_of("orders"):
-        services.cancel_order(order.pk, "undeliverable", world.now())
-        services.record_release(order.pk, world.now(), 2500)
+    with holding(order) as held:
+        services.cancel_order(held, "undeliverable", world.now())
+        services.record_release(held, world.now(), 2500)
 
     shown = page(clerk, order)
 
@@ -85,8 +86,8 @@ def test_money_given_back_is_shown_as_an_amount(clerk: Client) -> None:
 
 def test_an_order_that_needs_a_person_says_why(clerk: Client) -> None:
     order = an_order()
-    with transaction_of("orders"):
-        services.ask_for_attention(order.pk, "capture_failed: authorization_expired")
+    with holding(order) as held:
+        services.ask_for_attention(held, "capture_failed: authorization_expired")
 
     assert "This order needs a person: capture_failed: authorization_expired" in page(clerk, order)
 
@@ -148,22 +149,23 @@ def test_it_looks_for_news_until_the_end_is_published(clerk: Client) -> None:
 
 def test_it_looks_for_news_until_the_money_of_a_cancelled_order_is_given_back(clerk: Client) -> None:
     order = an_order()
-    with transaction_of("orders"):
-        services.record_authorization(order.pk, world.now())
-        services.cancel_order(order.pk, "lost", world.now() - timedelta(hours=1))
+    with holding(order) as held:
+        services.record_authorization(held, world.now())
+        services.cancel_order(held, "lost", world.now() - timedelta(hours=1))
     publish_all()
     assert moves(clerk, order)
 
-    with transaction_of("orders"):
-        services.record_release(order.pk, world.now(), 2500)
+    with holding(order) as held:
+        services.record_release(held, world.now(), 2500)
     assert not moves(clerk, order)
 
 
 def test_it_stops_looking_a_while_after_an_order_was_cancelled_that_nobody_paid_for(clerk: Client) -> None:
     just_now, long_ago = an_order(), an_order()
-    with transaction_of("orders"):
-        services.cancel_order(just_now.pk, "insufficient_funds", world.now())
-        services.cancel_order(long_ago.pk, "insufficient_funds", world.now() - timedelta(hours=1))
+    with holding(just_now) as held:
+        services.cancel_order(held, "insufficient_funds", world.now())
+    with holding(long_ago) as held:
+        services.cancel_order(held, "insufficient_funds", world.now() - timedelta(hours=1))
     publish_all()
 
     assert moves(clerk, just_now)

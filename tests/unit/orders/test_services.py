@@ -9,7 +9,9 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, OperationalError
 
 from choreography import world
-from choreography.models import transaction_of
+from choreography.contracts import Event
+from choreography.outbox import transaction_of
+from choreography.registry import Reaction, reactions
 from choreography.testing import FrozenWorld
 from orders import services
 from orders.models import (
@@ -24,6 +26,7 @@ from orders.models import (
     UnknownOrder,
 )
 from orders.services import MAX_LINES, Pick, SubmittedTwice, place_order, request_cancellation
+from tests.unit.orders.holding import holding
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -246,29 +249,30 @@ def test_asking_only_an_open_order_leaves_a_finished_one_alone(end: str) -> None
     order = place()
     finish(order, end)
     before = announced(order)
-    with transaction_of("orders"):
-        services.cancel_if_open(order.pk, "authorization_expired")
-        services.cancel_if_unpaid(order.pk)
+    with holding(order) as held:
+        services.cancel_if_open(held, "authorization_expired")
+        services.cancel_if_unpaid(held)
     assert announced(order) == before
 
 
 def test_an_order_paid_for_at_the_last_moment_is_not_cancelled_as_unpaid() -> None:
     """The timer saw it unpaid; payments' answer was recorded before the timer came to it."""
     order = place()
-    with transaction_of("orders"):
-        services.record_authorization(order.pk, world.now())
-        services.cancel_if_unpaid(order.pk)
+    with holding(order) as held:
+        services.record_authorization(held, world.now())
+    with holding(order) as held:
+        services.cancel_if_unpaid(held)
     order.refresh_from_db()
     assert order.status == Order.Status.AUTHORIZED
 
 
 def finish(order: Order, end: str) -> None:
-    with transaction_of("orders"):
+    with holding(order) as held:
         if end == "cancelled":
-            services.cancel_order(order.pk, "expired_card", world.now())
+            services.cancel_order(held, "expired_card", world.now())
         else:
-            services.record_capture(order.pk, world.now())
-            services.record_delivery(order.pk, world.now())
+            services.record_capture(held, world.now())
+            services.record_delivery(held, world.now())
 
 
 # Recording what others said
@@ -281,18 +285,19 @@ def test_the_order_is_complete_when_delivered_and_paid_in_whichever_order() -> N
         (services.record_delivery, services.record_capture),
     ):
         order = place(Pick(tea, 1))
-        with transaction_of("orders"):
-            first(order.pk, world.now())
-            assert "orders.order_completed.v1" not in announced(order)
-            second(order.pk, world.now())
+        with holding(order) as held:
+            first(held, world.now())
+        assert "orders.order_completed.v1" not in announced(order)
+        with holding(order) as held:
+            second(held, world.now())
         assert announced(order).count("orders.order_completed.v1") == 1
 
 
 def test_a_second_reason_to_cancel_changes_nothing() -> None:
     order = place()
     finish(order, "cancelled")
-    with transaction_of("orders"):
-        services.cancel_order(order.pk, "customer_request", world.now())
+    with holding(order) as held:
+        services.cancel_order(held, "customer_request", world.now())
     order.refresh_from_db()
     assert order.reason == "expired_card"
     assert announced(order).count("orders.order_cancelled.v1") == 1
@@ -303,39 +308,30 @@ def test_a_delivered_order_is_not_cancelled_and_a_cancelled_one_not_delivered() 
     delivered, cancelled = place(Pick(tea, 1)), place(Pick(tea, 1))
     finish(delivered, "completed")
     finish(cancelled, "cancelled")
-    with transaction_of("orders"), pytest.raises(OrderFinished):
-        services.cancel_order(delivered.pk, "lost", world.now())
-    with transaction_of("orders"), pytest.raises(OrderFinished):
-        services.record_delivery(cancelled.pk, world.now())
+    with pytest.raises(OrderFinished), holding(delivered) as held:
+        services.cancel_order(held, "lost", world.now())
+    with pytest.raises(OrderFinished), holding(cancelled) as held:
+        services.record_delivery(held, world.now())
 
 
 def test_a_capture_settles_what_needed_a_person_and_so_does_a_cancellation() -> None:
     tea = product()
     captured, cancelled = place(Pick(tea, 1)), place(Pick(tea, 1))
-    with transaction_of("orders"):
-        for order in (captured, cancelled):
-            services.ask_for_attention(order.pk, "capture_failed: x")
-        services.record_capture(captured.pk, world.now())
-        services.cancel_order(cancelled.pk, "lost", world.now())
-        services.ask_for_attention(cancelled.pk, "capture_failed: heard late")
+    for order in (captured, cancelled):
+        with holding(order) as held:
+            services.ask_for_attention(held, "capture_failed: x")
+    with holding(captured) as held:
+        services.record_capture(held, world.now())
+    with holding(cancelled) as held:
+        services.cancel_order(held, "lost", world.now())
+        services.ask_for_attention(held, "capture_failed: heard late")
     assert set(Order.objects.values_list("attention", flat=True)) == {""}
 
 
-@pytest.mark.parametrize(
-    "record",
-    [
-        lambda unknown: services.record_authorization(unknown, world.now()),
-        lambda unknown: services.record_capture(unknown, world.now()),
-        lambda unknown: services.record_dispatch(unknown, world.now(), "parcel"),
-        lambda unknown: services.record_delivery(unknown, world.now()),
-        lambda unknown: services.record_release(unknown, world.now(), 0),
-        lambda unknown: services.cancel_order(unknown, "x", world.now()),
-        lambda unknown: services.resume_order(unknown),
-        lambda unknown: services.ask_for_attention(unknown, "x"),
-        lambda unknown: services.cancel_if_open(unknown, "x"),
-    ],
-)
-def test_nothing_is_recorded_of_an_order_nobody_placed(record: Any) -> None:
+@pytest.mark.parametrize("reaction", reactions("orders"), ids=lambda reaction: reaction.name)
+def test_nothing_is_recorded_of_an_order_nobody_placed(reaction: Reaction) -> None:
+    data = reaction.reads.model_construct(reason="x", amount=0, parcel="parcel")
+    event = Event[Any](id=uuid4(), type="a.b.v1", source="a", subject=uuid4(), time=world.now(), data=data)
     with transaction_of("orders"), pytest.raises(UnknownOrder):
-        record(uuid4())
+        reaction.function([event] if reaction.grouped else event)
     assert nothing_was_stored()

@@ -3,6 +3,7 @@
 from uuid import UUID, uuid4
 
 import pytest
+from django.db import transaction
 from django.test import Client
 
 from payments.models import Entry, Payment
@@ -21,9 +22,10 @@ def bookkeeper(client: Client) -> Client:
 
 def a_payment(amount: int = 2500, currency: str = "EUR") -> Payment:
     """Authorized and captured."""
-    payment = Payment.objects.create(order_id=uuid4(), asked=amount, currency=currency)
-    payment.enter(Entry.Kind.AUTHORIZED, amount, f"{payment.pk}:authorize")
-    payment.enter(Entry.Kind.CAPTURED, amount, f"{payment.pk}:capture")
+    with transaction.atomic(using="payments"), Payment.objects.held([uuid4()]) as [payment]:
+        payment.asked, payment.currency = amount, currency
+        payment.enter(Entry.Kind.AUTHORIZED, amount, f"{payment.pk}:authorize")
+        payment.enter(Entry.Kind.CAPTURED, amount, f"{payment.pk}:capture")
     return payment
 
 
@@ -78,7 +80,8 @@ def test_list_and_page_take_as_many_queries_for_many_as_for_one(bookkeeper: Clie
     list_for_one, page_for_two_entries = queries(bookkeeper, LIST), queries(bookkeeper, url(payment.pk))
     for _ in range(5):
         a_payment()
-    payment.enter(Entry.Kind.REFUNDED, 2500, f"{payment.pk}:refund")
+    with transaction.atomic(using="payments"), Payment.objects.held([payment.pk]) as [held]:
+        held.enter(Entry.Kind.REFUNDED, 2500, f"{payment.pk}:refund")
 
     assert queries(bookkeeper, LIST) == list_for_one
     assert queries(bookkeeper, url(payment.pk)) == page_for_two_entries

@@ -1,6 +1,7 @@
 """The ledger: what each answer of the provider does to it, and when both have to be asked again."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from django.db import IntegrityError, transaction
 
 from choreography import world
 from choreography.errors import Conflict
-from choreography.models import transaction_of
+from choreography.outbox import transaction_of
 from choreography.testing import FrozenWorld
 from payments import services
 from payments.gateway import Authorized, Captured, Declined, GatewayTimeout, Outcome, Refunded, Refused, Voided, gateway
@@ -37,19 +38,38 @@ def announced() -> list[str]:
     return [row.event_type.split(".")[1] for row in Outbox.objects.order_by("position")]
 
 
+def seen() -> Payment:
+    return Payment.objects.seen([ORDER])[ORDER]
+
+
+@contextmanager
+def holding() -> Iterator[Payment]:
+    with transaction_of("payments"), Payment.objects.held([ORDER]) as [payment]:
+        yield payment
+
+
 def authorize(answer: Outcome | None = Authorized(REF, 100, "EUR")) -> None:  # noqa: B008 (frozen)
-    with transaction_of("payments"):
-        services.record_authorization(ORDER, 100, "EUR", answer)
+    with holding() as payment:
+        services.record_authorization(payment, 100, "EUR", answer)
 
 
 def capture(answer: Outcome | None = Captured(REF, 100)) -> None:  # noqa: B008 (frozen)
-    with transaction_of("payments"):
-        services.record_capture(ORDER, answer)
+    with holding() as payment:
+        services.record_capture(payment, answer)
 
 
 def release(answer: Outcome | None) -> None:
-    with transaction_of("payments"):
-        services.record_release(ORDER, answer)
+    with holding() as payment:
+        services.record_release(payment, answer)
+
+
+def expire(answer: Outcome) -> None:
+    with holding() as payment:
+        services.record_expiry(payment, answer)
+
+
+def ask_to_authorize(token: str = "tok_approved") -> Outcome | None:
+    return services.ask_to_authorize(seen(), token, 100, "EUR")
 
 
 def amounts() -> tuple[int, int, int, int]:
@@ -104,27 +124,27 @@ def test_an_answer_that_fits_no_authorization_is_asked_for_again() -> None:
 
 def test_asking_for_a_cancelled_order_holds_nothing() -> None:
     release(None)
-    assert services.ask_to_authorize(ORDER, "tok_approved", 100, "EUR") is None
+    assert ask_to_authorize() is None
     assert gateway().find(f"{ORDER}:authorize") is None
 
 
 def test_asking_again_for_a_cancelled_order_lets_go_of_what_an_earlier_attempt_held() -> None:
-    assert isinstance(services.ask_to_authorize(ORDER, "tok_approved", 100, "EUR"), Authorized)
+    assert isinstance(ask_to_authorize(), Authorized)
     release(None)
     for _ in range(2):
-        assert isinstance(services.ask_to_authorize(ORDER, "tok_approved", 100, "EUR"), Voided)
+        assert isinstance(ask_to_authorize(), Voided)
 
 
 def test_asking_twice_holds_once() -> None:
-    first = services.ask_to_authorize(ORDER, "tok_approved", 100, "EUR")
-    assert services.ask_to_authorize(ORDER, "tok_approved", 100, "EUR") == first
+    first = ask_to_authorize()
+    assert ask_to_authorize() == first
 
 
 def test_an_unknown_outcome_is_asked_about_before_anything_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(GatewayTimeout):
-        services.ask_to_authorize(ORDER, "tok_timeout", 100, "EUR")
+        ask_to_authorize("tok_timeout")
     monkeypatch.setattr(SandboxGateway, "authorize", lambda self, **call: pytest.fail("tried again"))
-    assert isinstance(services.ask_to_authorize(ORDER, "tok_timeout", 100, "EUR"), Authorized)
+    assert isinstance(ask_to_authorize("tok_timeout"), Authorized)
 
 
 # Capturing
@@ -156,8 +176,7 @@ def test_a_capture_that_finds_the_hold_let_go_of_enters_that() -> None:
 
 def test_a_capture_that_finds_the_hold_let_go_of_and_entered_is_refused() -> None:
     authorize()
-    with transaction_of("payments"):
-        services.record_expiry(ORDER, Voided(REF, 100))
+    expire(Voided(REF, 100))
     capture(Voided(REF, 100))
     assert amounts() == (100, 0, 100, 0)
     assert announced()[-2:] == ["authorization_expired", "capture_failed"]
@@ -172,7 +191,7 @@ def test_no_answer_to_a_capture_is_asked_for_again() -> None:
 def test_nothing_is_captured_for_a_cancelled_order() -> None:
     authorize()
     release(Voided(REF, 100))
-    assert services.ask_to_capture(ORDER) is None
+    assert services.ask_to_capture(seen()) is None
     capture(None)
     assert announced() == ["payment_authorized", "payment_voided"]
 
@@ -182,7 +201,7 @@ def test_what_was_never_authorized_is_never_captured(known: bool) -> None:
     if known:
         authorize(Declined("expired_card"))
     with pytest.raises(services.NothingHeld):
-        services.ask_to_capture(ORDER)
+        services.ask_to_capture(seen())
 
 
 # Releasing
@@ -242,16 +261,16 @@ def test_an_answer_that_does_not_fit_the_ledger_is_asked_for_again(
 
 
 def test_the_question_fits_the_ledger() -> None:
-    assert services.ask_to_release(ORDER) is None
-    held = services.ask_to_authorize(ORDER, "tok_approved", 100, "EUR")
+    assert services.ask_to_release(seen()) is None
+    held = ask_to_authorize()
     authorize(held)
-    captured = services.ask_to_capture(ORDER)
+    captured = services.ask_to_capture(seen())
     capture(captured)
     assert isinstance(captured, Captured)
-    given_back = services.ask_to_release(ORDER)
+    given_back = services.ask_to_release(seen())
     release(given_back)
     assert isinstance(given_back, Refunded)
-    assert services.ask_to_release(ORDER) is None
+    assert services.ask_to_release(seen()) is None
 
 
 # Expiring
@@ -259,18 +278,16 @@ def test_the_question_fits_the_ledger() -> None:
 
 def test_an_expiry_is_entered_only_while_the_hold_is_open() -> None:
     authorize()
-    with transaction_of("payments"):
-        services.record_expiry(ORDER, Refused("already_captured"))
-        assert payment().held == 100
-        services.record_expiry(ORDER, Voided(REF, 100))
-        services.record_expiry(ORDER, Voided(REF, 100))
+    expire(Refused("already_captured"))
+    assert payment().held == 100
+    expire(Voided(REF, 100))
+    expire(Voided(REF, 100))
     assert announced() == ["payment_authorized", "authorization_expired"]
 
 
 def test_an_order_cancelled_after_its_hold_expired_is_voided_with_nothing() -> None:
     authorize()
-    with transaction_of("payments"):
-        services.record_expiry(ORDER, Voided(REF, 100))
+    expire(Voided(REF, 100))
     release(None)
     assert announced()[-1] == "payment_voided"
     assert amounts() == (100, 0, 100, 0)
@@ -294,8 +311,8 @@ def test_the_database_refuses_amounts_that_contradict_each_other(constraint: str
 
 def test_money_moves_once_per_idempotency_key() -> None:
     authorize()
-    with pytest.raises(IntegrityError), transaction.atomic(using="payments"):
-        payment().enter(Entry.Kind.VOIDED, 1, f"{ORDER}:authorize")
+    with pytest.raises(IntegrityError), holding() as again:
+        again.enter(Entry.Kind.VOIDED, 1, f"{ORDER}:authorize")
     assert amounts() == (100, 0, 0, 0)
 
 

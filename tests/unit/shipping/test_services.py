@@ -1,6 +1,7 @@
 """Shipping's decisions: what it sends, what it calls off, and when it has to wait."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
@@ -10,7 +11,7 @@ from django.db import IntegrityError, transaction
 
 from choreography import world
 from choreography.errors import NotYet
-from choreography.models import transaction_of
+from choreography.outbox import transaction_of
 from choreography.testing import FrozenWorld
 from shipping import services
 from shipping.carrier import Address, Booked, CarrierDown, Tracking, Undeliverable
@@ -39,26 +40,41 @@ def announced() -> list[str]:
     return [row.event_type.split(".")[1] for row in Outbox.objects.order_by("position")]
 
 
+@contextmanager
+def holding() -> Iterator[Shipment]:
+    with transaction_of("shipping"), Shipment.objects.held([ORDER]) as [shipment]:
+        yield shipment
+
+
+def ask_to_book() -> Booked | Undeliverable | None:
+    return services.ask_to_book(*services.prepare_to_book([ORDER]))
+
+
 def plan(address: Address = HERE) -> None:
-    with transaction_of("shipping"):
-        services.plan_shipment(ORDER, address)
+    with holding() as shipment:
+        services.plan_shipment(shipment, address)
 
 
 def dispatch(answer: Booked | Undeliverable | None = PARCEL) -> None:
     """The carrier is asked, and answers this."""
     Shipment.objects.filter(pk=ORDER, state=State.PLANNED).update(state=State.DISPATCHING)
-    with transaction_of("shipping"):
-        services.record_dispatch(ORDER, answer)
+    with holding() as shipment:
+        services.record_dispatch(shipment, answer)
 
 
 def cancel(reason: str = "customer_request") -> None:
-    with transaction_of("shipping"):
-        services.cancel_shipment(ORDER, reason)
+    with holding() as shipment:
+        services.cancel_shipment(shipment, reason)
+
+
+def close() -> None:
+    with holding() as shipment:
+        services.close_shipment(shipment, "expired_card")
 
 
 def track(tracking: Tracking) -> None:
-    with transaction_of("shipping"):
-        services.record_tracking(ORDER, tracking)
+    with holding() as shipment:
+        services.record_tracking(shipment, tracking)
 
 
 def test_a_planned_shipment_knows_where_it_goes() -> None:
@@ -75,22 +91,22 @@ def test_an_order_heard_of_twice_is_planned_as_the_first_time() -> None:
 
 def test_the_carrier_is_not_asked_before_shipping_has_heard_of_the_order() -> None:
     with pytest.raises(NotYet, match=str(ORDER)):
-        services.ask_to_book(ORDER)
+        ask_to_book()
     assert not Shipment.objects.exists()
 
 
 def test_while_the_carrier_is_asked_the_shipment_is_dispatching() -> None:
     plan(Address(**asdict(HERE) | {"street": "Unreachable Road 1"}))
     with pytest.raises(CarrierDown):
-        services.ask_to_book(ORDER)
+        ask_to_book()
     assert shipment().state == State.DISPATCHING
 
 
 def test_asking_twice_books_once() -> None:
     plan()
-    first = services.ask_to_book(ORDER)
+    first = ask_to_book()
     assert isinstance(first, Booked)
-    assert services.ask_to_book(ORDER) == first
+    assert ask_to_book() == first
 
 
 def test_a_booked_parcel_is_dispatched_and_announced() -> None:
@@ -120,7 +136,7 @@ def test_a_cancellation_is_granted_while_nothing_was_sent(heard_of_the_order: bo
 def test_what_was_cancelled_before_it_was_heard_of_is_never_planned_nor_sent() -> None:
     cancel()
     plan()
-    assert services.ask_to_book(ORDER) is None
+    assert ask_to_book() is None
     dispatch(None)
     assert shipment().state == State.CANCELLED
     assert announced() == ["shipment_cancelled"]
@@ -139,7 +155,7 @@ def test_a_cancellation_while_the_carrier_could_not_be_asked_is_granted() -> Non
     plan()
     Shipment.objects.update(state=State.DISPATCHING)
     cancel("changed_mind")
-    assert services.ask_to_book(ORDER) is None
+    assert ask_to_book() is None
     dispatch(None)
     assert (shipment().state, shipment().reason) == (State.CANCELLED, "changed_mind")
     assert announced() == ["shipment_cancelled"]
@@ -147,9 +163,9 @@ def test_a_cancellation_while_the_carrier_could_not_be_asked_is_granted() -> Non
 
 def test_a_parcel_that_was_booked_all_the_same_is_not_called_off() -> None:
     plan()
-    booked = services.ask_to_book(ORDER)
+    booked = ask_to_book()
     cancel()
-    assert services.ask_to_book(ORDER) == booked
+    assert ask_to_book() == booked
 
 
 @pytest.mark.parametrize("end", [None, Tracking.DELIVERED, Tracking.LOST])
@@ -172,8 +188,7 @@ def test_a_cancellation_asked_for_again_is_granted_again() -> None:
 
 def test_an_order_that_has_ended_is_not_sent_any_more() -> None:
     plan()
-    with transaction_of("shipping"):
-        services.close_shipment(ORDER, "expired_card")
+    close()
     assert (shipment().state, shipment().reason) == (State.CANCELLED, "expired_card")
     assert announced() == []
 
@@ -181,8 +196,7 @@ def test_an_order_that_has_ended_is_not_sent_any_more() -> None:
 def test_what_was_sent_is_not_closed() -> None:
     plan()
     dispatch()
-    with transaction_of("shipping"):
-        services.close_shipment(ORDER, "expired_card")
+    close()
     assert shipment().state == State.DISPATCHED
 
 

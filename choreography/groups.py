@@ -1,0 +1,133 @@
+"""What waits in a worker's process, and which of it may be handled together next.
+
+A free worker takes what waits: one delivery when there is one, up to a limit when there are many. No time is spent on
+waiting for more, so groups grow only while others are being handled. Where handling is quick, a reaction has one group
+at a time, and what comes meanwhile shares the next transaction; where it takes long, as with a slow company outside,
+groups are handled side by side.
+
+The events of one subject stay in the order in which they came:
+while one is being handled, or stands before, the next is left alone. So no two of a group are of one subject, groups
+don't contend for rows, and what arrives in order needs no retry.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from choreography import world
+from choreography.delivery import Delivery
+
+#: A reaction that takes this long for one delivery is slow.
+_SLOW = timedelta(milliseconds=50)
+
+
+@dataclass(eq=False)
+class Arrival:
+    """A delivery that has come, and the broker's message that brought it."""
+
+    task: str
+    """The name of the reaction it is for."""
+    subject: UUID | None
+    """``None``: it could not be read."""
+    identity: str
+    """What tells it apart from others in its queue."""
+    about: str
+    """What people see of it."""
+    delivery: Delivery
+    message: Any
+    answers: Any
+    """Where the message is acknowledged."""
+    queue: str
+    alone: bool = False
+    """It must not share a transaction: it has failed before, or is not an event."""
+
+    @property
+    def key(self) -> Hashable:
+        """What has this in common is handled one after the other."""
+        return (self.delivery.service, self.subject) if self.subject else self.identity
+
+
+@dataclass
+class Groups:
+    """What waits and what is being handled. Safe among threads.
+
+    ``limit`` is how many deliveries share one transaction at most, ``slots`` how many groups are handled at a time.
+    """
+
+    limit: int
+    slots: int
+    _waiting: deque[Arrival] = field(default_factory=deque)
+    _busy: set[Hashable] = field(default_factory=set)
+    #: The groups being handled, by their first delivery: the reaction, and since when.
+    _running: dict[int, tuple[str, datetime]] = field(default_factory=dict)
+    #: Reactions that took little time for each delivery, last time.
+    _quick: set[str] = field(default_factory=set)
+    _limits: dict[str, int] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, arrival: Arrival) -> None:
+        with self._lock:
+            self._waiting.append(arrival)
+
+    def take(self) -> list[Arrival]:
+        """The oldest that may be handled now, with all that may share its transaction. Empty: nothing may, now.
+
+        What is taken is busy until ``release``.
+        """
+        with self._lock:
+            if len(self._running) >= self.slots:
+                return []
+            group = self._next()
+            if group:
+                self._running[id(group[0])] = group[0].task, world.now()
+                self._busy.update(arrival.key for arrival in group)
+                taken = set(map(id, group))
+                self._waiting = deque(arrival for arrival in self._waiting if id(arrival) not in taken)
+            return group
+
+    def release(self, group: Sequence[Arrival], again: Sequence[Arrival] = ()) -> None:
+        """A group is done with, but for ``again``, which waits in front of all others from now on.
+
+        Where there was no time to ask for everything the next groups of that reaction are smaller, so that others
+        can take a share of what waits.
+        """
+        with self._lock:
+            task, since = self._running.pop(id(group[0]))
+            quick = (world.now() - since) / len(group) < _SLOW
+            (self._quick.add if quick else self._quick.discard)(task)
+            self._busy.difference_update(arrival.key for arrival in group)
+            self._waiting.extendleft(reversed(again))
+            unasked = sum(not arrival.alone for arrival in again)
+            limit = self._limits.pop(task, self.limit)
+            limit = max(len(group) - len(again), 1) if unasked else 2 * limit
+            if limit < self.limit:
+                self._limits[task] = limit
+
+    def forget(self) -> None:
+        """What waits belongs to a connection that is lost. What is being handled goes on."""
+        with self._lock:
+            self._waiting.clear()
+
+    def _next(self) -> list[Arrival]:
+        group: list[Arrival] = []
+        limit = self.limit
+        passed = set(self._busy)
+        one_at_a_time = self._quick & {task for task, _ in self._running.values()}
+        for arrival in self._waiting:
+            if arrival.key in passed:
+                continue
+            passed.add(arrival.key)
+            if arrival.task in one_at_a_time:
+                continue
+            if not group:
+                group.append(arrival)
+                limit = 1 if arrival.alone else self._limits.get(arrival.task, self.limit)
+            elif arrival.task == group[0].task and not arrival.alone:
+                group.append(arrival)
+            if len(group) >= limit:
+                break
+        return group
