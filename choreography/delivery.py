@@ -54,6 +54,9 @@ _LONGEST_KEY = 150
 #: Headers in which the broker notes a message's way; they are not sent again.
 NOTES_OF_THE_BROKER = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
 
+#: Deliveries without an answer after which a message may be what ends its workers.
+_SUSPICIOUS = 3
+
 #: How often a reaction starts over at once when the state its outside call was based on has changed.
 _CONFLICTS = 5
 
@@ -92,11 +95,12 @@ class Delivery:
     @property
     def is_suspect(self) -> bool:
         """It has failed before, here or with a worker that died: others should not share a transaction with it."""
-        return self.given_up is not None or GIVEN_UP in self.headers or LETTER in self.headers or self._has_failed
-
-    @property
-    def _has_failed(self) -> bool:
-        return ATTEMPTS in self.headers and self.history.attempts > 0
+        if self.given_up is not None or GIVEN_UP in self.headers or LETTER in self.headers:
+            return True
+        if ATTEMPTS in self.headers and self.history.attempts > 0:
+            return True
+        unanswered = self.headers.get("x-delivery-count")
+        return isinstance(unanswered, int) and unanswered >= _SUSPICIOUS
 
     @property
     def letter(self) -> str | None:

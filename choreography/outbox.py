@@ -94,6 +94,7 @@ def transaction_of(service: str) -> Iterator[None]:
             yield
         finally:
             _collected.reset(token)
+        # Django forgets what is to be done on commit with the savepoint that is rolled back: those are not announced.
         standing = {id(todo) for _, todo, *_ in connections[alias].run_on_commit}
         facts = [fact for fact in facts if id(fact) in standing]
         if facts and not connections[alias].needs_rollback:

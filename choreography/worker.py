@@ -10,8 +10,9 @@
    failed). What did not go well in a group waits again, for a task of its own.
 3. A retry because of an outage makes the consumer look whether the database or the host is down (``circuits``); while
    it is, the service's messages stay in their queue.
-4. Whatever else goes wrong (a child killed, Celery refusing the task) rejects the message to the dead-letter
-   exchange. The same worker reads ``<service>.dead`` and parks it. Nothing is acknowledged that was not dealt with.
+4. Whatever else goes wrong (Celery refusing the task) rejects the message to the dead-letter exchange; that of a child
+   that was killed goes back to its queue, and there when the broker gives it up. The same worker reads
+   ``<service>.dead`` and parks it. Nothing is acknowledged that was not dealt with.
 """
 
 import sys

@@ -83,11 +83,11 @@ def test_a_bug_that_only_groups_have_is_found_though_each_alone_goes_well(
 ) -> None:
     plan = registry._reactions["shipping.plan_shipment"]
 
-    def plan_one_only(events: Sequence[Any]) -> None:
+    def plan_shipment(events: Sequence[Any]) -> None:
         [event] = events
         plan.function([event])
 
-    monkeypatch.setitem(registry._reactions, plan.name, replace(plan, function=plan_one_only))
+    monkeypatch.setitem(registry._reactions, plan.name, replace(plan, function=plan_shipment))
 
     violation = first_failure(shops, SEEDS).violation
     assert violation

@@ -690,8 +690,21 @@ def test_a_group_that_is_rolled_back_says_so_once(monkeypatch: pytest.MonkeyPatc
         ({"headers": {module.LETTER: "key"}}, True),
         ({"headers": {module.GIVEN_UP: "rejected"}}, True),
         ({"given_up": "delivery_limit"}, True),
+        ({"headers": {"x-delivery-count": 2}}, False),
+        ({"headers": {"x-delivery-count": 3}}, True),
+        ({"headers": {"x-delivery-count": "rubbish"}}, False),
     ],
-    ids=["new", "has waited", "has failed", "was parked", "was given up", "comes from the dead"],
+    ids=[
+        "new",
+        "has waited",
+        "has failed",
+        "was parked",
+        "was given up",
+        "comes from the dead",
+        "met a worker that ended, or two",
+        "may end workers",
+        "counted by a stranger",
+    ],
 )
 def test_what_has_failed_before_is_suspect_and_what_has_waited_is_not(changes: Any, suspect: bool) -> None:
     assert placed(**changes).is_suspect is suspect

@@ -255,7 +255,7 @@ class Story:
         self.had_no_time = False
 
     def arrive(self, task: str, subject: int | None, alone: bool) -> None:
-        each = arrival(subject, task, alone=alone or subject is None, identity="rubbish")
+        each = arrival(subject, task, alone=alone or subject is None, identity=task)
         self.groups.add(each)
         self.waiting.append(each)
 
@@ -319,7 +319,7 @@ class Story:
 
 
 def key(each: Arrival) -> tuple[str, object]:
-    return each.delivery.service, each.subject
+    return each.delivery.service, each.subject or each.identity
 
 
 Step = Callable[[Story], Any]
