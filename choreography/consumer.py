@@ -117,6 +117,7 @@ class EventConsumer(Consumer):  # type: ignore[misc]
         _take_as_sent(self.task_consumer.channel)
         self.groups.slots = self.pool.num_processes
         self.groups.forget()  # what a task left since the connection was lost
+        self._is_due = False  # what was due is forgotten with the old loop
         self._answers = answers = Answers(multiple=self.connection.transport.driver_type == "amqp")
         ticks = {timer.name: topology.timer_exchange(timer.service).name for timer in timers()}
 

@@ -82,6 +82,9 @@ def install(app: Celery) -> None:
         broker_channel_error_retry=True,
         # Enough to fill a group for each of the pool's slots.
         worker_prefetch_multiplier=conf().group,
+        # After a reconnect Celery would widen a reduced prefetch from the pool's threads, and they would wait for the
+        # broker's answer on the connection the event loop reads from.
+        worker_enable_prefetch_count_reduction=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_send_task_events=True,
         worker_hijack_root_logger=False,
