@@ -307,7 +307,9 @@ class Answers:
             self._open[message.delivery_tag] = message
 
     def ack(self, messages: Sequence[Any], logger: Any, errors: Any) -> None:
-        """Acknowledge messages, given in the order in which they arrived."""
+        """Acknowledge messages, in whatever order."""
+        if self._multiple:
+            messages = sorted(messages, key=lambda message: message.delivery_tag)
         for message in messages:
             self._open.pop(message.delivery_tag, None)
         while self._open and (oldest := next(iter(self._open.values()))).acknowledged:
