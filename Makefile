@@ -22,8 +22,9 @@ up: $(VENV)/installed ## Start the whole shop on this machine; Ctrl-C stops it
 demo: $(VENV)/installed ## Start the shop, place five orders, check how each ended, stop
 	@$(BIN)/python manage.py demo
 
+# JOBS=2 tests at a time; they mostly wait for processes of their own
 test: $(VENV)/installed-dev ## Run the tests
-	@$(BIN)/python manage.py test
+	@PYTEST_ADDOPTS="--numprocesses $(or $(JOBS),2) --dist worksteal $(PYTEST_ADDOPTS)" $(BIN)/python manage.py test
 
 # SEEDS=1000 FIRST_SEED=1; JOBS=2 processes; ONLY=3,7,12 of a seed's actions; PLANT=no_inbox, a bug on purpose;
 # COVER=1 fails unless every line of the reactions was visited; JSON=1

@@ -17,8 +17,8 @@ import structlog
 from django.db import connections
 
 from choreography import world
-from choreography.delivery import DATABASE, describe
-from choreography.errors import Outage
+from choreography.delivery import DATABASE
+from choreography.errors import Outage, describe
 from choreography.models import alias_of, table_of
 from choreography.registry import reactions
 from choreography.retries import classify

@@ -20,7 +20,7 @@ from django.db import connections, transaction
 from django.db.models import Model
 from django.db.models.signals import post_delete, post_save, pre_delete, pre_save
 
-from choreography import delivery, world
+from choreography import handling, world
 from choreography.delivery import Delivery, Duplicate
 from choreography.hosts import WouldAsk, only_looking
 from choreography.letters import By, note
@@ -88,7 +88,7 @@ def _try_out(letter: DeadLetter, service: str, alias: str) -> DryRun:
     mail = Delivery(service, bytes(letter.body), letter.content_type or None)
     try:
         with _watching(alias) as watch:
-            outcome = delivery.try_out(mail)
+            outcome = handling.try_out(mail)
     except WouldAsk as ask:
         return DryRun(Outcome.WOULD_ASK, asks={"host": ask.host, "question": ask.question, "details": ask.details})
     except Exception as error:  # whatever it is, a person asked to see it

@@ -43,3 +43,9 @@ class Outage(Transient):
 
 class PublishFailed(Transient):
     """The broker refused, returned or did not confirm a message in time."""
+
+
+def describe(error: Exception) -> str:
+    """What may be logged and shown of an error: the text only of our own, for others' may hold personal data."""
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, ChoreographyError) else name

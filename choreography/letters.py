@@ -1,7 +1,7 @@
 """What a person can do with a dead letter: send it again, mend it and send it again, discard it.
 
 Each leaves a line in the letter's history: who, when, why, and what came of it. What becomes of a message that was
-sent again is told by ``delivery``: in the transaction in which the reaction takes effect the letter is resolved, or it
+sent again is told by ``handling``: in the transaction in which the reaction takes effect the letter is resolved, or it
 is parked again with the new error. Trying out without any effect is in ``dry_run``, whole groups are in ``redrive``.
 """
 
@@ -19,11 +19,12 @@ from django.utils.translation import gettext_lazy as _
 
 from choreography import editing, topology, world
 from choreography.contracts import CONTENT_TYPE
-from choreography.delivery import LETTER, NOTES_OF_THE_BROKER, resolve_letters
+from choreography.delivery import LETTER, NOTES_OF_THE_BROKER
 from choreography.errors import ChoreographyError
 from choreography.fingerprints import fingerprint
 from choreography.models import DeadLetter, DeadLetterAction, alias_of, table_of
 from choreography.outbox import transaction_of
+from choreography.parking import resolve_letters
 from choreography.publishing import BrokerPublisher, Outgoing, Publisher, instead
 from choreography.relay import declare_topology
 

@@ -21,8 +21,9 @@ from kombu import Exchange, Queue
 
 from choreography import topology, world
 from choreography.conf import conf
-from choreography.delivery import Delivery, Later, Left, Outcome, deliver_together, reason_of_death
+from choreography.delivery import Delivery, Later, Left, Outcome, reason_of_death
 from choreography.embedded.store import Store, Stored
+from choreography.handling import deliver_together
 from choreography.publishing import Outgoing, published_to
 from choreography.relay import move
 from choreography.timers import timers

@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from uuid import UUID
 
-from choreography import delivery
+from choreography import handling
 from choreography.delivery import Delivery, Done, Later, Outcome
 from choreography.errors import NotYet
 
@@ -60,7 +60,7 @@ class Waiting:
             waiting = self._remembered.pop((done.service, headline.subject), {})
         waiting.pop(headline.id, None)
         while waiting:
-            left = {event: each for event, each in waiting.items() if not delivery.resume(each)}
+            left = {event: each for event, each in waiting.items() if not handling.resume(each)}
             if len(left) == len(waiting):
                 break
             waiting = left

@@ -5,7 +5,7 @@
 1. ``consumer.EventConsumer`` looks at it before Celery does. Every message but a tick of our own timers waits among
    others (``groups``) until the pool has room. Then those that wait for one reaction become one task, named after it,
    or after ``<service>.park_unusable_message``.
-2. The task hands them to ``delivery`` and carries the outcome out: returns (acknowledged), puts it on the retry ladder
+2. The task hands them to ``handling`` and carries the outcome out: returns (acknowledged), puts it on the retry ladder
    and raises ``Retry`` (acknowledged once the ladder has confirmed), or raises ``Parked`` (acknowledged, shown as
    failed). What did not go well in a group waits again, for a task of its own.
 3. A retry because of an outage makes the consumer look whether the database or the host is down (``circuits``); while
@@ -33,12 +33,12 @@ from celery.worker.state import task_ready
 from django.core.checks import run_checks
 from django.db import close_old_connections
 
-from choreography import alive, delivery, embedded, topology
+from choreography import alive, delivery, embedded, handling, topology
 from choreography.claims import claimed
 from choreography.conf import conf
 from choreography.consumer import EventConsumer, park_task
-from choreography.delivery import Delivery, describe
-from choreography.errors import Transient
+from choreography.delivery import Delivery
+from choreography.errors import Transient, describe
 from choreography.models import alias_of
 from choreography.publishing import BrokerPublisher, Outgoing
 from choreography.registry import reactions
@@ -201,7 +201,7 @@ class DeliveryTask(Task[Any, Any]):
 
     def run(self, deliveries: list[Delivery]) -> str:
         close_old_connections()
-        outcomes = delivery.deliver_together(deliveries)
+        outcomes = handling.deliver_together(deliveries)
         later = [outcome for outcome in outcomes if isinstance(outcome, delivery.Later)]
         if later:
             _ladder.publish([outcome.again for outcome in later])

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from django.db import OperationalError
 
-from choreography import delivery, topology, world
+from choreography import effects, handling, topology, world
 from choreography.delivery import Outcome
 from choreography.embedded.store import Stored
 from choreography.models import table_of
@@ -138,7 +138,7 @@ class Shop(Choreography):
         Returns:
             ``None``; or the step, if it did not come to a commit.
         """
-        with patch.object(delivery, "_resolve", _die):
+        with patch.object(effects, "resolve", _die):
             return self._handle_next_and_die(service)
 
     def crash_before_acknowledging(self, service: str) -> Step | None:
@@ -156,14 +156,14 @@ class Shop(Choreography):
     @contextmanager
     def database_down(self, service: str) -> Iterator[None]:
         """A service's reactions can't reach their database."""
-        take_effect = delivery._take_effect
+        take_effect = effects.take_effect
 
         def refuse(reaction: Reaction, *args: Any) -> Any:
             if reaction.service == service:
                 raise OperationalError("could not connect to server: Connection refused")
             return take_effect(reaction, *args)
 
-        with patch.object(delivery, "_take_effect", refuse):
+        with patch.object(handling, "take_effect", refuse):
             yield
 
     # How things stand

@@ -26,14 +26,14 @@ class Sabotage:
 
 def _enter_without_looking() -> None:
     """Every delivery goes into the inbox. What it was to be recognised by, a constraint, is gone from the databases."""
-    from choreography import delivery
+    from choreography import effects
     from choreography.rows import insert_all
 
     def insert(rows: Any, by: Sequence[str], using: str) -> Any:
         insert_all(rows, using)
         return rows
 
-    delivery.insert_new = insert  # type: ignore[attr-defined]
+    effects.insert_new = insert  # type: ignore[attr-defined]
 
 
 def _publish_before_commit() -> None:

@@ -17,8 +17,9 @@ from pytest_django.fixtures import Settings
 
 from choreography import purge, redrive, relay, rows
 from choreography.contracts import CONTENT_TYPE
-from choreography.delivery import Delivery, Done, Duplicate, Later, Outcome, deliver
+from choreography.delivery import Delivery, Done, Duplicate, Later, Outcome
 from choreography.dry_run import dry_run
+from choreography.handling import deliver, deliver_together
 from choreography.letters import By, NotParked, send_again
 from choreography.outbox import announce, transaction_of
 from choreography.publishing import Outgoing
@@ -169,6 +170,8 @@ def test_an_event_wakes_the_relay(settings: Settings, monkeypatch: pytest.Monkey
     monkeypatch.setattr(relay, "_IDLE", 10 * HANGING)
     stop, ready, checks = threading.Event(), threading.Event(), Mock(wraps=close_old_connections)
     monkeypatch.setattr(relay, "close_old_connections", checks)
+    looks = Mock(wraps=relay.move)
+    monkeypatch.setattr(relay, "move", looks)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(_and_hang_up, lambda: relay.run("orders", stop, ready.set))
         try:
@@ -180,6 +183,7 @@ def test_an_event_wakes_the_relay(settings: Settings, monkeypatch: pytest.Monkey
             announce_one()
         running.result(HANGING)
     assert checks.call_count == 1, "woken, it publishes at once: the connections were checked when it began"
+    assert looks.call_count <= 3, "it looks when it begins and when something was announced, and rests otherwise"
 
 
 def test_an_event_that_is_rolled_back_wakes_nobody_and_is_not_there() -> None:
@@ -213,6 +217,30 @@ def test_of_two_deliveries_at_once_one_takes_effect(
 
     assert {type(first.result()), type(second)} == {Done, Duplicate}
     assert Inbox.objects.count() == 1
+
+
+def test_of_two_groups_at_once_each_event_takes_effect_in_one(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: Callable[[Callable[[], Any]], Any]
+) -> None:
+    """They share two events: the one that comes second waits for the other's commit, and does the rest."""
+    first, *shared, last = (_order_cancelled() for _ in range(4))
+    close, met = shipping.close_shipment, threading.Event()
+
+    def close_when_another_waits(shipment: Shipment, reason: str) -> None:
+        close(shipment, reason)
+        if not met.is_set():
+            met.set()
+            eventually(_someone_waits_for_us, HANGING)
+
+    monkeypatch.setattr(shipping, "close_shipment", close_when_another_waits)
+    with ThreadPoolExecutor(1) as pool:
+        one = pool.submit(_and_hang_up, lambda: deliver_together([first, *shared]))
+        other = elsewhere(lambda: deliver_together([last, *reversed(shared)]))
+
+    (alone, *ours), (also_alone, *theirs) = one.result(), other
+    assert [alone, also_alone] == [Done(), Done()]
+    assert [{type(it), type(that)} for it, that in zip(ours, reversed(theirs), strict=True)] == [{Done, Duplicate}] * 2
+    assert Inbox.objects.count() == 4
 
 
 def test_of_two_that_make_a_row_at_once_the_second_starts_over_and_finds_it(

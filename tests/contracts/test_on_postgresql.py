@@ -14,7 +14,10 @@ from tests.processes import ROOT, SERVICES, clean_environment
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.processes]
 
-AGAIN = ["tests/flows", "tests/unit/choreography", *(f"tests/unit/{service}" for service in SERVICES)]
+AGAIN = {
+    "journeys": ["tests/contracts/on_postgresql.py", "tests/flows"],
+    "machinery and services": ["tests/unit/choreography", *(f"tests/unit/{service}" for service in SERVICES)],
+}
 #: Without a database of Django's, or hundreds of journeys that differ in chance alone.
 ENOUGH_ONCE = ("embedded_*", "publishing", "sandbox_*", "anything_may_happen")
 
@@ -32,12 +35,13 @@ def database(postgresql_database: str, postgresql_url: str) -> Iterator[str]:
                 cursor.execute(f"DROP DATABASE {left_over} WITH (FORCE)")
 
 
-def test_the_tests_pass_on_postgresql(database: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tests", AGAIN.values(), ids=AGAIN)
+def test_the_tests_pass_on_postgresql(tests: list[str], database: str, tmp_path: Path) -> None:
     run = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
             *(f"--ignore-glob=*/test_{name}.py" for name in ENOUGH_ONCE),
-            *("tests/contracts/on_postgresql.py", *AGAIN),
+            *tests,
         ],
         cwd=ROOT,
         env=clean_environment(tmp_path) | {"DATABASE_URL": database} | _demands(),

@@ -16,7 +16,8 @@ from pytest_django.fixtures import Settings
 from choreography import world
 from choreography.conf import conf
 from choreography.contracts import CONTENT_TYPE
-from choreography.delivery import Delivery, Later, Left, deliver, deliver_together
+from choreography.delivery import Delivery, Later, Left
+from choreography.handling import deliver, deliver_together
 from choreography.registry import Reaction, reactions
 from choreography.testing import FrozenWorld
 from orders.models import Order

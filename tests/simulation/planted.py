@@ -9,10 +9,11 @@ from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
-from choreography import delivery, outbox, relay, retries, testing, topology, world
+from choreography import effects, outbox, relay, retries, testing, topology, world
 from choreography.conf import conf
-from choreography.delivery import Done, Left, deliver_together
+from choreography.delivery import Done, Left
 from choreography.errors import Conflict, NotYet, Outage, PublishFailed
+from choreography.handling import deliver_together
 from choreography.models import alias_of, table_of
 from choreography.outbox import transaction_of
 from choreography.publishing import Outgoing
@@ -30,7 +31,7 @@ Plant = Callable[[], Iterator[None]]
 def _no_inbox() -> Iterator[None]:
     """A delivery takes effect as often as it comes."""
 
-    commit = delivery._commit
+    commit = effects._commit
 
     def commit_again(reaction: Any, items: Sequence[Any], *answers: Any) -> Any:
         alias, ids = alias_of(reaction.service), [item.event.id for item in items]
@@ -39,13 +40,13 @@ def _no_inbox() -> Iterator[None]:
             inbox.filter(event_id__in=ids, reaction=reaction.name).delete()
             return commit(reaction, items, *answers)
 
-    with patch.object(delivery, "_commit", commit_again), patch.object(delivery, "_handled", lambda *_: set()):
+    with patch.object(effects, "_commit", commit_again), patch.object(effects, "_handled", lambda *_: set()):
         yield
 
 
 def _no_claim() -> Iterator[None]:
     """Two copies of a delivery ask the outside world at once."""
-    with patch.object(delivery, "claimed", lambda alias, who, event_ids: nullcontext(frozenset(event_ids))):
+    with patch.object(effects, "claimed", lambda alias, who, event_ids: nullcontext(frozenset(event_ids))):
         yield
 
 
@@ -179,7 +180,7 @@ def _park_outages() -> Iterator[None]:
             return retries.Park(history.attempts)
         return decide(error, history, *rest)
 
-    with patch.object(delivery, "decide", impatient):
+    with patch.object(effects, "decide", impatient):
         yield
 
 
@@ -192,7 +193,7 @@ def _lose_retries() -> Iterator[None]:
 
     with (
         patch.object(testing.Choreography, "put_on_ladder", put_on_ladder),
-        patch("choreography.delivery._note_retry", lambda *_: None),
+        patch("choreography.handling.note_retry", lambda *_: None),
     ):
         yield
 
@@ -221,13 +222,13 @@ def _group_acks_left() -> Iterator[None]:
 
 def _answers_swapped() -> Iterator[None]:
     """What was answered about one event of a group is entered for another."""
-    commit = delivery._commit
+    commit = effects._commit
 
     def commit_swapped(reaction: Any, items: Sequence[Any], answers: Any = None) -> Any:
         swapped = answers and dict(zip(answers, reversed(answers.values()), strict=True))
         return commit(reaction, items, swapped)
 
-    with patch.object(delivery, "_commit", commit_swapped):
+    with patch.object(effects, "_commit", commit_swapped):
         yield
 
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from django.db import IntegrityError, OperationalError, connections
 
-from choreography import delivery, letters, testing, topology
+from choreography import effects, handling, letters, testing, topology
 from choreography.conf import conf
 from choreography.consumer import _arrival
 from choreography.delivery import Duplicate, Later, Left, Outcome, Parked
@@ -334,7 +334,7 @@ class SimulatedShop(Shop):
     @contextmanager
     def groups_watched(self) -> Iterator[None]:
         """What goes wrong in a group is judged. On its own each may go well, and nobody would know of a bug."""
-        take_effect = delivery._take_effect
+        take_effect = effects.take_effect
 
         def judged(reaction: Any, items: Sequence[Any]) -> Any:
             try:
@@ -345,7 +345,7 @@ class SimulatedShop(Shop):
                     raise Violated(Violation("no_group_has_a_bug", None, about)) from error
                 raise
 
-        with patch.object(delivery, "_take_effect", judged):
+        with patch.object(handling, "take_effect", judged):
             yield
 
     def _refuse_bugs(self, service: str, outcome: Later | Parked, message: Stored) -> None:

@@ -10,10 +10,16 @@ from tests.shop_in_a_box import Shop
 
 
 @pytest.fixture
-def shop(db: None) -> Iterator[Shop]:
-    """All services in one process, around a broker in memory."""
+def frozen() -> Iterator[FrozenWorld]:
+    """A clock that stands still."""
     frozen = FrozenWorld()
     with world.replaced(frozen):
-        shop = Shop(frozen)
-        yield shop
-        shop.close()
+        yield frozen
+
+
+@pytest.fixture
+def shop(db: None, frozen: FrozenWorld) -> Iterator[Shop]:
+    """All services in one process, around a broker in memory."""
+    shop = Shop(frozen)
+    yield shop
+    shop.close()

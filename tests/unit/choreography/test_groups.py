@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
@@ -18,14 +18,9 @@ from choreography.delivery import Delivery
 from choreography.groups import Arrival, Groups
 from choreography.testing import FrozenWorld
 
+pytestmark = pytest.mark.usefixtures("frozen")
+
 CAPTURE, DISPATCH, PLAN = "orders.record_capture", "orders.record_dispatch", "shipping.plan_shipment"
-
-
-@pytest.fixture(autouse=True)
-def frozen() -> Iterator[FrozenWorld]:
-    frozen = FrozenWorld()
-    with world.replaced(frozen):
-        yield frozen
 
 
 def arrival(subject: int | None, task: str = CAPTURE, *, alone: bool = False, identity: str = "") -> Arrival:

@@ -1,7 +1,7 @@
 """Announcing: only in the transaction that makes it true, only one's own facts, only what was declared."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -16,23 +16,17 @@ from choreography.errors import ContractError
 from choreography.models import alias_of
 from choreography.outbox import announce, caused_by, transaction_of
 from choreography.registry import Reaction, reaction_to
-from choreography.testing import FrozenWorld
 from payments.events import CaptureFailed, PaymentCaptured, PaymentDeclined
 from payments.models import Counted, Outbox
 from shipping.events import ShipmentDelivered
 from shipping.models import Outbox as ShippingOutbox
 
+pytestmark = pytest.mark.usefixtures("frozen")
+
 ORDER, ANOTHER, THIRD = UUID(int=1), UUID(int=2), UUID(int=3)
 DECLINED = PaymentDeclined(reason="expired_card")
 
 everywhere = pytest.mark.django_db(databases="__all__")
-
-
-@pytest.fixture(autouse=True)
-def frozen() -> Iterator[FrozenWorld]:
-    frozen = FrozenWorld()
-    with world.replaced(frozen):
-        yield frozen
 
 
 def reaction(service: str, event_type: str) -> Reaction:

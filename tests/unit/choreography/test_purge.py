@@ -1,6 +1,5 @@
 """Old rows go, in bounded bites; what is still needed stays."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -18,19 +17,12 @@ from choreography.testing import FrozenWorld
 from payments.events import PaymentDeclined
 from payments.models import Counted, DeadLetter, Inbox, Outbox
 
-pytestmark = pytest.mark.django_db(databases="__all__")
+pytestmark = [pytest.mark.django_db(databases="__all__"), pytest.mark.usefixtures("frozen")]
 
 ORDER = UUID(int=1)
 MOMENT = timedelta(seconds=1)
 #: How long ago an event was published that is to go.
 OLD = timedelta(days=9999)
-
-
-@pytest.fixture(autouse=True)
-def frozen() -> Iterator[FrozenWorld]:
-    frozen = FrozenWorld()
-    with world.replaced(frozen):
-        yield frozen
 
 
 def announced(subject: UUID, *, published: timedelta | None) -> int:

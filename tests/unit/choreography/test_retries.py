@@ -21,8 +21,9 @@ from django.db import (
 from django.db.backends.sqlite3.base import DatabaseWrapper
 
 from choreography.conf import Conf
-from choreography.delivery import ATTEMPTS, FIRST_SEEN, LETTER, WAITS, Delivery, _again
+from choreography.delivery import ATTEMPTS, FIRST_SEEN, LETTER, WAITS, Delivery
 from choreography.errors import Conflict, ContractError, NotYet, Outage, PublishFailed, Transient, Unusable
+from choreography.handling import _again
 from choreography.retries import Again, History, Park, classify, decide, is_database_down
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -25,13 +25,6 @@ pytestmark = pytest.mark.django_db(databases="__all__")
 
 
 @pytest.fixture
-def frozen() -> Iterator[FrozenWorld]:
-    frozen = FrozenWorld()
-    with world.replaced(frozen):
-        yield frozen
-
-
-@pytest.fixture
 def choreography(frozen: FrozenWorld) -> Iterator[Choreography]:
     choreography = Choreography(frozen)
     yield choreography

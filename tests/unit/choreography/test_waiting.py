@@ -1,25 +1,19 @@
 """What waits for another event is tried when it comes, as far as the process remembers."""
 
 import json
-from collections.abc import Iterator
 from uuid import UUID, uuid4
 
 import pytest
 
-from choreography import delivery, world
+from choreography import handling
 from choreography.delivery import Delivery, Done, Duplicate, Later, Outcome
 from choreography.errors import NotYet, Outage
 from choreography.publishing import Outgoing
-from choreography.testing import FrozenWorld
 from choreography.waiting import Waiting
 
+pytestmark = pytest.mark.usefixtures("frozen")
+
 FLOW, OTHER_FLOW = UUID(int=1), UUID(int=2)
-
-
-@pytest.fixture(autouse=True)
-def frozen() -> Iterator[None]:
-    with world.replaced(FrozenWorld()):
-        yield
 
 
 @pytest.fixture
@@ -31,7 +25,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[Delivery]:
         tried.append(mail)
         return mail.headers.get("after") in (None, *(each.headers["name"] for each in tried[:-1]))
 
-    monkeypatch.setattr(delivery, "resume", resume)
+    monkeypatch.setattr(handling, "resume", resume)
     return tried
 
 

@@ -1,0 +1,397 @@
+"""Deliveries that waited together: one transaction for all, and none pays for what happens to another."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+import structlog.testing
+from django.db import IntegrityError, OperationalError, connections
+from django.test.utils import CaptureQueriesContext
+
+from choreography import registry
+from choreography.claims import claimed
+from choreography.conf import conf
+from choreography.delivery import (
+    ATTEMPTS,
+    DATABASE,
+    LETTER,
+    WAITS,
+    Delivery,
+    Done,
+    Duplicate,
+    Later,
+    Left,
+    Outcome,
+    Parked,
+)
+from choreography.errors import Conflict, ContractError, NotYet, Outage, Transient
+from choreography.handling import deliver, deliver_together
+from choreography.models import table_of
+from choreography.outbox import announce
+from choreography.testing import FrozenWorld
+from payments.events import PaymentDeclined
+from payments.gateway import GatewayDown, GatewayError
+from payments.models import DeadLetter, Inbox, Outbox, Payment
+from tests.unit.choreography.authorizing import asking, meddle, nothing_was_stored, placed
+
+pytestmark = [pytest.mark.django_db(databases="__all__"), pytest.mark.usefixtures("frozen")]
+
+
+def orders(number: int, **data: Any) -> list[Delivery]:
+    """Deliveries of ``order_placed`` to payments, each of another order, the last order first."""
+    return [order(count, **data) for count in reversed(range(number))]
+
+
+def order(number: int, event: int | None = None, **data: Any) -> Delivery:
+    """The delivery of ``order_placed`` of one order. ``event``: its id, if it is not that of the order."""
+    envelope = json.loads(placed().body)
+    envelope["id"] = str(event_id(number if event is None else event))
+    envelope["subject"] = str(subject(number))
+    envelope["data"] |= data
+    return placed(body=json.dumps(envelope).encode())
+
+
+def event_id(number: int) -> UUID:
+    return UUID(int=1000 + number)
+
+
+def subject(number: int) -> UUID:
+    return UUID(int=number)
+
+
+def number_of(event: Any) -> int:
+    found: int = event.subject.int
+    return found
+
+
+def raising_for(number: int, error: BaseException) -> Callable[[Any], None]:
+    """Raises the error for one order."""
+
+    def check(event: Any) -> None:
+        if number_of(event) == number:
+            raise error
+
+    return check
+
+
+def per_event(monkeypatch: pytest.MonkeyPatch, function: Callable[[Any], None]) -> None:
+    """Make the reaction one that takes an event at a time and asks nobody."""
+
+    def react(event: Any) -> None:
+        Payment.objects.create(pk=event.subject)
+        announce(PaymentDeclined(reason="test"), subject=event.subject)
+        function(event)
+
+    meddle(monkeypatch, function=react, calls=None, grouped=False)
+
+
+def in_one_go(monkeypatch: pytest.MonkeyPatch, function: Callable[[Any], None]) -> None:
+    """Have the reaction to many call this for each of them, in the transaction, when it has done its work."""
+    react = registry._reactions["payments.authorize_payment"].function
+
+    def react_and_check(events: Sequence[Any], answers: Sequence[Any]) -> None:
+        react(events, answers)
+        for event in events:
+            function(event)
+
+    meddle(monkeypatch, function=react_and_check)
+
+
+def handled() -> set[int]:
+    """The orders whose events are in the inbox, each with one entry, one payment and one announcement."""
+    found = sorted(entry.subject.int for entry in Inbox.objects.all())
+    assert found == sorted(row.subject.int for row in Outbox.objects.all())
+    assert found == sorted(payment.pk.int for payment in Payment.objects.all())
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+@pytest.mark.parametrize("change", [in_one_go, per_event])
+def test_those_that_waited_together_take_effect_each_with_its_own_cause(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[..., None]
+) -> None:
+    seen: list[int] = []
+    change(monkeypatch, lambda event: seen.append(number_of(event)))
+
+    assert deliver_together(orders(4)) == [Done()] * 4
+
+    assert seen == [0, 1, 2, 3], "sorted, so that two groups lock rows in the same order"
+    assert handled() == {0, 1, 2, 3}
+    assert all(row.caused_by == event_id(row.subject.int) for row in Outbox.objects.all())
+    assert {entry.attempts for entry in Inbox.objects.all()} == {1}
+
+
+@pytest.mark.django_db(databases="__all__", transaction=True)
+@pytest.mark.parametrize("number", [2, 50])
+def test_many_take_as_many_statements_as_few_and_one_commit(number: int) -> None:
+    """The two questions before the transaction, and what is in it, however many events there are."""
+    with CaptureQueriesContext(connections["payments"]) as asked:
+        assert deliver_together(orders(number)) == [Done()] * number
+
+    statements = [re.sub(r"^(\w+)[^\"]*(?:\"(\w+)\")?.*", r"\1 \2", query["sql"]).strip() for query in asked]
+    on_postgresql = connections["payments"].vendor == "postgresql"
+    assert [it for it in statements if it.startswith("INSERT")] == [
+        "INSERT payments_inbox",
+        "INSERT payments_payment",
+        "INSERT payments_entry",
+        "INSERT payments_outbox",
+    ]
+    assert statements.count("BEGIN") == statements.count("COMMIT") == 1
+    assert len(statements) == (12 if on_postgresql else 10)
+    assert handled() == set(range(number))
+
+
+def test_a_reaction_to_one_event_at_a_time_shares_the_inbox_and_the_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    per_event(monkeypatch, lambda event: None)
+    with CaptureQueriesContext(connections["payments"]) as asked:
+        assert deliver_together(orders(20)) == [Done()] * 20
+    inserted = [query["sql"].split()[2].strip('"') for query in asked if query["sql"].startswith("INSERT")]
+    assert inserted == ["payments_inbox", *["payments_payment"] * 20, "payments_outbox"]
+    assert sum("RELEASE SAVEPOINT" in query["sql"] for query in asked) == 1  # the test's own transaction is around
+
+
+def test_those_that_took_effect_before_are_duplicates_and_nobody_is_asked_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waiting = orders(4)
+    deliver(waiting[1])
+    asked: list[int] = []
+    meddle(monkeypatch, calls=asking(lambda event: asked.append(number_of(event))))
+
+    assert deliver_together(waiting) == [Done(), Duplicate(), Done(), Done()]
+
+    assert asked == [0, 1, 3]
+    assert handled() == {0, 1, 2, 3}
+    assert deliver_together(waiting) == [Duplicate()] * 4
+    assert handled() == {0, 1, 2, 3}
+
+
+def test_those_that_took_effect_before_are_duplicates_where_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    per_event(monkeypatch, lambda event: None)
+    waiting = orders(3)
+    deliver(waiting[2])
+    assert deliver_together(waiting) == [Done(), Done(), Duplicate()]
+    assert handled() == {0, 1, 2}
+
+
+@pytest.mark.parametrize("change", [in_one_go, per_event])
+@pytest.mark.parametrize(
+    ("second", "outcome"),
+    [(order(1), Duplicate), (order(1, event=7), Later), (order(2, event=1), Duplicate)],
+    ids=["a copy", "another event of the subject", "another event of the same id"],
+)
+def test_of_two_that_must_not_meet_the_second_is_left(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[..., None], second: Delivery, outcome: type[Outcome]
+) -> None:
+    change(monkeypatch, lambda event: None)
+    waiting = [order(1), second, order(3)]
+
+    assert deliver_together(waiting) == [Done(), Left(alone=True), Done()]
+
+    assert handled() == {1, 3}
+    assert isinstance(deliver(second), outcome)
+
+
+def test_one_that_is_unusable_is_left_and_parked_on_its_own() -> None:
+    waiting = [order(1), order(2, total="a lot"), placed(body=b"rubbish"), order(4), replace(order(5), given_up="x")]
+
+    left = Left(alone=True)
+    assert deliver_together(waiting) == [Done(), left, left, Done(), left]
+
+    assert not DeadLetter.objects.exists()
+    for number in (1, 2, 4):
+        assert isinstance(deliver_together([waiting[number]])[0], Parked)
+    assert {letter.attempts for letter in DeadLetter.objects.all()} == {1}
+    assert handled() == {1, 4}
+
+
+def test_nothing_but_rubbish_is_left_altogether() -> None:
+    assert deliver_together([placed(body=b"rubbish"), placed(body=b"[]")]) == [Left(alone=True)] * 2
+    assert nothing_was_stored()
+
+
+FAULTS = [NotYet(), Transient(), GatewayError(), ZeroDivisionError(), Conflict(), IntegrityError("a constraint")]
+
+
+@pytest.mark.parametrize("error", FAULTS, ids=repr)
+def test_one_that_fails_while_it_asks_is_left_and_the_others_are_done(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    meddle(monkeypatch, calls=asking(raising_for(2, error)))
+    waiting = orders(5)
+
+    assert deliver_together(waiting) == [Done(), Done(), Left(alone=True), Done(), Done()]
+    assert handled() == {0, 1, 3, 4}
+
+    assert attempts_of(waiting[2]) == (0 if isinstance(error, NotYet) else 1)
+    assert handled() == {0, 1, 3, 4}
+
+
+@pytest.mark.parametrize("change", [in_one_go, per_event])
+@pytest.mark.parametrize("error", [*FAULTS, Outage()], ids=repr)
+def test_when_one_fails_in_the_transaction_nothing_is_changed_and_only_it_pays(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[..., None], error: Exception
+) -> None:
+    change(monkeypatch, raising_for(2, error))
+    waiting = orders(5)
+
+    assert deliver_together(waiting) == [Left(alone=True)] * 5
+
+    assert nothing_was_stored()
+    assert not table_of("payments", "Retry").objects.exists()
+    assert attempts_of(waiting[2]) == (0 if isinstance(error, NotYet | Outage) else 1)
+    others = [each for each in waiting if each is not waiting[2]]
+    assert [deliver_together([each]) for each in others] == [[Done()]] * 4
+    assert handled() == {0, 1, 3, 4}
+    assert {entry.attempts for entry in Inbox.objects.all()} == {1}
+
+
+def attempts_of(delivery: Delivery) -> int:
+    """The attempts that have counted, as the ladder is told, when it has failed once on its own."""
+    (outcome,) = deliver_together([delivery])
+    assert isinstance(outcome, Later)
+    return int(outcome.again.headers[ATTEMPTS])
+
+
+def test_what_is_undeclared_in_company_is_parked_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_one_go(monkeypatch, raising_for(1, ContractError("not declared")))
+    waiting = orders(2)
+    assert deliver_together(waiting) == [Left(alone=True)] * 2
+    assert [type(deliver(each)) for each in waiting] == [Parked, Done]
+
+
+def test_when_there_is_nobody_to_ask_the_others_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def ask(event: Any) -> None:
+        asked.append(number_of(event))
+        raising_for(2, GatewayDown())(event)
+
+    meddle(monkeypatch, calls=asking(ask))
+
+    outcomes = deliver_together(orders(5))
+
+    assert asked == [0, 1, 2]
+    assert outcomes == [Left(alone=False), Left(alone=False), Left(alone=True), Done(), Done()]
+    assert handled() == {0, 1}
+    (outcome,) = deliver_together([order(2)])
+    assert isinstance(outcome, Later)
+    assert outcome.down == "payment gateway"
+
+
+def test_when_asking_takes_long_what_was_answered_takes_effect_and_the_rest_goes_on_later(
+    monkeypatch: pytest.MonkeyPatch, frozen: FrozenWorld
+) -> None:
+    meddle(monkeypatch, calls=asking(lambda event: frozen.advance(conf().asking.total_seconds() / 3)))
+    waiting = orders(5)
+
+    assert deliver_together(waiting) == [Left(alone=False)] * 2 + [Done()] * 3
+    assert handled() == {0, 1, 2}
+
+    assert deliver_together(waiting[:2]) == [Done()] * 2
+    assert handled() == {0, 1, 2, 3, 4}
+
+
+def test_at_least_one_is_asked_for_however_long_it_takes(monkeypatch: pytest.MonkeyPatch, frozen: FrozenWorld) -> None:
+    meddle(monkeypatch, calls=asking(lambda event: frozen.advance(3600)))
+    assert deliver_together(orders(3)) == [Left(alone=False), Left(alone=False), Done()]
+
+
+@pytest.mark.parametrize("change", [in_one_go, per_event])
+def test_when_the_database_is_down_all_wait_on_the_ladder_and_none_has_used_an_attempt(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[..., None]
+) -> None:
+    change(monkeypatch, raising_for(1, OperationalError("server closed the connection unexpectedly")))
+    waiting = [order(0), order(1), placed(body=b"rubbish"), order(3)]
+
+    first, second, rubbish, last = deliver_together(waiting)
+
+    assert rubbish == Left(alone=True)
+    for outcome, mail in zip((first, second, last), (waiting[0], waiting[1], waiting[3]), strict=True):
+        assert isinstance(outcome, Later)
+        assert outcome.down == DATABASE
+        assert outcome.again.body == mail.body
+        assert (outcome.again.headers[ATTEMPTS], outcome.again.headers[WAITS]) == (0, 1)
+    assert nothing_was_stored()
+
+
+def test_one_whose_copy_is_being_handled_is_left_and_the_others_are_done() -> None:
+    waiting = orders(3)
+    with claimed("payments", "payments.authorize_payment", [event_id(1)]):
+        assert deliver_together(waiting) == [Done(), Left(alone=True), Done()]
+        assert isinstance(deliver(waiting[1]), Later)
+    assert handled() == {0, 2}
+    assert deliver(waiting[1]) == Done()
+
+
+def test_a_worker_that_is_killed_in_a_group_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        in_one_go(patch, raising_for(2, KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            deliver_together(orders(4))
+    assert nothing_was_stored()
+    assert deliver_together(orders(4)) == [Done()] * 4
+
+
+def test_what_was_on_the_ladder_is_not_looked_for_any_more_when_it_took_effect_in_company(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        meddle(patch, calls=asking(lambda event: _raise(NotYet())))
+        waiting = [_again(each) for each in orders(3)]
+    retries = table_of("payments", "Retry").objects
+    assert retries.count() == 3
+
+    assert deliver_together([*waiting[:2], order(7)]) == [Done()] * 3
+    assert [retry.key for retry in retries.all()] == [waiting[2].key]
+    assert deliver_together([waiting[0], waiting[2]]) == [Duplicate(), Done()]
+    assert not retries.exists()
+
+
+def test_letters_sent_again_are_resolved_in_company() -> None:
+    waiting = orders(3)
+    for each in waiting[:2]:
+        deliver(replace(each, given_up="rejected"))
+    again = [replace(each, headers={LETTER: each.key}) for each in waiting]
+
+    assert deliver_together(again) == [Done()] * 3
+
+    assert {letter.state for letter in DeadLetter.objects.all()} == {DeadLetter.State.RESOLVED}
+    assert DeadLetter.objects.count() == 2
+
+
+def _again(delivery: Delivery) -> Delivery:
+    """The delivery as it comes back from the ladder, having failed once."""
+    outcome = deliver(delivery)
+    assert isinstance(outcome, Later)
+    return replace(delivery, headers=outcome.again.headers)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_each_of_a_group_has_a_line_of_its_own_in_the_log() -> None:
+    waiting = orders(3)
+    deliver(waiting[0])
+    with structlog.testing.capture_logs() as logs:
+        deliver_together([*waiting, order(2, event=9)])
+    told = [(line["event"], line["event_id"], line["reaction"]) for line in logs if line["log_level"] == "info"]
+    name = "payments.authorize_payment"
+    assert told == [
+        ("reaction done", str(event_id(0)), name),
+        ("reaction done", str(event_id(1)), name),
+        ("duplicate ignored", str(event_id(2)), name),
+    ]
+
+
+def test_a_group_that_is_rolled_back_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_one_go(monkeypatch, raising_for(1, ZeroDivisionError()))
+    with structlog.testing.capture_logs() as logs:
+        deliver_together(orders(3))
+    (line,) = [line for line in logs if line["log_level"] != "debug"]
+    assert (line["event"], line["events"], line["error"]) == ("handled one by one", 3, "ZeroDivisionError")
