@@ -248,7 +248,7 @@ def test_a_declined_card_has_nothing_to_release() -> None:
         ([authorize, capture], Refused("already_refunded")),
         ([], Voided(REF, 100)),
     ],
-    ids=repr,
+    ids=lambda value: repr([step.__name__ for step in value] if isinstance(value, list) else value),
 )
 def test_an_answer_that_does_not_fit_the_ledger_is_asked_for_again(
     before: list[Callable[[], None]], answer: Outcome | None
