@@ -67,7 +67,22 @@ def main() -> int:
         machine = {"versions": servers.versions(), "cpus": os.cpu_count()}
         runs = bench.rounds(systems)
         relays_alone = bench.relays(systems) if options.events else {}
+        if options.long:
+            _report(options, systems, machine, runs, relays_alone, {})  # it would be a pity if what follows failed
         long_ones = bench.long() if options.long else {}
+    print(_report(options, systems, machine, runs, relays_alone, long_ones))
+    return 0
+
+
+def _report(
+    options: Options,
+    systems: list[System],
+    machine: dict[str, Any],
+    runs: list[Run],
+    relays_alone: dict[str, float],
+    long_ones: dict[str, Any],
+) -> str:
+    """Write the files. Returns the tables."""
     figures = {system.name: report.medians([it for it in runs if it.system == system.name]) for system in systems}
     reached = report.targets(figures, relays_alone, long_ones)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -83,11 +98,8 @@ def main() -> int:
         targets=[asdict(target) | {"verdict": target.verdict} for target in reached],
     )
     report.plot(options.out / "result.png", systems, runs)
-    print(report.table(systems, figures))
-    for what, rate in relays_alone.items():
-        print(f"relay alone, events/s: {what}: {rate:.0f}")
-    print("\n" + report.target_table(reached))
-    return 0
+    alone = [f"relay alone, events/s: {what}: {rate:.0f}" for what, rate in relays_alone.items()]
+    return "\n".join([report.table(systems, figures), *alone, "", report.target_table(reached)])
 
 
 class Bench:

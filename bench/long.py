@@ -12,17 +12,17 @@ from bench.runs import PATIENCE, Running, WrongResult, run, running, verify
 from bench.servers import Servers, ask
 from bench.systems import SERVICES, System
 
-#: Orders after which memory is looked at for the first time.
-EARLY = 1000
+#: Orders after which memory is looked at for the first time, and the deliveries each of them takes.
+EARLY, DELIVERIES = 1000, 8
 
 
 def long_queue(system: System, servers: Servers, folder: Path, name: str, orders: int) -> dict[str, float]:
     """Have everything placed before anybody works, then watch it being worked off.
 
     Returns:
-        ``first_tenth`` and ``last_tenth``: deliveries per second (rows that enter the inboxes: an order's nine come in
+        ``first_tenth`` and ``last_tenth``: deliveries per second (rows that enter the inboxes: an order's eight come in
         waves, so completed orders say nothing about the speed), ``early_megabytes`` and ``late_megabytes``: the
-        largest worker after the first thousand orders and at the end; and the ratio of each pair.
+        largest worker after as many deliveries as a thousand orders take and at the end; and the ratio of each pair.
 
     Raises:
         WrongResult: not every order was completed.
@@ -62,7 +62,7 @@ def _watch(it: Running, orders: int) -> tuple[list[tuple[float, int]], float]:
     early = 0.0
     moved = time.monotonic()
     while (completed := it.completed()) < orders:
-        if not early and completed >= min(EARLY, orders // 10):
+        if not early and seen[-1][1] >= min(EARLY, orders // 10) * DELIVERIES:
             early = _largest_worker(it)
         time.sleep(1.0)
         seen.append((time.monotonic(), _deliveries(it)))

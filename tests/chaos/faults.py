@@ -74,7 +74,7 @@ class Faults:
     # Processes
 
     def _worker_killed(self) -> None:
-        self._kill_and_start(f"worker-{self._rng.choice(SERVICES)}")
+        self._kill_and_start(self._rng.choice(self._site.workers(self._rng.choice(SERVICES))))
 
     def _worker_killed_while_asking(self) -> None:
         """Between the question to the carrier and its answer."""
@@ -87,7 +87,7 @@ class Faults:
                 if cursor.fetchone()[0]:
                     break
                 self._pause(0.01)
-        self._kill_and_start("worker-shipping")
+        self._kill_and_start(*self._site.workers("shipping"))
 
     def _relay_killed(self) -> None:
         self._kill_and_start(f"relay-{self._rng.choice(SERVICES)}")
@@ -191,10 +191,9 @@ class Faults:
                 self.counts["messages_repeated"] += cursor.rowcount
 
     def _deliveries_delayed_and_reordered(self) -> None:
-        """What waits in an inbox while its worker is away is sent to its ladder, or put back in another order."""
+        """What waits in an inbox while its workers are away is sent to its ladder, or put back in another order."""
         service = self._rng.choice(SERVICES)
-        worker = f"worker-{service}"
-        self._site.kill(worker)
+        self._site.kill(*self._site.workers(service))
         self._pause(1.0)
         inbox = f"{self._site.namespace}{service}"
         with self._site.broker() as channel:
@@ -204,7 +203,7 @@ class Faults:
                 queue = self._rng.choice((inbox, inbox, f"{inbox}.retry.1s", f"{inbox}.retry.5s"))
                 _send_on(message, queue, inbox, channel)
                 self.counts["messages_reordered" if queue == inbox else "messages_delayed"] += 1
-        self._site.start(worker)
+        self._site.start(*self._site.workers(service))
 
     # The companies outside, and the databases' last word
 
@@ -228,9 +227,9 @@ class Faults:
 
     # Helpers
 
-    def _kill_and_start(self, name: str) -> None:
-        self._site.kill(name)
-        self._site.start(name)
+    def _kill_and_start(self, *names: str) -> None:
+        self._site.kill(*names)
+        self._site.start(*names)
 
     def _leader_of(self, service: str) -> str:
         for node in self._site.servers.brokers:

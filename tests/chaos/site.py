@@ -16,13 +16,15 @@ import psycopg2
 from tests.chaos import providers
 from tests.chaos.options import Options
 from tests.chaos.sabotage import SABOTAGES
-from tests.processes import SERVICES, Clerk, RunningShop, clean_environment, eventually, running_shop
+from tests.processes import SERVICES, Clerk, RunningShop, clean_environment, eventually, running_shop, worker
 from tests.proxy import Proxy
 from tests.servers import PostgreSQL, RabbitMQ, free_ports, own_postgresql, own_rabbitmq_cluster, run_sql
 
 RELAYS = tuple(f"relay-{service}" for service in SERVICES)
-WORKERS = tuple(f"worker-{service}" for service in SERVICES)
-PROCESSES = (*RELAYS, *WORKERS, "beat", "web")
+#: Shipping has two: one worker has one event of an order at a time, and here they are to meet.
+WORKERS: dict[str, tuple[str, ...]] = {service: (f"worker-{service}",) for service in SERVICES}
+WORKERS["shipping"] += ("worker2-shipping",)
+PROCESSES = (*RELAYS, *(name for names in WORKERS.values() for name in names), "beat", "web")
 
 ADMIN_PASSWORD = "for this run only"
 
@@ -88,11 +90,18 @@ class Site:
         """Start processes in place of those that had the name before."""
         for name in names:
             self._killed.discard(name)
-            _, _, service = name.partition("-")
+            kind, _, service = name.partition("-")
+            broker = _failover(self.broker_lines[service or "orders"])
             if name == "web":
                 self.shop.run(name, _gunicorn(self.web_port))
+            elif kind == "worker2":
+                self.shop.run(name, worker(service, name=f"{service}2"), BROKER_URL=broker)
             else:
-                self.shop.start(name, BROKER_URL=_failover(self.broker_lines[service or "orders"]))
+                self.shop.start(name, BROKER_URL=broker)
+
+    def workers(self, service: str) -> tuple[str, ...]:
+        """The names of a service's workers."""
+        return WORKERS[service]
 
     def kill(self, *names: str) -> None:
         """SIGKILL."""
@@ -216,7 +225,7 @@ def running_site(servers: Servers, folder: Path, options: Options) -> Iterator[S
             with site.database(service) as cursor:
                 cursor.execute(statement)
         site.start(*PROCESSES)
-        shop.started(*RELAYS, *WORKERS, "beat")
+        shop.started(*RELAYS, *(names[0] for names in WORKERS.values()), "beat")
         eventually(lambda: '"Listening at' in shop["web"].says() or "Listening at" in shop["web"].says())
         yield site
 
