@@ -5,9 +5,9 @@ waiting for more, so groups grow only while others are being handled. Where hand
 at a time, and what comes meanwhile shares the next transaction; where it takes long, as with a slow company outside,
 groups are handled side by side.
 
-The events of one subject stay in the order in which they came:
-while one is being handled, or stands before, the next is left alone. So no two of a group are of one subject, groups
-don't contend for rows, and what arrives in order needs no retry.
+The events of one subject stay in the order in which they came: while one is being handled, or stands before, the next
+is left alone. So no two of a group are of one subject, groups don't contend for rows, and what arrives in order needs
+no retry.
 """
 
 import threading

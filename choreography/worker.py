@@ -39,6 +39,7 @@ from choreography.conf import conf
 from choreography.consumer import EventConsumer, park_task
 from choreography.delivery import Delivery
 from choreography.errors import Transient, describe
+from choreography.garbage import leave_imports_alone
 from choreography.models import alias_of
 from choreography.publishing import BrokerPublisher, Outgoing
 from choreography.registry import reactions
@@ -292,6 +293,12 @@ def _check_first(**kwargs: Any) -> None:
     errors = [message for message in run_checks(tags=["choreography"]) if message.is_serious()]
     if errors:
         raise SystemExit("\n".join(str(message) for message in errors))
+
+
+@signals.celeryd_after_setup.connect
+def _settle(**kwargs: Any) -> None:
+    """Before the pool starts, so that its children have it from their parent."""
+    leave_imports_alone()
 
 
 @signals.worker_ready.connect

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from choreography import alive, relay
 from choreography.conf import conf
+from choreography.garbage import leave_imports_alone
 
 
 class Command(BaseCommand):
@@ -24,5 +25,6 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         alive.forget(f"relay-{service}")
+        leave_imports_alone()
         relay.run(service, stop)
         alive.forget(f"relay-{service}")
