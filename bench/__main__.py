@@ -1,5 +1,6 @@
 """The benchmark: ``make bench``, or ``python -m bench``. Options stand in the environment; see ``Options``."""
 
+import json
 import os
 import sys
 import tempfile
@@ -69,9 +70,15 @@ def main() -> int:
         relays_alone = bench.relays(systems) if options.events else {}
         if options.long:
             _report(options, systems, machine, runs, relays_alone, {})  # it would be a pity if what follows failed
-        long_ones = bench.long() if options.long else {}
+        long_ones = bench.long() if options.long else _long_ones_before(options.out)
     print(_report(options, systems, machine, runs, relays_alone, long_ones))
     return 0
+
+
+def _long_ones_before(folder: Path) -> dict[str, Any]:
+    """What the last run with LONG=1 found, if it wrote here: without it they stay as they are."""
+    file = folder / "result.json"
+    return dict(json.loads(file.read_text())["long"]) if file.exists() else {}
 
 
 def _report(

@@ -1,13 +1,16 @@
 """The ruler itself: percentiles, processor time, what counts as reached, and that wrong rows are noticed."""
 
+import json
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 from uuid import uuid4
 
 import psycopg2
 import pytest
 
+from bench.__main__ import _long_ones_before
 from bench.meters import cpu_seconds, family, median, percentile, resident_megabytes
 from bench.report import Target
 from bench.runs import WrongResult, verify
@@ -102,3 +105,9 @@ def test_any_deviation_makes_the_result_wrong(place: Place, deviation: str) -> N
 
     with pytest.raises(WrongResult):
         verify(place, 1)
+
+
+def test_the_long_ones_stay_as_they_were_where_they_are_not_asked_for(tmp_path: Path) -> None:
+    assert _long_ones_before(tmp_path) == {}
+    (tmp_path / "result.json").write_text(json.dumps({"long": {"inbox": {"ratio": 0.98}}, "orders": 400}))
+    assert _long_ones_before(tmp_path) == {"inbox": {"ratio": 0.98}}
