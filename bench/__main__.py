@@ -15,6 +15,8 @@ from bench.runs import Run, run
 from bench.servers import Servers, own_servers
 from bench.systems import System, all_systems
 
+LONG_ONES = ("queue", "inbox")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -24,14 +26,14 @@ class Options:
     """Placed in bulk, per system and round."""
     rounds: int = 3
     """Each system once in each. The table has the medians."""
-    idle: int = 50
+    idle: int = 100
     """Placed one at a time, per system and round."""
     events: int = 20000
     """For the relay alone. 0 leaves it out."""
     systems: tuple[str, ...] = tuple(all_systems())
     """Names, with commas."""
-    long: bool = False
-    """Also the long ones, which take hours: a long queue and full inboxes, of ours."""
+    long: tuple[str, ...] = ()
+    """Also the long ones, which take half an hour: ``queue``, ``inbox``, or both (``1``). Of ours."""
     long_orders: int = 100_000
     long_rows: int = 10_000_000
     out: Path = Path(__file__).parent
@@ -50,7 +52,10 @@ class Options:
             read["systems"] = tuple(text.split(","))
             if unknown := set(read["systems"]) - set(all_systems()):
                 raise ValueError(f"SYSTEMS: there is no {', '.join(sorted(unknown))}, only {', '.join(all_systems())}")
-        read["long"] = given.get("LONG", "") not in ("", "0", "false")
+        if text := given.get("LONG"):
+            read["long"] = LONG_ONES if text == "1" else tuple(text.split(","))
+            if unknown := set(read["long"]) - set(LONG_ONES):
+                raise ValueError(f"LONG: there is no {', '.join(sorted(unknown))}, only {', '.join(LONG_ONES)}, or 1")
         if text := given.get("OUT"):
             read["out"] = Path(text)
         return cls(**read)
@@ -68,15 +73,16 @@ def main() -> int:
         machine = {"versions": servers.versions(), "cpus": os.cpu_count()}
         runs = bench.rounds(systems)
         relays_alone = bench.relays(systems) if options.events else {}
+        long_ones = _long_ones_before(options.out)
         if options.long:
-            _report(options, systems, machine, runs, relays_alone, {})  # it would be a pity if what follows failed
-        long_ones = bench.long() if options.long else _long_ones_before(options.out)
+            _report(options, systems, machine, runs, relays_alone, long_ones)  # lest what follows fails
+            long_ones |= bench.long()
     print(_report(options, systems, machine, runs, relays_alone, long_ones))
     return 0
 
 
 def _long_ones_before(folder: Path) -> dict[str, Any]:
-    """What the last run with LONG=1 found, if it wrote here: without it they stay as they are."""
+    """What an earlier run that measured them found, if it wrote here: they stay until they are measured again."""
     file = folder / "result.json"
     return dict(json.loads(file.read_text())["long"]) if file.exists() else {}
 
@@ -150,12 +156,15 @@ class Bench:
     def long(self) -> dict[str, Any]:
         """The long ones, of ours."""
         ours, options = all_systems()["ours"], self._options
-        return {
-            "queue": long.long_queue(ours, self._servers, self._folder, self._new_place(ours), options.long_orders),
-            "inbox": long.full_inbox(
-                ours, self._servers, self._folder, self._new_place(ours), options.orders, options.long_rows
-            ),
-        }
+        found = {}
+        for name in options.long:
+            place = self._new_place(ours)
+            if name == "queue":
+                found[name] = long.long_queue(ours, self._servers, self._folder, place, options.long_orders)
+            else:
+                rows = options.long_rows
+                found[name] = long.full_inbox(ours, self._servers, self._folder, place, options.orders, rows)
+        return found
 
     def _new_place(self, system: System | None) -> str:
         self._places += 1

@@ -1,19 +1,20 @@
 """The long ones (LONG=1): a queue of 100,000 orders, memory over time, and tables full of old rows."""
 
 import time
-from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg2
 
-from bench.runs import PATIENCE, Running, WrongResult, run, running, verify
+from bench.meters import median
+from bench.runs import PATIENCE, WARM_UP, Running, WrongResult, backlog, running, verify
 from bench.servers import Servers, ask
 from bench.systems import SERVICES, System
 
 #: Orders after which memory is looked at for the first time, and the deliveries each of them takes.
 EARLY, DELIVERIES = 1000, 8
+#: Backlogs before and after the inboxes are filled.
+REPEATS = 3
 
 
 def long_queue(system: System, servers: Servers, folder: Path, name: str, orders: int) -> dict[str, float]:
@@ -49,11 +50,21 @@ def long_queue(system: System, servers: Servers, folder: Path, name: str, orders
 
 
 def full_inbox(system: System, servers: Servers, folder: Path, name: str, orders: int, rows: int) -> dict[str, float]:
-    """Orders per second with so many old rows in each inbox, and with none."""
-    full = replace(system, prepare=_filled(rows))
-    empty_rate = run(system, servers, folder, f"{name}_empty", orders, idle=1).orders_per_second
-    full_rate = run(full, servers, folder, f"{name}_full", orders, idle=1).orders_per_second
-    return {"empty": empty_rate, "full": full_rate, "ratio": full_rate / empty_rate}
+    """Orders per second of a backlog with no old rows in the inboxes, and with so many in each: the same processes.
+
+    Returns:
+        ``empty`` and ``full``, medians of ``REPEATS``, and their ``ratio``.
+    """
+    with running(system, servers, folder, name) as it:
+        it.start()
+        it.wait_until_it_listens()
+        it.placer.place(WARM_UP)
+        it.complete(WARM_UP)
+        empty = median([backlog(it, orders) for _ in range(REPEATS)])
+        _fill(it.place.database, rows)
+        full = median([backlog(it, orders) for _ in range(REPEATS)])
+        verify(it.place, WARM_UP + 2 * REPEATS * orders)
+    return {"empty": empty, "full": full, "ratio": full / empty}
 
 
 def _watch(it: Running, orders: int) -> tuple[list[tuple[float, int]], float]:
@@ -92,22 +103,18 @@ def _largest_worker(it: Running) -> float:
     return max(size for name, size in it.memory().items() if name.startswith("worker"))
 
 
-def _filled(rows: int) -> Callable[[str], None]:
+def _fill(database: str, rows: int) -> None:
     """Fill the shop's inboxes with rows as they would be after a long time: ids sorted by time."""
-
-    def fill(database: str) -> None:
-        with closing(psycopg2.connect(database)) as connection:
-            connection.autocommit = True
-            with connection.cursor() as sql:
-                for service in SERVICES:
-                    sql.execute(
-                        f"INSERT INTO {service}_inbox (event_id, reaction, event_type, subject, handled_at, attempts)"
-                        " SELECT (lpad(to_hex(1700000000000 + n), 12, '0') || '7' || substr(md5(n::text), 1, 19))::uuid"
-                        ", 'old.reaction', 'old.event.v1', gen_random_uuid(), now() - interval '1 day', 1"
-                        " FROM generate_series(1, %s) n",
-                        (rows,),
-                    )
-                    sql.execute(f"VACUUM ANALYZE {service}_inbox")
-                sql.execute("CHECKPOINT")
-
-    return fill
+    with closing(psycopg2.connect(database)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as sql:
+            for service in SERVICES:
+                sql.execute(
+                    f"INSERT INTO {service}_inbox (event_id, reaction, event_type, subject, handled_at, attempts)"
+                    " SELECT (lpad(to_hex(1700000000000 + n), 12, '0') || '7' || substr(md5(n::text), 1, 19))::uuid"
+                    ", 'old.reaction', 'old.event.v1', gen_random_uuid(), now() - interval '1 day', 1"
+                    " FROM generate_series(1, %s) n",
+                    (rows,),
+                )
+                sql.execute(f"VACUUM ANALYZE {service}_inbox")
+            sql.execute("CHECKPOINT")

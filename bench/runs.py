@@ -161,7 +161,7 @@ def run(system: System, servers: Servers, folder: Path, name: str, orders: int, 
         alone = _one_at_a_time(it, idle)
         result.idle, result.idle_authorized = _spread(alone, "completed"), _spread(alone, "authorized")
         _bulk(it, servers, result)
-        result.backlog_per_second = _backlog(it, orders)
+        result.backlog_per_second = backlog(it, orders)
         at_half = min(orders, max(int(result.orders_per_second / 2 * HALF_LOAD), 20))
         ids = it.placer.place(at_half, result.orders_per_second / 2)
         placed = WARM_UP + idle + 2 * orders + at_half
@@ -214,7 +214,7 @@ def _bulk(it: Running, servers: Servers, result: Run) -> None:
     result.placed_per_second = len(ends) / (max(each["placed"] for each in moments) - start)
 
 
-def _backlog(it: Running, orders: int) -> float:
+def backlog(it: Running, orders: int) -> float:
     """Orders per second where placing them costs nothing any more."""
     before = it.completed()
     it.signal(signal.SIGSTOP)

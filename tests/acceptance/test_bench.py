@@ -94,6 +94,7 @@ def test_the_plot_is_a_picture(result: tuple[Path, str]) -> None:
         ({"SYSTEMS": "ours,theirs"}, "SYSTEMS: there is no theirs"),
         ({"ORDERS": "many"}, "ORDERS=many: give a positive number"),
         ({"ROUNDS": "0"}, "ROUNDS=0: give a positive number"),
+        ({"LONG": "inboxes"}, "LONG: there is no inboxes, only queue, inbox, or 1"),
     ],
 )
 def test_a_wrong_option_is_one_clear_line(tmp_path: Path, options: dict[str, str], fault: str) -> None:
