@@ -27,7 +27,8 @@ def interrupted(process: Process) -> int | None:
 
 
 def test_what_was_in_flight_at_ctrl_c_goes_on_at_the_next_start(tmp_path: Path) -> None:
-    environment = environment_in(tmp_path, SANDBOX_DELIVERY_SECONDS="5", ADMIN_USER="boss")
+    # Long enough for everything to be stopped meanwhile, on a busy machine too.
+    environment = environment_in(tmp_path, SANDBOX_DELIVERY_SECONDS="25", ADMIN_USER="boss")
     password = tmp_path / "var" / "admin-password"
 
     with up(environment, tmp_path / "first.log") as first:
