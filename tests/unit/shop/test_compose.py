@@ -224,6 +224,14 @@ def test_the_procfile_listens_on_this_machine_only() -> None:
     assert (flower["address"], flower["port"]) == ("127.0.0.1", VARIABLES["FLOWER_PORT"])
 
 
+def test_flower_lists_what_became_of_the_events_a_task_held() -> None:
+    in_containers = understand(SERVICES["flower"]["command"])
+    here = understand(shlex.split(filled_in(PROCESSES["flower"])))
+
+    assert here["tasks_columns"] == in_containers["tasks_columns"]
+    assert {"name", "state", "result"} <= set(here["tasks_columns"].split(","))
+
+
 def test_a_published_port_is_the_one_the_process_listens_on() -> None:
     inside = {name: int(SERVICES[name]["ports"][0].rpartition(":")[2]) for name in ("web", "flower", "rabbitmq")}
 
