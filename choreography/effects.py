@@ -27,7 +27,6 @@ class Item:
 
     delivery: Delivery
     event: Event[Any]
-    attempts: int
 
 
 def take_effect(reaction: Reaction, items: Sequence[Item]) -> list[Outcome | Left]:
@@ -113,7 +112,7 @@ def _commit(
             reaction=reaction.name,
             event_type=item.event.type,
             subject=item.event.subject,
-            attempts=item.attempts,
+            attempts=item.delivery.history.attempts + 1,
         )
         for item in items
     ]

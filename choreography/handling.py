@@ -131,7 +131,7 @@ def _read(delivery: Delivery) -> tuple[Reaction, Item]:
     reaction = _reaction_to(delivery, delivery.headline)
     if delivery.given_up is not None:
         raise Unusable(f"the broker gave it up: {delivery.given_up}")
-    return reaction, Item(delivery, read_event(delivery.body, reaction.reads), delivery.history.attempts + 1)
+    return reaction, Item(delivery, read_event(delivery.body, reaction.reads))
 
 
 def _reaction_to(delivery: Delivery, headline: Headline) -> Reaction:

@@ -215,6 +215,15 @@ def test_an_outage_says_what_seems_to_be_down(
     assert outcome.down == down
 
 
+@pytest.mark.parametrize(("error", "noted"), [(OperationalError("gone"), False), (GatewayDown(), True)], ids=repr)
+def test_what_waits_for_the_database_is_not_noted_there(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, noted: bool
+) -> None:
+    meddle(monkeypatch, function=failing(error))
+    assert isinstance(deliver(placed()), Later)
+    assert table_of("payments", "Retry").objects.exists() is noted
+
+
 def test_an_outage_where_no_host_is_named_suspects_none(monkeypatch: pytest.MonkeyPatch) -> None:
     meddle(monkeypatch, function=failing(Outage()), host=None)
     outcome = deliver(placed())
