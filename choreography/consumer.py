@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 #: Its type stubs lack most of what is needed here.
 Consumer: Any = CelerysConsumer
 
+#: Seconds until Flower is told what has happened.
+_TELLING = 0.2
 #: So many events of a group are named where people look.
 _NAMED = 3
 
@@ -55,8 +57,11 @@ class DeclareTopology(bootsteps.StartStopStep):
         topology.declare(consumer.connection, consumer.services)
 
 
-class NoEventsWhileBlocked(bootsteps.StartStopStep):
-    """Drop what Flower would be told while the broker blocks publishers: writing would freeze the loop in the end."""
+class TellingFlower(bootsteps.StartStopStep):
+    """Tell Flower now and then what has happened to tasks: a message for each would cost as much as a statement.
+
+    While the broker blocks publishers it is told nothing: writing would freeze the loop in the end.
+    """
 
     requires = (Events,)
 
@@ -66,6 +71,8 @@ class NoEventsWhileBlocked(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         dispatcher = consumer.event_dispatcher
+        if consumer.hub is not None:
+            consumer.hub.call_repeatedly(_TELLING, _tell, dispatcher)
         if dispatcher.enabled and consumer.connection.transport.driver_type == "amqp":
             line = dispatcher.connection.connection
             line.on_blocked = lambda *_: self._block(dispatcher, True)
@@ -77,11 +84,19 @@ class NoEventsWhileBlocked(bootsteps.StartStopStep):
             self._blocked = False
             consumer.event_dispatcher.connection.collect(socket_timeout=1)
 
-    shutdown = stop
+    def shutdown(self, consumer: Any) -> None:
+        if consumer.event_dispatcher is not None:
+            _tell(consumer.event_dispatcher)
+        self.stop(consumer)
 
     def _block(self, dispatcher: Any, blocked: bool) -> None:
         log.warning("task events are dropped: the broker blocks publishers" if blocked else "task events go on")
         self._blocked, dispatcher.enabled = blocked, not blocked
+
+
+def _tell(dispatcher: Any) -> None:
+    if dispatcher.enabled:
+        dispatcher.flush()
 
 
 class EventConsumer(Consumer):  # type: ignore[misc]
@@ -95,7 +110,7 @@ class EventConsumer(Consumer):  # type: ignore[misc]
         default_steps = [
             *(step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step),
             DeclareTopology,
-            NoEventsWhileBlocked,
+            TellingFlower,
         ]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -145,6 +160,9 @@ class EventConsumer(Consumer):  # type: ignore[misc]
     def take_no_more(self) -> None:
         """The worker is being stopped. What waits goes back to its queue with the connection."""
         self.groups.slots = 0
+
+    def on_send_event_buffered(self) -> None:
+        """``TellingFlower`` looks after it. Celery would send it at once."""
 
     def on_close(self) -> None:
         self._answers = None
@@ -339,15 +357,12 @@ def _arrival(message: Any, queue: str, answers: Answers) -> Arrival:
         headline = mail.headline
     except Unusable:
         identity = hashlib.sha256(body).hexdigest()
-        return Arrival(
-            park_task(service), None, identity, "unreadable message", mail, message, answers, queue, alone=True
-        )
+        return Arrival(park_task(service), None, identity, mail, message, answers, queue, alone=True)
     reaction = reaction_to(service, headline.type)
     return Arrival(
         task=reaction.name if reaction is not None else park_task(service),
         subject=headline.subject,
         identity=str(headline.id),
-        about=f"{headline.type} {headline.id} of {headline.subject}",
         delivery=mail,
         message=message,
         answers=answers,
@@ -381,7 +396,7 @@ class GroupMessage:
             "parent_id": None,
             "group": None,
             "retries": history.attempts + history.waits if one else 0,
-            "argsrepr": first.about if one else _about(arrivals),
+            "argsrepr": _about(arrivals),
             "kwargsrepr": "{}",
         }
         embedded = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
@@ -407,9 +422,17 @@ class GroupMessage:
 
 
 def _about(arrivals: Sequence[Arrival]) -> str:
-    named = ", ".join(arrival.about for arrival in arrivals[:_NAMED])
+    """What people see of a task."""
+    named = ", ".join(map(_name, arrivals[:_NAMED]))
     more = f" and {len(arrivals) - _NAMED} more" if len(arrivals) > _NAMED else ""
-    return f"{len(arrivals)} events: {named}{more}"
+    return f"{len(arrivals)} events: {named}{more}" if len(arrivals) > 1 else named
+
+
+def _name(arrival: Arrival) -> str:
+    if arrival.subject is None:
+        return "unreadable message"
+    headline = arrival.delivery.headline
+    return f"{headline.type} {headline.id} of {headline.subject}"
 
 
 def _bytes(body: Any) -> bytes:

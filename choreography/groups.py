@@ -1,9 +1,9 @@
 """What waits in a worker's process, and which of it may be handled together next.
 
 A free worker takes what waits: one delivery when there is one, up to a limit when there are many. No time is spent on
-waiting for more, so groups grow only while others are being handled. Where handling is quick, a reaction has one group
-at a time, and what comes meanwhile shares the next transaction; where it takes long, as with a slow company outside,
-groups are handled side by side.
+waiting for more, so groups grow only while others are being handled. Quick reactions take turns: side by side they
+would only contend for the interpreter and the database, and what comes meanwhile shares the next transaction. Where
+handling takes long, as with a slow company outside, groups are handled side by side.
 
 The events of one subject stay in the order in which they came: while one is being handled, or stands before, the next
 is left alone. So no two of a group are of one subject, groups don't contend for rows, and what arrives in order needs
@@ -21,8 +21,8 @@ from uuid import UUID
 from choreography import world
 from choreography.delivery import Delivery
 
-#: A reaction that takes this long for one delivery is slow.
-_SLOW = timedelta(milliseconds=50)
+#: A reaction is slow if its last group took this long for each delivery, and this long in all.
+_SLOW, _LONG = timedelta(milliseconds=10), timedelta(milliseconds=100)
 
 
 @dataclass(eq=False)
@@ -35,8 +35,6 @@ class Arrival:
     """``None``: it could not be read."""
     identity: str
     """What tells it apart from others in its queue."""
-    about: str
-    """What people see of it."""
     delivery: Delivery
     message: Any
     answers: Any
@@ -64,7 +62,7 @@ class Groups:
     _busy: set[Hashable] = field(default_factory=set)
     #: The groups being handled, by their first delivery: the reaction, and since when.
     _running: dict[int, tuple[str, datetime]] = field(default_factory=dict)
-    #: Reactions that took little time for each delivery, last time.
+    #: Reactions that were not slow, last time.
     _quick: set[str] = field(default_factory=set)
     _limits: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -97,8 +95,8 @@ class Groups:
         """
         with self._lock:
             task, since = self._running.pop(id(group[0]))
-            quick = (world.now() - since) / len(group) < _SLOW
-            (self._quick.add if quick else self._quick.discard)(task)
+            is_quick = world.now() - since < max(_SLOW * len(group), _LONG)
+            (self._quick.add if is_quick else self._quick.discard)(task)
             self._busy.difference_update(arrival.key for arrival in group)
             self._waiting.extendleft(reversed(again))
             unasked = sum(not arrival.alone for arrival in again)
@@ -116,12 +114,13 @@ class Groups:
         group: list[Arrival] = []
         limit = self.limit
         passed = set(self._busy)
-        one_at_a_time = self._quick & {task for task, _ in self._running.values()}
+        # While a quick reaction has its turn, no other has.
+        held_up = self._quick if any(task in self._quick for task, _ in self._running.values()) else ()
         for arrival in self._waiting:
             if arrival.key in passed:
                 continue
             passed.add(arrival.key)
-            if arrival.task in one_at_a_time:
+            if arrival.task in held_up:
                 continue
             if not group:
                 group.append(arrival)

@@ -40,6 +40,8 @@ class Reaction:
 
 
 _reactions: dict[str, Reaction] = {}
+#: The name of a service's reaction to an event type.
+_names: dict[tuple[str, str], str] = {}
 
 
 def reactions(service: str | None = None) -> list[Reaction]:
@@ -49,8 +51,7 @@ def reactions(service: str | None = None) -> list[Reaction]:
 
 def reaction_to(service: str, event_type: str) -> Reaction | None:
     """The reaction of a service to an event type. There is one at most: ``register`` sees to it."""
-    of_service = (reaction for reaction in _reactions.values() if reaction.service == service)
-    return next((reaction for reaction in of_service if event_type in reaction.event_types), None)
+    return _reactions.get(_names.get((service, event_type), ""))
 
 
 def register(reaction: Reaction) -> None:
@@ -70,6 +71,7 @@ def register(reaction: Reaction) -> None:
     if reaction.name in _reactions:
         raise ContractError(f"there are two reactions named {reaction.name}: rename one")
     _reactions[reaction.name] = reaction
+    _names.update({(reaction.service, event_type): reaction.name for event_type in reaction.event_types})
 
 
 @overload

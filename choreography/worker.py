@@ -15,6 +15,7 @@
    ``<service>.dead`` and parks it. Nothing is acknowledged that was not dealt with.
 """
 
+import math
 import sys
 import threading
 import time
@@ -48,6 +49,8 @@ from choreography.waiting import Waiting
 
 log = structlog.get_logger(__name__)
 
+#: Seconds for which a connection to a database is trusted.
+_CHECKED_FOR = 1.0
 #: Every tick of a timer makes the same claim.
 _TICK = UUID(int=0)
 
@@ -71,7 +74,7 @@ def install(app: Celery) -> None:
         control_exchange=f"{namespace}celery",
         event_exchange=f"{namespace}celeryev",
         event_queue_prefix=f"{namespace}celeryev",
-        # Database connections outlive a task; each task begins with close_old_connections(), which checks them.
+        # Database connections outlive a task; ``Connections`` checks them.
         CELERY_DB_REUSE_MAX=sys.maxsize,
         # At least once: an acknowledgement only ever follows a commit.
         task_acks_late=True,
@@ -201,10 +204,11 @@ class DeliveryTask(Task[Any, Any]):
         self.name = name
 
     def run(self, deliveries: list[Delivery]) -> str:
-        close_old_connections()
+        _connections.check()
         outcomes = handling.deliver_together(deliveries)
         later = [outcome for outcome in outcomes if isinstance(outcome, delivery.Later)]
         if later:
+            _connections.mistrust()
             _ladder.publish([outcome.again for outcome in later])
         for mail, outcome in zip(deliveries, outcomes, strict=True):
             if not isinstance(outcome, delivery.Left):
@@ -263,6 +267,26 @@ class Ladder:
             self._publisher.close()
 
 
+class Connections(threading.local):
+    """A thread's connections to the databases, checked once a second: a check is a round trip of its own.
+
+    What comes in between and finds a connection broken waits on the ladder, as in any outage.
+    """
+
+    _checked_at = -math.inf
+
+    def check(self) -> None:
+        """Have those that are old or broken opened anew before they are used."""
+        if time.monotonic() >= self._checked_at + _CHECKED_FOR:
+            close_old_connections()
+            self._checked_at = time.monotonic()
+
+    def mistrust(self) -> None:
+        """Something went wrong, maybe because of them: check them next time."""
+        self._checked_at = -math.inf
+
+
+_connections = Connections()
 _ladder = Ladder()
 _waiting = Waiting()
 

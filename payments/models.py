@@ -28,7 +28,7 @@ class PaymentQuerySet(models.QuerySet["Payment"]):
     def seen(self, order_ids: Iterable[UUID]) -> dict[UUID, "Payment"]:
         """The orders' payments as they are now, not held; blank ones where there are none."""
         order_ids = list(order_ids)
-        return {pk: self.model(pk=pk) for pk in order_ids} | self.in_bulk(order_ids)
+        return {pk: self.model(pk=pk) for pk in order_ids} | rows.find(self, order_ids)
 
     def authorized_before(self, moment: datetime) -> Self:
         """Payments with an open hold made before ``moment``."""

@@ -28,7 +28,6 @@ def arrival(subject: int | None, task: str = CAPTURE, *, alone: bool = False, id
         task=task,
         subject=None if subject is None else UUID(int=subject),
         identity=identity,
-        about="",
         delivery=Delivery(task.partition(".")[0], b""),
         message=None,
         answers=None,
@@ -104,28 +103,60 @@ def test_no_more_groups_are_handled_at_a_time_than_there_are_slots() -> None:
     assert groups.take() == [third]
 
 
-def test_a_reaction_known_to_be_quick_has_one_group_at_a_time() -> None:
-    """So what comes meanwhile makes one larger group. Others go on beside it."""
-    groups = groups_with(arrival(1), slots=3)
-    groups.release(groups.take())
-    second, third, fourth, other = arrival(2), arrival(3), arrival(4), arrival(5, DISPATCH)
-    groups.add(second)
-    assert groups.take() == [second]
-    for each in (third, fourth, other):
+def test_quick_reactions_take_turns() -> None:
+    """So what comes meanwhile for any of them makes one larger group."""
+    groups = groups_with(arrival(1), arrival(2, DISPATCH), slots=3)
+    for group in (groups.take(), groups.take()):
+        groups.release(group)
+    at_work, other, third, fourth = arrival(2), arrival(3, DISPATCH), arrival(4), arrival(5)
+    groups.add(at_work)
+    assert groups.take() == [at_work]
+    for each in (other, third, fourth):
         groups.add(each)
-    assert [groups.take(), groups.take()] == [[other], []]
-    groups.release([second])
+    assert groups.take() == []
+    groups.release([at_work])
+    assert groups.take() == [other]
+    groups.release([other])
     assert groups.take() == [third, fourth]
 
 
-def test_a_reaction_that_takes_its_time_has_as_many_groups_as_there_is_room_for(frozen: FrozenWorld) -> None:
-    groups = groups_with(arrival(1), arrival(2), slots=3)
+@pytest.mark.parametrize(("events", "seconds"), [(2, 0.1), (20, 0.2)], ids=["a few", "many"])
+def test_a_reaction_that_takes_its_time_has_as_many_groups_as_there_is_room_for(
+    frozen: FrozenWorld, events: int, seconds: float
+) -> None:
+    groups = groups_with(*(arrival(subject) for subject in range(events)), slots=3)
     group = groups.take()
-    frozen.advance(2 * groups_module._SLOW.total_seconds() * len(group))
+    frozen.advance(seconds)
     groups.release(group)
-    for subject in (3, 4):
+    for subject in (30, 31):
         groups.add(late := arrival(subject))
         assert groups.take() == [late]
+
+
+@pytest.mark.parametrize(("events", "seconds"), [(1, 0.09), (20, 0.19)], ids=["long for one", "long in all"])
+def test_one_that_takes_no_longer_than_any_does_on_a_busy_machine_is_quick(
+    frozen: FrozenWorld, events: int, seconds: float
+) -> None:
+    groups = groups_with(*(arrival(subject) for subject in range(events)), slots=3)
+    group = groups.take()
+    frozen.advance(seconds)
+    groups.release(group)
+    groups.add(at_work := arrival(30))
+    assert groups.take() == [at_work]
+    groups.add(arrival(31))
+    assert groups.take() == []
+
+
+def test_slow_reactions_go_on_beside_a_quick_one(frozen: FrozenWorld) -> None:
+    groups = groups_with(arrival(1), arrival(2, DISPATCH), slots=3)
+    quick, slow = groups.take(), groups.take()
+    groups.release(quick)
+    frozen.advance(0.2)
+    groups.release(slow)
+    groups.add(at_work := arrival(3))
+    assert groups.take() == [at_work]
+    groups.add(other := arrival(4, DISPATCH))
+    assert groups.take() == [other]
 
 
 def test_what_waits_behind_a_quick_reaction_is_not_overtaken_by_the_next_of_its_subject() -> None:
@@ -270,7 +301,8 @@ class Story:
         if self.handled:
             group = self.handled.pop(which % len(self.handled))
             self.time.advance(seconds)
-            is_quick = self.time.now() - self.begun.pop(id(group)) < groups_module._SLOW * len(group)
+            took = self.time.now() - self.begun.pop(id(group))
+            is_quick = took < groups_module._LONG or took < groups_module._SLOW * len(group)
             (self.quick.add if is_quick else self.quick.discard)(group[0].task)
             # The one of a group of one is never left.
             again = [each for each, is_left in zip(group, left, strict=False) if is_left and len(group) > 1]
@@ -294,14 +326,14 @@ class Story:
         assert self.groups.take() == []
 
     def _may_be_taken(self) -> list[Arrival]:
-        """The oldest that waits of everything nobody is handling, but for quick reactions that are at work."""
+        """The oldest that waits of everything nobody is handling, but for quick reactions while one is at work."""
         busy = {key(each) for group in self.handled for each in group}
-        at_work = self.quick & {group[0].task for group in self.handled}
+        held_up = self.quick if any(group[0].task in self.quick for group in self.handled) else set()
         oldest = {key(each): each for each in reversed(self.waiting)}
         return [
             each
             for each in self.waiting
-            if oldest[key(each)] is each and key(each) not in busy and each.task not in at_work
+            if oldest[key(each)] is each and key(each) not in busy and each.task not in held_up
         ]
 
     def _check(self, group: list[Arrival], may_be_taken: list[Arrival]) -> None:
