@@ -22,7 +22,7 @@ from choreography import world
 from choreography.delivery import Delivery
 
 #: A reaction is slow if its last group took this long for each delivery, and this long in all.
-_SLOW, _LONG = timedelta(milliseconds=10), timedelta(milliseconds=100)
+_SLOW, _LONG = timedelta(milliseconds=25), timedelta(milliseconds=100)
 
 
 @dataclass(eq=False)
