@@ -154,7 +154,9 @@ class EventConsumer(Consumer):  # type: ignore[misc]
             group.is_released = True
             # What came through a connection that is lost comes again through the new one.
             again = [arrival for arrival in group.left if arrival.answers is self._answers]
-            self.groups.release(group.arrivals, again)
+            rest = self.groups.release(group.arrivals, again)
+            if rest:
+                self.call_soon(self.timer.call_after, rest, self._hand_over)
             self._hand_over()
 
     def take_no_more(self) -> None:

@@ -1,8 +1,9 @@
 """What waits in a worker's process, and which of it may be handled together next.
 
-A free worker takes what waits: one delivery when there is one, up to a limit when there are many. No time is spent on
-waiting for more, so groups grow only while others are being handled. Quick reactions take turns: side by side they
-would only contend for the interpreter and the database, and what comes meanwhile shares the next transaction. Where
+A free worker takes what waits: one delivery when there is one, up to a limit when there are many. Groups grow while
+others are being handled. Quick reactions take turns: side by side they would only contend for the interpreter and the
+database. After each turn they rest half as long as it took, which what comes at low load does not meet, and which
+leaves the processor to others when it is scarce: then turns take longer, and more shares the next transaction. Where
 handling takes long, as with a slow company outside, groups are handled side by side.
 
 The events of one subject stay in the order in which they came: while one is being handled, or stands before, the next
@@ -23,6 +24,8 @@ from choreography.delivery import Delivery
 
 #: A reaction is slow if its last group took this long for each delivery, and this long in all.
 _SLOW, _LONG = timedelta(milliseconds=25), timedelta(milliseconds=100)
+#: How long quick reactions rest after a turn, as a share of what it took.
+_REST = 0.5
 
 
 @dataclass(eq=False)
@@ -64,6 +67,7 @@ class Groups:
     _running: dict[int, tuple[str, datetime]] = field(default_factory=dict)
     #: Reactions that were not slow, last time.
     _quick: set[str] = field(default_factory=set)
+    _rest_until: datetime = field(default_factory=world.now)
     _limits: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -87,16 +91,23 @@ class Groups:
                 self._waiting = deque(arrival for arrival in self._waiting if id(arrival) not in taken)
             return group
 
-    def release(self, group: Sequence[Arrival], again: Sequence[Arrival] = ()) -> None:
+    def release(self, group: Sequence[Arrival], again: Sequence[Arrival] = ()) -> float:
         """A group is done with, but for ``again``, which waits in front of all others from now on.
 
         Where there was no time to ask for everything the next groups of that reaction are smaller, so that others
         can take a share of what waits.
+
+        Returns:
+            Seconds after which there may be more to take: quick reactions rest, unless a full group shows that more
+            waits than they can handle.
         """
         with self._lock:
             task, since = self._running.pop(id(group[0]))
-            is_quick = world.now() - since < max(_SLOW * len(group), _LONG)
+            now = world.now()
+            is_quick = now - since < max(_SLOW * len(group), _LONG)
             (self._quick.add if is_quick else self._quick.discard)(task)
+            rest = _REST * (now - since) if is_quick and len(group) < self.limit else timedelta()
+            self._rest_until = max(self._rest_until, now + rest)
             self._busy.difference_update(arrival.key for arrival in group)
             self._waiting.extendleft(reversed(again))
             unasked = sum(not arrival.alone for arrival in again)
@@ -104,6 +115,7 @@ class Groups:
             limit = max(len(group) - len(again), 1) if unasked else 2 * limit
             if limit < self.limit:
                 self._limits[task] = limit
+            return rest.total_seconds()
 
     def forget(self) -> None:
         """What waits belongs to a connection that is lost. What is being handled goes on."""
@@ -114,8 +126,8 @@ class Groups:
         group: list[Arrival] = []
         limit = self.limit
         passed = set(self._busy)
-        # While a quick reaction has its turn, no other has.
-        held_up = self._quick if any(task in self._quick for task, _ in self._running.values()) else ()
+        has_its_turn = any(task in self._quick for task, _ in self._running.values())
+        held_up = self._quick if has_its_turn or world.now() < self._rest_until else ()
         for arrival in self._waiting:
             if arrival.key in passed:
                 continue

@@ -120,6 +120,43 @@ def test_quick_reactions_take_turns() -> None:
     assert groups.take() == [third, fourth]
 
 
+def test_after_a_turn_quick_reactions_rest_half_as_long_as_it_took(frozen: FrozenWorld) -> None:
+    """So what comes meanwhile shares a transaction, and who comes later finds nobody at rest."""
+    groups = groups_with(arrival(1))
+    groups.release(at_work := groups.take())
+    groups.add(arrival(2))
+    at_work = groups.take()
+    frozen.advance(0.04)
+    assert groups.release(at_work) == pytest.approx(0.02)
+
+    waiting = [arrival(3), arrival(4)]
+    for each in waiting:
+        groups.add(each)
+    frozen.advance(0.019)
+    assert groups.take() == []
+    frozen.advance(0.001)
+    assert groups.take() == waiting
+
+
+def test_nobody_rests_after_a_full_group(frozen: FrozenWorld) -> None:
+    groups = groups_with(*(arrival(subject) for subject in range(4)), limit=2)
+    group = groups.take()
+    frozen.advance(0.04)
+    assert groups.release(group) == 0
+    assert len(groups.take()) == 2
+
+
+def test_slow_reactions_neither_rest_nor_wait_for_those_that_do(frozen: FrozenWorld) -> None:
+    groups = groups_with(arrival(1), arrival(2, DISPATCH), slots=3)
+    quick, slow = groups.take(), groups.take()
+    frozen.advance(0.09)
+    assert groups.release(quick) == pytest.approx(0.045)
+    frozen.advance(0.02)
+    assert groups.release(slow) == 0
+    groups.add(late := arrival(3, DISPATCH))
+    assert groups.take() == [late]
+
+
 @pytest.mark.parametrize(("events", "seconds"), [(2, 0.1), (20, 0.5)], ids=["a few", "many"])
 def test_a_reaction_that_takes_its_time_has_as_many_groups_as_there_is_room_for(
     frozen: FrozenWorld, events: int, seconds: float
@@ -141,6 +178,7 @@ def test_one_that_takes_no_longer_than_any_does_on_a_busy_machine_is_quick(
     group = groups.take()
     frozen.advance(seconds)
     groups.release(group)
+    frozen.advance(seconds)
     groups.add(at_work := arrival(30))
     assert groups.take() == [at_work]
     groups.add(arrival(31))
@@ -276,6 +314,7 @@ class Story:
         self.time = time
         self.quick: set[str] = set()
         self.begun: dict[int, datetime] = {}
+        self.rest_until = time.now()
         self.waiting: list[Arrival] = []
         self.handled: list[list[Arrival]] = []
         self.had_no_time = False
@@ -304,6 +343,8 @@ class Story:
             took = self.time.now() - self.begun.pop(id(group))
             is_quick = took < groups_module._LONG or took < groups_module._SLOW * len(group)
             (self.quick.add if is_quick else self.quick.discard)(group[0].task)
+            if is_quick and len(group) < self.groups.limit:
+                self.rest_until = max(self.rest_until, self.time.now() + took / 2)
             # The one of a group of one is never left.
             again = [each for each, is_left in zip(group, left, strict=False) if is_left and len(group) > 1]
             for each in again:
@@ -321,14 +362,16 @@ class Story:
         while self.handled:
             self.release(0, [], alone=False, seconds=0)
         while self.waiting:
+            self.time.advance(1)
             assert self.take()
             self.release(0, [], alone=False, seconds=0)
         assert self.groups.take() == []
 
     def _may_be_taken(self) -> list[Arrival]:
-        """The oldest that waits of everything nobody is handling, but for quick reactions while one is at work."""
+        """The oldest of everything nobody is handling, but for quick reactions while one has its turn or they rest."""
         busy = {key(each) for group in self.handled for each in group}
-        held_up = self.quick if any(group[0].task in self.quick for group in self.handled) else set()
+        has_its_turn = any(group[0].task in self.quick for group in self.handled)
+        held_up = self.quick if has_its_turn or self.time.now() < self.rest_until else set()
         oldest = {key(each): each for each in reversed(self.waiting)}
         return [
             each
@@ -361,7 +404,7 @@ RELEASE: st.SearchStrategy[Step] = st.builds(
     st.integers(0, 9),
     st.lists(st.booleans()),
     st.booleans(),
-    st.sampled_from([0, 0, 60]),
+    st.sampled_from([0, 0.01, 0.09, 60]),
 )
 TAKE: st.SearchStrategy[Step] = st.just(Story.take)
 FORGET: st.SearchStrategy[Step] = st.just(Story.forget)
