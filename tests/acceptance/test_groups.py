@@ -83,15 +83,15 @@ def each_counted_once(shop: RunningShop, *events: dict[str, Any]) -> None:
 
 
 @contextmanager
-def watching(shop: RunningShop) -> Iterator[list[str]]:
-    """What people see of each task a worker has received, as Flower is told."""
+def watching(shop: RunningShop, what: str = "task-received", field: str = "args") -> Iterator[list[str]]:
+    """A field of each of these events of Celery's: what people see of tasks, as Flower is told."""
     namespace = shop.environment["CHOREOGRAPHY_NAMESPACE"]
     app: Any = Celery("watching", broker=shop.environment["BROKER_URL"], set_as_current=False)
     app.conf.update(event_exchange=f"{namespace}celeryev", event_queue_prefix=f"{namespace}celeryev")
     seen: list[str] = []
     ready = threading.Event()
     with app.connection() as connection:
-        receiver = app.events.Receiver(connection, handlers={"task-received": lambda it: seen.append(it["args"])})
+        receiver = app.events.Receiver(connection, handlers={what: lambda it: seen.append(it[field])})
         receiver.on_consume_ready = lambda *args, **kwargs: ready.set()
         watcher = threading.Thread(target=lambda: receiver.capture(wakeup=False))
         watcher.start()
@@ -134,6 +134,19 @@ def test_people_see_how_many_events_a_task_holds_and_one_that_comes_alone_is_alo
             wait_until_done(shop, alone)
             eventually(lambda: len(seen) == count, otherwise=lambda: seen)  # noqa: B023
             assert seen[-1] == f"orders.order_placed.v1 {alone['id']} of {alone['subject']}"
+
+
+@POOLS
+def test_a_worker_that_ends_has_told_people_what_it_did_last(shop: RunningShop, pool: str) -> None:
+    """It tells them now and then, so something is left to tell."""
+    work(shop, pool)
+    with watching(shop, "task-succeeded", "result") as seen:
+        for count in range(1, 4):
+            send(shop, last := placed())
+            wait_until_done(shop, last)
+            shop.end("worker-payments")
+            eventually(lambda: seen == ["'done'"] * count, otherwise=lambda: seen)  # noqa: B023
+            work(shop, pool)
 
 
 def number_told(about: str) -> int:
