@@ -31,6 +31,8 @@ log = structlog.get_logger(__name__)
 #: Its type stubs lack most of what is needed here.
 Consumer: Any = CelerysConsumer
 
+#: Seconds between two looks whether something may be handled although nothing has come or ended.
+_LOOKING = 0.1
 #: Seconds until Flower is told what has happened.
 _TELLING = 0.2
 #: So many events of a group are named where people look.
@@ -71,8 +73,7 @@ class TellingFlower(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         dispatcher = consumer.event_dispatcher
-        if consumer.hub is not None:
-            consumer.hub.call_repeatedly(_TELLING, _tell, dispatcher)
+        consumer.hub.call_repeatedly(_TELLING, _tell, dispatcher)
         if dispatcher.enabled and consumer.connection.transport.driver_type == "amqp":
             line = dispatcher.connection.connection
             line.on_blocked = lambda *_: self._block(dispatcher, True)
@@ -158,6 +159,10 @@ class EventConsumer(Consumer):  # type: ignore[misc]
             if rest:
                 self.call_soon(self.timer.call_after, rest, self._hand_over)
             self._hand_over()
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        super().register_with_event_loop(hub)
+        hub.call_repeatedly(_LOOKING, self._hand_over)  # who has its turn may turn out to be slow
 
     def take_no_more(self) -> None:
         """The worker is being stopped. What waits goes back to its queue with the connection."""

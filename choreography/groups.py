@@ -4,7 +4,8 @@ A free worker takes what waits: one delivery when there is one, up to a limit wh
 others are being handled. Quick reactions take turns: side by side they would only contend for the interpreter and the
 database. After each turn they rest half as long as it took, which what comes at low load does not meet, and which
 leaves the processor to others when it is scarce: then turns take longer, and more shares the next transaction. Where
-handling takes long, as with a slow company outside, groups are handled side by side.
+handling takes long, as with a slow company outside, groups are handled side by side. Who turns out to take long is
+not waited for.
 
 The events of one subject stay in the order in which they came: while one is being handled, or stands before, the next
 is left alone. So no two of a group are of one subject, groups don't contend for rows, and what arrives in order needs
@@ -16,7 +17,7 @@ from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from choreography import world
@@ -52,6 +53,15 @@ class Arrival:
         return (self.delivery.service, self.subject) if self.subject else self.identity
 
 
+class _Turn(NamedTuple):
+    """A group that is being handled."""
+
+    task: str
+    since: datetime
+    until: datetime
+    """From then on it is slow."""
+
+
 @dataclass
 class Groups:
     """What waits and what is being handled. Safe among threads.
@@ -63,8 +73,8 @@ class Groups:
     slots: int
     _waiting: deque[Arrival] = field(default_factory=deque)
     _busy: set[Hashable] = field(default_factory=set)
-    #: The groups being handled, by their first delivery: the reaction, and since when.
-    _running: dict[int, tuple[str, datetime]] = field(default_factory=dict)
+    #: The groups being handled, by their first delivery.
+    _running: dict[int, _Turn] = field(default_factory=dict)
     #: Reactions that were not slow, last time.
     _quick: set[str] = field(default_factory=set)
     _rest_until: datetime = field(default_factory=world.now)
@@ -85,7 +95,8 @@ class Groups:
                 return []
             group = self._next()
             if group:
-                self._running[id(group[0])] = group[0].task, world.now()
+                now = world.now()
+                self._running[id(group[0])] = _Turn(group[0].task, now, now + max(_SLOW * len(group), _LONG))
                 self._busy.update(arrival.key for arrival in group)
                 taken = set(map(id, group))
                 self._waiting = deque(arrival for arrival in self._waiting if id(arrival) not in taken)
@@ -102,9 +113,9 @@ class Groups:
             waits than they can handle.
         """
         with self._lock:
-            task, since = self._running.pop(id(group[0]))
+            task, since, until = self._running.pop(id(group[0]))
             now = world.now()
-            is_quick = now - since < max(_SLOW * len(group), _LONG)
+            is_quick = now < until
             (self._quick.add if is_quick else self._quick.discard)(task)
             rest = _REST * (now - since) if is_quick and len(group) < self.limit else timedelta()
             self._rest_until = max(self._rest_until, now + rest)
@@ -126,8 +137,9 @@ class Groups:
         group: list[Arrival] = []
         limit = self.limit
         passed = set(self._busy)
-        has_its_turn = any(task in self._quick for task, _ in self._running.values())
-        held_up = self._quick if has_its_turn or world.now() < self._rest_until else ()
+        now = world.now()
+        at_work = any(turn.task in self._quick and now < turn.until for turn in self._running.values())
+        held_up = self._quick if at_work or now < self._rest_until else ()
         for arrival in self._waiting:
             if arrival.key in passed:
                 continue

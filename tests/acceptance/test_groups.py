@@ -45,6 +45,10 @@ def placed(token: str = "tok_approved", **changes: Any) -> dict[str, Any]:
     return event(**{"data": {"payment_token": token, "total": 1999, "currency": "EUR"}} | changes)
 
 
+def dispatched(order: dict[str, Any]) -> dict[str, Any]:
+    return event("shipping.shipment_dispatched.v1", subject=order["subject"], data={"parcel": "a parcel"})
+
+
 def send(shop: RunningShop, *events: dict[str, Any]) -> None:
     with sender(shop) as foreigner:
         for each in events:
@@ -134,6 +138,30 @@ def test_people_see_how_many_events_a_task_holds_and_one_that_comes_alone_is_alo
             wait_until_done(shop, alone)
             eventually(lambda: len(seen) == count, otherwise=lambda: seen)  # noqa: B023
             assert seen[-1] == f"orders.order_placed.v1 {alone['id']} of {alone['subject']}"
+
+
+@POOLS
+def test_nobody_waits_for_a_reaction_that_is_stuck(shop: RunningShop, pool: str) -> None:
+    """It is quick as a rule, and takes turns with others; now somebody holds the row it wants."""
+    work(shop, pool)
+    *before, order, other = (placed() for _ in range(7))
+    for each in (*before, order):
+        send(shop, each)
+        wait_until_done(shop, each)
+    for each in before:
+        send(shop, captured := dispatched(each))
+        wait_until_done(shop, captured)
+    stuck = dispatched(order)
+    with closing(psycopg2.connect(shop.environment["DATABASE_URL"])) as line, line.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM payments_payment WHERE order_id = %s FOR UPDATE", (order["subject"],))
+        send(shop, stuck)
+        eventually(lambda: rows(shop, "SELECT pid FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"))
+
+        send(shop, other)
+
+        wait_until_done(shop, other)
+        assert stuck["id"] not in heard(shop)
+    wait_until_done(shop, stuck)
 
 
 @POOLS

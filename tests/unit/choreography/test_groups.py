@@ -157,6 +157,20 @@ def test_slow_reactions_neither_rest_nor_wait_for_those_that_do(frozen: FrozenWo
     assert groups.take() == [late]
 
 
+def test_a_quick_reaction_that_turns_out_to_be_slow_is_not_waited_for(frozen: FrozenWorld) -> None:
+    """Somebody may hold the row it wants, for however long."""
+    groups = groups_with(arrival(1), arrival(2, DISPATCH), slots=3)
+    for group in (groups.take(), groups.take()):
+        groups.release(group)
+    groups.add(stuck := arrival(3))
+    assert groups.take() == [stuck]
+    groups.add(other := arrival(4, DISPATCH))
+    frozen.advance(0.099)
+    assert groups.take() == []
+    frozen.advance(0.001)
+    assert groups.take() == [other]
+
+
 @pytest.mark.parametrize(("events", "seconds"), [(2, 0.1), (20, 0.5)], ids=["a few", "many"])
 def test_a_reaction_that_takes_its_time_has_as_many_groups_as_there_is_room_for(
     frozen: FrozenWorld, events: int, seconds: float
@@ -340,8 +354,8 @@ class Story:
         if self.handled:
             group = self.handled.pop(which % len(self.handled))
             self.time.advance(seconds)
+            is_quick = not self._is_slow(group)
             took = self.time.now() - self.begun.pop(id(group))
-            is_quick = took < groups_module._LONG or took < groups_module._SLOW * len(group)
             (self.quick.add if is_quick else self.quick.discard)(group[0].task)
             if is_quick and len(group) < self.groups.limit:
                 self.rest_until = max(self.rest_until, self.time.now() + took / 2)
@@ -367,11 +381,15 @@ class Story:
             self.release(0, [], alone=False, seconds=0)
         assert self.groups.take() == []
 
+    def _is_slow(self, group: list[Arrival]) -> bool:
+        taken = self.time.now() - self.begun[id(group)]
+        return taken >= groups_module._LONG and taken >= groups_module._SLOW * len(group)
+
     def _may_be_taken(self) -> list[Arrival]:
         """The oldest of everything nobody is handling, but for quick reactions while one has its turn or they rest."""
         busy = {key(each) for group in self.handled for each in group}
-        has_its_turn = any(group[0].task in self.quick for group in self.handled)
-        held_up = self.quick if has_its_turn or self.time.now() < self.rest_until else set()
+        at_work = any(group[0].task in self.quick and not self._is_slow(group) for group in self.handled)
+        held_up = self.quick if at_work or self.time.now() < self.rest_until else set()
         oldest = {key(each): each for each in reversed(self.waiting)}
         return [
             each
