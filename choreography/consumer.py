@@ -132,6 +132,7 @@ class EventConsumer(Consumer):  # type: ignore[misc]
         self._celerys_own = super().create_task_handler(*args, **kwargs)
         _take_as_sent(self.task_consumer.channel)
         self.groups.slots = self.pool.num_processes
+        self.groups.rests = not self._runs_tasks_itself
         self.groups.forget()  # what a task left since the connection was lost
         self._is_due = False  # what was due is forgotten with the old loop
         self._answers = answers = Answers(multiple=self.connection.transport.driver_type == "amqp")
@@ -201,10 +202,15 @@ class EventConsumer(Consumer):  # type: ignore[misc]
     def closed(self, circuit: Circuit, seconds: float) -> None:
         self.call_soon(self._on_closed, circuit, seconds)
 
+    @property
+    def _runs_tasks_itself(self) -> bool:
+        """The loop does, one at a time, and takes up nothing else meanwhile."""
+        return isinstance(self.pool, SoloPool)
+
     def _hand_over_soon(self) -> None:
         """When all is read that has arrived, so that it is handed over together."""
-        if isinstance(self.pool, SoloPool):
-            self._hand_over()  # it would run the tasks where the loop does not see that they are to be acknowledged
+        if self._runs_tasks_itself:
+            self._hand_over()  # later they would run where the loop does not see that they are to be acknowledged
         elif not self._is_due:
             self._is_due = True
             self.call_soon(self._hand_over)

@@ -66,11 +66,13 @@ class _Turn(NamedTuple):
 class Groups:
     """What waits and what is being handled. Safe among threads.
 
-    ``limit`` is how many deliveries share one transaction at most, ``slots`` how many groups are handled at a time.
+    ``limit`` is how many deliveries share one transaction at most, ``slots`` how many groups are handled at a time,
+    ``rests`` whether quick reactions rest after a turn.
     """
 
     limit: int
     slots: int
+    rests: bool = True
     _waiting: deque[Arrival] = field(default_factory=deque)
     _busy: set[Hashable] = field(default_factory=set)
     #: The groups being handled, by their first delivery.
@@ -117,7 +119,7 @@ class Groups:
             now = world.now()
             is_quick = now < until
             (self._quick.add if is_quick else self._quick.discard)(task)
-            rest = _REST * (now - since) if is_quick and len(group) < self.limit else timedelta()
+            rest = _REST * (now - since) if self.rests and is_quick and len(group) < self.limit else timedelta()
             self._rest_until = max(self._rest_until, now + rest)
             self._busy.difference_update(arrival.key for arrival in group)
             self._waiting.extendleft(reversed(again))

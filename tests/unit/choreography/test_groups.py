@@ -146,6 +146,15 @@ def test_nobody_rests_after_a_full_group(frozen: FrozenWorld) -> None:
     assert len(groups.take()) == 2
 
 
+def test_nobody_rests_where_one_thread_does_all_the_work(frozen: FrozenWorld) -> None:
+    groups = groups_with(arrival(1), arrival(2, DISPATCH))
+    groups.rests = False
+    group = groups.take()
+    frozen.advance(0.04)
+    assert groups.release(group) == 0
+    assert len(groups.take()) == 1
+
+
 def test_slow_reactions_neither_rest_nor_wait_for_those_that_do(frozen: FrozenWorld) -> None:
     groups = groups_with(arrival(1), arrival(2, DISPATCH), slots=3)
     quick, slow = groups.take(), groups.take()
