@@ -18,8 +18,8 @@ AGAIN = {
     "journeys": ["tests/contracts/on_postgresql.py", "tests/flows"],
     "machinery and services": ["tests/unit/choreography", *(f"tests/unit/{service}" for service in SERVICES)],
 }
-#: Without a database of Django's, or hundreds of journeys that differ in chance alone.
-ENOUGH_ONCE = ("embedded_*", "publishing", "sandbox_*", "anything_may_happen")
+#: Without a database of Django's.
+ENOUGH_ONCE = ("embedded_*", "groups", "publishing", "sandbox_*")
 
 
 @pytest.fixture
