@@ -98,7 +98,7 @@ class Groups:
             group = self._next()
             if group:
                 now = world.now()
-                self._running[id(group[0])] = _Turn(group[0].task, now, now + max(_SLOW * len(group), _LONG))
+                self._running[id(group[0])] = _Turn(group[0].task, now, now + self._is_slow_after(len(group)))
                 self._busy.update(arrival.key for arrival in group)
                 taken = set(map(id, group))
                 self._waiting = deque(arrival for arrival in self._waiting if id(arrival) not in taken)
@@ -120,7 +120,8 @@ class Groups:
             is_quick = now < until
             (self._quick.add if is_quick else self._quick.discard)(task)
             rest = _REST * (now - since) if self.rests and is_quick and len(group) < self.limit else timedelta()
-            self._rest_until = max(self._rest_until, now + rest)
+            if rest:
+                self._rest_until = now + rest
             self._busy.difference_update(arrival.key for arrival in group)
             self._waiting.extendleft(reversed(again))
             unasked = sum(not arrival.alone for arrival in again)
@@ -135,13 +136,19 @@ class Groups:
         with self._lock:
             self._waiting.clear()
 
+    @staticmethod
+    def _is_slow_after(deliveries: int) -> timedelta:
+        return max(_SLOW * deliveries, _LONG)
+
     def _next(self) -> list[Arrival]:
         group: list[Arrival] = []
         limit = self.limit
         passed = set(self._busy)
         now = world.now()
         at_work = any(turn.task in self._quick and now < turn.until for turn in self._running.values())
-        held_up = self._quick if at_work or now < self._rest_until else ()
+        # Nobody rests longer than half of the longest turn: then the clock was set back.
+        rests = timedelta() < self._rest_until - now <= _REST * self._is_slow_after(self.limit)
+        held_up = self._quick if at_work or rests else ()
         for arrival in self._waiting:
             if arrival.key in passed:
                 continue

@@ -138,6 +138,16 @@ def test_after_a_turn_quick_reactions_rest_half_as_long_as_it_took(frozen: Froze
     assert groups.take() == waiting
 
 
+def test_nobody_rests_for_an_hour_because_the_clock_was_set_back_by_one(frozen: FrozenWorld) -> None:
+    groups = groups_with(arrival(1))
+    group = groups.take()
+    frozen.advance(0.04)
+    groups.release(group)
+    groups.add(late := arrival(2))
+    frozen.advance(-3600)
+    assert groups.take() == [late]
+
+
 def test_nobody_rests_after_a_full_group(frozen: FrozenWorld) -> None:
     groups = groups_with(*(arrival(subject) for subject in range(4)), limit=2)
     group = groups.take()
@@ -366,8 +376,8 @@ class Story:
             is_quick = not self._is_slow(group)
             took = self.time.now() - self.begun.pop(id(group))
             (self.quick.add if is_quick else self.quick.discard)(group[0].task)
-            if is_quick and len(group) < self.groups.limit:
-                self.rest_until = max(self.rest_until, self.time.now() + took / 2)
+            if is_quick and took and len(group) < self.groups.limit:
+                self.rest_until = self.time.now() + took / 2
             # The one of a group of one is never left.
             again = [each for each, is_left in zip(group, left, strict=False) if is_left and len(group) > 1]
             for each in again:
