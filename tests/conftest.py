@@ -22,11 +22,6 @@ def unavailable(what: str, error: Exception) -> None:
     pytest.skip(reason)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first: processes that share the tests then end at about the same time."""
-    items.sort(key=lambda item: (item.get_closest_marker("processes") is None, item.path.parent.name != "contracts"))
-
-
 @pytest.fixture(scope="session")
 def rabbitmq_url() -> str:
     """A running RabbitMQ. Whoever uses it takes a namespace of its own and removes what it declared."""
