@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 from uuid import uuid4
 
@@ -30,6 +29,8 @@ ADD = "/admin/orders/order/add/"
 
 #: Milliseconds: what a browser may wait for on a busy machine.
 PATIENCE = 30_000
+# Playwright's own five seconds are too short for a busy machine.
+expect.set_options(timeout=PATIENCE)
 
 
 def open_web(shop: RunningShop) -> str:
@@ -70,7 +71,7 @@ def answers(url: str) -> bool:
     try:
         with urlopen(url, timeout=5):
             return True
-    except URLError:
+    except OSError:  # refused, or not in time
         return False
 
 
@@ -94,4 +95,4 @@ def fill_in(page: Page, token: str = "tok_approved") -> str:
 
 def expect_status(page: Page, status: str) -> None:
     """The page comes to say so by itself."""
-    expect(page.locator("#progress .status")).to_have_text(status, timeout=PATIENCE)
+    expect(page.locator("#progress .status")).to_have_text(status)
