@@ -9,6 +9,6 @@ class ChoreographyConfig(AppConfig):
     verbose_name = "Choreography"
 
     def ready(self) -> None:
-        from choreography import checks  # noqa: F401  (registers them)
+        from choreography.operations import checks  # noqa: F401  (registers them)
 
         autodiscover_modules("events", "reactions", "timers")

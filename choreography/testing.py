@@ -19,15 +19,16 @@ from uuid import UUID
 
 from kombu import Exchange, Queue
 
-from choreography import topology, world
-from choreography.conf import conf
-from choreography.delivery import Delivery, Later, Left, Outcome, reason_of_death
-from choreography.embedded.store import Store, Stored
-from choreography.handling import deliver_together
-from choreography.publishing import Outgoing, published_to
-from choreography.relay import move
-from choreography.timers import timers
-from choreography.waiting import Waiting
+from choreography.broker import topology
+from choreography.broker.embedded.store import Store, Stored
+from choreography.broker.publisher import Outgoing, published_to
+from choreography.core import clock
+from choreography.core.conf import conf
+from choreography.events.timers import timers
+from choreography.inbox.deliveries import Delivery, Later, Left, Outcome, reason_of_death
+from choreography.inbox.handler import deliver_together
+from choreography.inbox.resuming import Waiting
+from choreography.outbox.relay import move
 
 #: Who takes messages, where one worker for all services will do.
 _WORKER = "testing"
@@ -73,7 +74,7 @@ class Choreography:
 
     def __init__(self, frozen: FrozenWorld, services: Iterable[str] | None = None) -> None:
         self.services = list(conf().services if services is None else services)
-        self.broker = Store(":memory:", now=lambda: world.now().timestamp())
+        self.broker = Store(":memory:", now=lambda: clock.now().timestamp())
         self.steps: list[Step] = []
         self.memory = Waiting()
         self._world = frozen
@@ -158,7 +159,7 @@ class Choreography:
         """Run every timer once, or the one named ``shipping.track_parcels``."""
         for timer in timers():
             if timer.service in self.services and name in (None, timer.name):
-                self._ticked[timer.name] = world.now()
+                self._ticked[timer.name] = clock.now()
                 with published_to(self):
                     timer.function()
 
@@ -177,12 +178,12 @@ class Choreography:
         Raises:
             AssertionError: it has not come to rest after ``limit`` seconds of its time.
         """
-        start = last = world.now()
-        while (world.now() - last).total_seconds() < quiet or self.waiting():
-            if (world.now() - start).total_seconds() > limit:
+        start = last = clock.now()
+        while (clock.now() - last).total_seconds() < quiet or self.waiting():
+            if (clock.now() - start).total_seconds() > limit:
                 raise AssertionError(f"not settled after {limit} s: {self.waiting()} message(s) on the ladder")
             if self.drain():
-                last = world.now()
+                last = clock.now()
             self._world.advance(1.0)
             self._tick_as_beat_does()
 
@@ -190,7 +191,7 @@ class Choreography:
         """Run the timers whose interval is over."""
         for timer in timers():
             last = self._ticked.get(timer.name)
-            if last is None or (world.now() - last).total_seconds() >= timer.seconds:
+            if last is None or (clock.now() - last).total_seconds() >= timer.seconds:
                 self.tick(timer.name)
 
     def waiting(self) -> int:

@@ -20,9 +20,9 @@ from django.utils.timezone import localtime
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from choreography import world
-from choreography.admin import InboxAdmin, OrderKeyedAdmin, OutboxAdmin
-from choreography.letter_pages import DeadLetterAdmin
+from choreography.admin.dead_letters import DeadLetterAdmin
+from choreography.admin.tables import InboxAdmin, OrderKeyedAdmin, OutboxAdmin
+from choreography.core import clock
 from orders import money, services
 from orders.forms import LineForm, LineFormSet, OrderForm, ProductField, ProductSelect
 from orders.models import (
@@ -185,7 +185,7 @@ class OrderAdmin(OrderKeyedAdmin):
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         order, (lines,) = form.instance, formsets
-        order.pk = world.new_id()  # Django's formsets take away an id that has a default
+        order.pk = clock.new_id()  # Django's formsets take away an id that has a default
         order.submission = form.cleaned_data["submission"]
         services.place_order(order, lines.picks)
 

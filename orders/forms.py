@@ -13,7 +13,7 @@ from django.utils.functional import Promise
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from choreography import world
+from choreography.core import clock
 from orders import money, services
 from orders.models import MAX_QUANTITY, Order, OrderLine, Product
 
@@ -43,7 +43,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         choices=country_choices,
         error_messages={"invalid_choice": _("%(value)s is not a country. Pick one from the list.")},
     )
-    submission = forms.UUIDField(required=False, initial=world.new_id, widget=forms.HiddenInput)
+    submission = forms.UUIDField(required=False, initial=clock.new_id, widget=forms.HiddenInput)
 
     class Meta:
         model = Order
@@ -89,7 +89,7 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         """Give the form that is shown again a mark of its own."""
         data = QueryDict(mutable=True)
         data.update(self.data)
-        data[self.add_prefix("submission")] = str(world.new_id())
+        data[self.add_prefix("submission")] = str(clock.new_id())
         self.data = data
 
 

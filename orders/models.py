@@ -13,8 +13,9 @@ from django.db.models import Case, F, Q, Value, When
 from django.utils.translation import gettext_lazy as _
 
 from choreography import models as choreography
-from choreography import rows, world
-from choreography.errors import ChoreographyError, Unusable
+from choreography.core import clock
+from choreography.core.errors import ChoreographyError, Unusable
+from choreography.storage import bulk
 from orders import money
 
 #: Bounds that keep every sum far below 2**53, the largest integer every JSON reader gets right.
@@ -91,7 +92,7 @@ class OrderQuerySet(models.QuerySet["Order"]):
         Raises:
             UnknownOrder: one of them was never placed here.
         """
-        return rows.held(self, order_ids, missing=_refuse_unknown)
+        return bulk.held(self, order_ids, missing=_refuse_unknown)
 
     def unpaid_since(self, moment: datetime) -> Self:
         """Orders placed before ``moment`` of which payments has said nothing good, not being cancelled yet."""
@@ -113,11 +114,11 @@ class Order(models.Model):
         CANCELLING = "cancelling", _("cancelling")
         CANCELLED = "cancelled", _("cancelled")
 
-    id = models.UUIDField(_("order"), primary_key=True, default=world.new_id, editable=False)
+    id = models.UUIDField(_("order"), primary_key=True, default=clock.new_id, editable=False)
     submission = models.UUIDField(
         _("submission"), unique=True, null=True, editable=False, help_text=_("The form it came from, sent once.")
     )
-    placed_at = models.DateTimeField(_("placed at"), default=world.now, editable=False)
+    placed_at = models.DateTimeField(_("placed at"), default=clock.now, editable=False)
 
     customer_name = models.CharField(_("customer"), max_length=120, validators=[_readable])
     customer_email = models.EmailField(_("e-mail"))
@@ -214,7 +215,7 @@ class Order(models.Model):
             raise OrderFinished(_("Order %s is completed: it was delivered and paid for.") % self.number)
         if self.cancel_requested_at is not None:
             raise CancellationPending(_("The cancellation of order %s is being decided already.") % self.number)
-        self.cancel_requested_at, self.reason = world.now(), reason
+        self.cancel_requested_at, self.reason = clock.now(), reason
 
     def cancel(self, reason: str, at: datetime) -> None:
         """End the order without a sale.

@@ -6,7 +6,7 @@ from functools import cache
 from babel import Locale
 from babel.numbers import get_territory_currencies
 
-from choreography.money import current_locale, display
+from common.money import current_locale, display
 
 __all__ = ["countries", "country_choices", "country_name", "currencies", "display"]
 

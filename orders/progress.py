@@ -8,7 +8,7 @@ from functools import cached_property
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from choreography import world
+from choreography.core import clock
 from orders import money
 from orders.models import DeadLetter, Inbox, Order, OrderLine, Outbox
 
@@ -102,7 +102,7 @@ class Progress:
         order = self.order
         if order.cancelled_at is None or order.released_at is not None:
             return True
-        return order.authorized_at is None and world.now() - order.cancelled_at > _SILENCE
+        return order.authorized_at is None and clock.now() - order.cancelled_at > _SILENCE
 
     def _money(self, amount: int) -> str:
         return money.display(amount, self.order.currency)

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from choreography.contracts import Event, Heard, Nothing
-from choreography.registry import reacts_to
+from choreography.events.messages import Event, Heard, Nothing
+from choreography.events.registry import reacts_to
 from orders import services
 from orders.events import CancellationRequested, OrderCancelled, OrderCompleted
 from orders.models import Order

@@ -14,9 +14,9 @@ from django.db import IntegrityError
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
-from choreography.models import alias_of
-from choreography.outbox import announce, transaction_of
-from choreography.rows import insert_all
+from choreography.outbox.announcing import announce, transaction_of
+from choreography.storage.bulk import insert_all
+from choreography.storage.models import alias_of
 from orders import money
 from orders.events import CancellationRequested, Line, OrderCancelled, OrderCompleted, OrderPlaced, ShipTo
 from orders.models import MAX_QUANTITY, MAX_TOTAL, Order, OrderFinished, OrderLine, Product

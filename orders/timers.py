@@ -5,11 +5,12 @@ from uuid import UUID
 
 from django.conf import settings
 
-from choreography import redrive, world
-from choreography.outbox import transaction_of
-from choreography.overdue import send_overdue
-from choreography.purge import purge
-from choreography.timers import every, for_each
+from choreography.core import clock
+from choreography.dead_letters import redrives
+from choreography.dead_letters.lost_retries import send_overdue
+from choreography.events.timers import every, for_each
+from choreography.outbox.announcing import transaction_of
+from choreography.storage.retention import purge
 from orders import services
 from orders.models import Order
 
@@ -20,7 +21,7 @@ _AT_ONCE = 500
 @every("CANCEL_UNPAID_ORDERS_SECONDS")
 def cancel_unpaid_orders() -> None:
     """Ask for orders to be cancelled that nobody paid for in time."""
-    moment = world.now() - timedelta(seconds=settings.UNPAID_ORDER_LIFETIME_SECONDS)
+    moment = clock.now() - timedelta(seconds=settings.UNPAID_ORDER_LIFETIME_SECONDS)
     for_each(Order.objects.unpaid_since(moment).values_list("pk", flat=True)[:_AT_ONCE], _cancel)
 
 
@@ -38,7 +39,7 @@ def purge_old_events() -> None:
 @every("REDRIVE_SECONDS")
 def send_letters_again() -> None:
     """Move on what people have asked to be sent again from the dead letters."""
-    redrive.go_on("orders")
+    redrives.go_on("orders")
 
 
 @every("OVERDUE_SECONDS")

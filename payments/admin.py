@@ -8,9 +8,9 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from choreography.admin import FirstPaginator, InboxAdmin, NewestValuesFilter, OrderKeyedAdmin, OutboxAdmin
-from choreography.letter_pages import DeadLetterAdmin
-from choreography.money import display
+from choreography.admin.dead_letters import DeadLetterAdmin
+from choreography.admin.tables import FirstPaginator, InboxAdmin, NewestValuesFilter, OrderKeyedAdmin, OutboxAdmin
+from common.money import display
 from payments.models import DeadLetter, Entry, Inbox, Outbox, Payment
 
 

@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from choreography.contracts import Amount, Announced, Currency
+from choreography.events.messages import Announced
+from common.money import Amount, Currency
 
 
 class PaymentAuthorized(Announced, type="payments.payment_authorized.v1"):

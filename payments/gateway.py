@@ -13,8 +13,8 @@ for an authorization; whatever happens to that money later refers to it.
 from dataclasses import dataclass
 from typing import Protocol
 
-from choreography.errors import Outage, Transient
-from choreography.hosts import Host
+from choreography.core.errors import Outage, Transient
+from choreography.events.external_systems import Host
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from choreography import models as choreography
-from choreography import rows, world
+from choreography.core import clock
+from choreography.storage import bulk
 
 
 class PaymentQuerySet(models.QuerySet["Payment"]):
@@ -21,14 +22,14 @@ class PaymentQuerySet(models.QuerySet["Payment"]):
 
         What was changed about them inside, and what was entered, is written when the block ends: see ``rows.held``.
         """
-        with rows.held(self, order_ids) as payments:
+        with bulk.held(self, order_ids) as payments:
             yield payments
-        rows.insert_all([entry for payment in payments for entry in payment.entered], self.db)
+        bulk.insert_all([entry for payment in payments for entry in payment.entered], self.db)
 
     def seen(self, order_ids: Iterable[UUID]) -> dict[UUID, "Payment"]:
         """The orders' payments as they are now, not held; blank ones where there are none."""
         order_ids = list(order_ids)
-        return {pk: self.model(pk=pk) for pk in order_ids} | rows.find(self, order_ids)
+        return {pk: self.model(pk=pk) for pk in order_ids} | bulk.find(self, order_ids)
 
     def authorized_before(self, moment: datetime) -> Self:
         """Payments with an open hold made before ``moment``."""
@@ -54,7 +55,7 @@ class Payment(models.Model):
     capture_refused = models.CharField(_("capture refused because"), max_length=100, blank=True)
     order_cancelled = models.BooleanField(_("order cancelled"), default=False)
     authorized_at = models.DateTimeField(_("authorized at"), null=True, db_index=True)
-    created_at = models.DateTimeField(_("first heard of"), default=world.now)
+    created_at = models.DateTimeField(_("first heard of"), default=clock.now)
 
     objects = PaymentQuerySet.as_manager()
 
@@ -110,7 +111,7 @@ class Payment(models.Model):
         match kind:
             case Entry.Kind.AUTHORIZED:
                 self.authorized += amount
-                self.authorized_at = world.now()
+                self.authorized_at = clock.now()
             case Entry.Kind.CAPTURED:
                 self.captured += amount
             case Entry.Kind.VOIDED:
@@ -133,7 +134,7 @@ class Entry(models.Model):
     kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices)
     amount = models.PositiveBigIntegerField(_("amount"))
     key = models.CharField(_("idempotency key"), max_length=100, unique=True)
-    entered_at = models.DateTimeField(_("entered at"), default=world.now)
+    entered_at = models.DateTimeField(_("entered at"), default=clock.now)
 
     class Meta:
         verbose_name = _("ledger entry")

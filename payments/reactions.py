@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from choreography.contracts import Amount, Currency, Event, Heard, Nothing
-from choreography.registry import reacts_to
+from choreography.events.messages import Event, Heard, Nothing
+from choreography.events.registry import reacts_to
+from common.money import Amount, Currency
 from payments import services
 from payments.events import (
     AuthorizationExpired,

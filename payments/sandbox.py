@@ -20,8 +20,8 @@ from uuid import NAMESPACE_URL, uuid5
 from django.conf import settings
 from django.utils.translation import gettext_lazy as _
 
-from choreography import world
-from choreography.books import Books
+from choreography.core import clock
+from common.sandbox_books import Books
 from payments.gateway import (
     Authorized,
     Captured,
@@ -110,7 +110,7 @@ class SandboxGateway:
         self,
         path: Path | None = None,
         *,
-        clock: Callable[[], datetime] = world.now,
+        clock: Callable[[], datetime] = clock.now,
         sleep: Callable[[float], None] = time.sleep,
         slow_seconds: float | None = None,
         latency_seconds: float | None = None,

@@ -12,8 +12,8 @@ saves, so they are the same for one order and for many.
 from collections.abc import Callable
 from uuid import UUID
 
-from choreography.errors import Conflict, Unusable
-from choreography.outbox import announce
+from choreography.core.errors import Conflict, Unusable
+from choreography.outbox.announcing import announce
 from payments.events import (
     AuthorizationExpired,
     CaptureFailed,

@@ -4,11 +4,12 @@ from datetime import timedelta
 
 from django.conf import settings
 
-from choreography import redrive, world
-from choreography.outbox import transaction_of
-from choreography.overdue import send_overdue
-from choreography.purge import purge
-from choreography.timers import every, for_each
+from choreography.core import clock
+from choreography.dead_letters import redrives
+from choreography.dead_letters.lost_retries import send_overdue
+from choreography.events.timers import every, for_each
+from choreography.outbox.announcing import transaction_of
+from choreography.storage.retention import purge
 from payments import services
 from payments.models import Payment
 
@@ -19,7 +20,7 @@ _AT_ONCE = 100
 @every("EXPIRE_AUTHORIZATIONS_SECONDS")
 def expire_authorizations() -> None:
     """Let go of holds that have grown too old. What the provider can't do now is left to the next tick."""
-    moment = world.now() - timedelta(seconds=settings.AUTHORIZATION_LIFETIME_SECONDS)
+    moment = clock.now() - timedelta(seconds=settings.AUTHORIZATION_LIFETIME_SECONDS)
     for_each(Payment.objects.authorized_before(moment)[:_AT_ONCE], _expire)
 
 
@@ -38,7 +39,7 @@ def purge_old_events() -> None:
 @every("REDRIVE_SECONDS")
 def send_letters_again() -> None:
     """Move on what people have asked to be sent again from the dead letters."""
-    redrive.go_on("payments")
+    redrives.go_on("payments")
 
 
 @every("OVERDUE_SECONDS")

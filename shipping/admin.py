@@ -3,8 +3,8 @@
 from django.contrib import admin
 from django.utils.translation import gettext_lazy as _
 
-from choreography.admin import FirstPaginator, InboxAdmin, NewestValuesFilter, OrderKeyedAdmin, OutboxAdmin
-from choreography.letter_pages import DeadLetterAdmin
+from choreography.admin.dead_letters import DeadLetterAdmin
+from choreography.admin.tables import FirstPaginator, InboxAdmin, NewestValuesFilter, OrderKeyedAdmin, OutboxAdmin
 from shipping.models import DeadLetter, Inbox, Outbox, Shipment
 
 

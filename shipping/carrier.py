@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from choreography.errors import Outage, Transient
-from choreography.hosts import Host
+from choreography.core.errors import Outage, Transient
+from choreography.events.external_systems import Host
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from choreography.contracts import Announced
+from choreography.events.messages import Announced
 
 
 class ShipmentDispatched(Announced, type="shipping.shipment_dispatched.v1"):

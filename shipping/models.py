@@ -10,7 +10,8 @@ from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from choreography import models as choreography
-from choreography import rows, world
+from choreography.core import clock
+from choreography.storage import bulk
 from shipping.carrier import Address
 
 
@@ -20,7 +21,7 @@ class ShipmentQuerySet(models.QuerySet["Shipment"]):
 
         What was changed about them inside is written when the block ends: see ``rows.held``.
         """
-        return rows.held(self, order_ids)
+        return bulk.held(self, order_ids)
 
     def under_way(self) -> Self:
         """Parcels whose end is not known yet, the one looked at longest ago first."""
@@ -51,7 +52,7 @@ class Shipment(models.Model):
     cancel_requested = models.CharField(
         _("cancellation requested because"), max_length=100, null=True, help_text=_("Empty: nobody has asked.")
     )
-    created_at = models.DateTimeField(_("first heard of"), default=world.now)
+    created_at = models.DateTimeField(_("first heard of"), default=clock.now)
     dispatched_at = models.DateTimeField(_("dispatched at"), null=True)
     tracked_at = models.DateTimeField(_("last tracked at"), null=True)
     ended_at = models.DateTimeField(_("ended at"), null=True)
@@ -95,7 +96,7 @@ class Shipment(models.Model):
 
     def end(self, state: "Shipment.State", reason: str = "") -> None:
         """Come to one of the three ends."""
-        self.state, self.reason, self.ended_at = state, reason, world.now()
+        self.state, self.reason, self.ended_at = state, reason, clock.now()
 
 
 class Outbox(choreography.Outbox):

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from choreography.contracts import Event, Heard, Nothing
-from choreography.registry import reacts_to
+from choreography.events.messages import Event, Heard, Nothing
+from choreography.events.registry import reacts_to
 from shipping import services
 from shipping.carrier import Address, Booked, Undeliverable, carrier
 from shipping.events import CancellationRefused, ShipmentCancelled, ShipmentDispatched, ShipmentFailed

@@ -8,9 +8,9 @@ for one order and for many.
 from collections.abc import Iterable
 from uuid import UUID
 
-from choreography import world
-from choreography.errors import NotYet
-from choreography.outbox import announce, transaction_of
+from choreography.core import clock
+from choreography.core.errors import NotYet
+from choreography.outbox.announcing import announce, transaction_of
 from shipping.carrier import Address, Booked, Tracking, Undeliverable, carrier
 from shipping.events import (
     CancellationRefused,
@@ -66,7 +66,7 @@ def record_dispatch(shipment: Shipment, answer: Booked | Undeliverable | None) -
     match answer:
         case Booked():
             shipment.state, shipment.parcel = Shipment.State.DISPATCHED, answer.parcel
-            shipment.dispatched_at = world.now()
+            shipment.dispatched_at = clock.now()
             announce(ShipmentDispatched(parcel=answer.parcel), subject=order_id)
             if shipment.cancel_requested is not None:
                 announce(CancellationRefused(reason=shipment.state), subject=order_id)

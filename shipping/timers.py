@@ -7,13 +7,14 @@ from uuid import UUID
 
 import structlog
 
-from choreography import redrive, world
-from choreography.errors import Outage, Transient
-from choreography.outbox import transaction_of
-from choreography.overdue import send_overdue
-from choreography.purge import purge
-from choreography.retries import is_database_down
-from choreography.timers import every, for_each
+from choreography.core import clock
+from choreography.core.classification import is_database_down
+from choreography.core.errors import Outage, Transient
+from choreography.dead_letters import redrives
+from choreography.dead_letters.lost_retries import send_overdue
+from choreography.events.timers import every, for_each
+from choreography.outbox.announcing import transaction_of
+from choreography.storage.retention import purge
 from shipping import services
 from shipping.carrier import Tracking, carrier
 from shipping.models import Shipment
@@ -42,7 +43,7 @@ def _track_some(due: Iterator[tuple[UUID, str]]) -> None:
     """
     said: dict[UUID, Tracking | None] = {}
     faults: list[Exception] = []
-    until = world.now() + _PATIENCE
+    until = clock.now() + _PATIENCE
     for order_id, parcel in islice(due, _BITE):
         said[order_id] = None
         try:
@@ -53,7 +54,7 @@ def _track_some(due: Iterator[tuple[UUID, str]]) -> None:
                 break
         except Exception as error:
             faults.append(error)
-        if world.now() >= until:
+        if clock.now() >= until:
             break
     if said:
         _enter(said)
@@ -70,7 +71,7 @@ def _enter(said: Mapping[UUID, Tracking | None]) -> None:
     try:
         with transaction_of("shipping"), Shipment.objects.held(said) as shipments:
             for shipment in shipments:
-                shipment.tracked_at = world.now()
+                shipment.tracked_at = clock.now()
                 tracking = said[shipment.pk]
                 if tracking is not None:
                     services.record_tracking(shipment, tracking)
@@ -83,7 +84,7 @@ def _enter(said: Mapping[UUID, Tracking | None]) -> None:
 def _enter_alone(said: tuple[UUID, Tracking | None]) -> None:
     order_id, tracking = said
     # Noted by itself, so that a parcel that can't be entered does not stand first in line for ever.
-    Shipment.objects.filter(pk=order_id).update(tracked_at=world.now())
+    Shipment.objects.filter(pk=order_id).update(tracked_at=clock.now())
     if tracking is not None:
         with transaction_of("shipping"), Shipment.objects.held([order_id]) as [shipment]:
             services.record_tracking(shipment, tracking)
@@ -98,7 +99,7 @@ def purge_old_events() -> None:
 @every("REDRIVE_SECONDS")
 def send_letters_again() -> None:
     """Move on what people have asked to be sent again from the dead letters."""
-    redrive.go_on("shipping")
+    redrives.go_on("shipping")
 
 
 @every("OVERDUE_SECONDS")

@@ -9,10 +9,10 @@ class ShopConfig(AppConfig):
     verbose_name = "Shop"
 
     def ready(self) -> None:
-        from choreography import worker
+        from choreography.worker import setup
         from shop.celery import app
 
-        worker.install(app)
+        setup.install(app)
         if "orders" in settings.SERVICES:
             _suggest_what_the_sandboxes_know()
 

@@ -9,7 +9,7 @@ from celery import Celery, signals
 from django.apps import apps
 from django.conf import settings
 
-from choreography import embedded
+from choreography.broker import embedded
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
 embedded.register()

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.utils.translation import gettext as _
 
-from choreography import world
+from choreography.core import clock
 from orders.models import Order
 from shop import journeys, samples, verify
 from shop.launcher import Launcher, Tell
@@ -46,7 +46,7 @@ class Report:
 
 def play(launcher: Launcher, flower: Flower, tell: Tell) -> Report | None:
     """Place the samples, tell what happens to them, and judge. ``None``: everything is being stopped instead."""
-    begun = world.now()
+    begun = clock.now()
     follower = journeys.Follower()
     orders = samples.place()
     ids = [order.pk for order in orders]

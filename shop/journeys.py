@@ -9,8 +9,8 @@ from uuid import UUID
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from choreography.conf import conf
-from choreography.models import alias_of, table_of
+from choreography.core.conf import conf
+from choreography.storage.models import alias_of, table_of
 from orders.models import Order
 
 #: Keys behind the newest one that are looked at again: transactions don't commit in the order of their keys.

@@ -16,8 +16,8 @@ from django.db import OperationalError, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.utils.translation import gettext as _
 
-from choreography import topology
-from choreography.publishing import broker_errors, connect
+from choreography.broker import topology
+from choreography.broker.publisher import broker_errors, connect
 from shop.secrets import local_secret, random_secret, write_private
 
 env = environ.Env()

@@ -11,7 +11,7 @@ from urllib.request import Request, urlopen
 from django.conf import settings
 from django.utils.translation import gettext as _
 
-from choreography import alive
+from choreography.core import liveness
 from shop.launcher import Launcher, LaunchFailed, Tell
 
 #: Seconds all processes together get to become ready, and between looks.
@@ -55,7 +55,7 @@ class Flower:
 def forget_signs(names: Iterable[str]) -> None:
     """Remove signs of life from an earlier run. Call it before the processes are started."""
     for name in names:
-        alive.forget(name)
+        liveness.forget(name)
 
 
 def wait_until_ready(launcher: Launcher, home: str, flower: Flower, tell: Tell) -> bool:
@@ -91,7 +91,7 @@ def _probe(name: str, home: str, flower: Flower) -> Callable[[], str]:
         case "flower":
             return lambda: _answer(f"{flower.url}healthcheck") or _sees_workers(flower)
         case _:
-            return lambda: "" if alive.age(name) is not None else _("it has shown no sign of life")
+            return lambda: "" if liveness.age(name) is not None else _("it has shown no sign of life")
 
 
 def _answer(url: str) -> str:

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from choreography.outbox import transaction_of
+from choreography.outbox.announcing import transaction_of
 from orders.models import Order, Product
 from orders.services import Pick, place_order, request_cancellation
 from payments.gateway import gateway

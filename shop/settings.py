@@ -162,7 +162,7 @@ def database(alias: str) -> dict[str, object]:
 
 
 DATABASES = {"default": database("accounts")} | {service: database(service) for service in SERVICES}
-DATABASE_ROUTERS = ["choreography.routers.ServiceRouter"]
+DATABASE_ROUTERS = ["choreography.storage.routers.ServiceRouter"]
 
 # --- Logs -----------------------------------------------------------------------------------------------------
 

@@ -12,9 +12,9 @@ from uuid import UUID
 from django.db.models import Q
 from django.utils.translation import gettext as _
 
-from choreography.conf import conf
-from choreography.models import alias_of, table_of
-from choreography.registry import reaction_to
+from choreography.core.conf import conf
+from choreography.events.registry import reaction_to
+from choreography.storage.models import alias_of, table_of
 from orders.models import Order
 from payments.gateway import gateway
 from payments.models import Entry, Payment

@@ -9,8 +9,8 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import reverse
 
-from choreography.models import DeadLetter, table_of
-from choreography.registry import reactions
+from choreography.events.registry import reactions
+from choreography.storage.models import DeadLetter, table_of
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,9 @@ def open_shop() -> None:
 
 def close_shop() -> None:
     """Take everything back from a broker that others use too."""
-    from choreography import topology
-    from choreography.conf import conf
-    from choreography.publishing import connect
+    from choreography.broker import topology
+    from choreography.broker.publisher import connect
+    from choreography.core.conf import conf
 
     if conf().namespace:
         with connect() as connection:
@@ -70,7 +70,7 @@ def standing() -> dict[str, Any]:
     """How things stand, for a person who wonders why a test waits."""
     from django.conf import settings
 
-    from choreography.models import table_of
+    from choreography.storage.models import table_of
 
     counts: dict[str, Any] = {
         service: {
@@ -103,8 +103,8 @@ def unheard() -> list[str]:
 def _unheard() -> Any:
     from django.conf import settings
 
-    from choreography.models import table_of
-    from choreography.registry import reactions
+    from choreography.events.registry import reactions
+    from choreography.storage.models import table_of
 
     announced: dict[str, set[str]] = {}
     for service in settings.SERVICES:
@@ -157,7 +157,7 @@ def broken_promises() -> list[str]:
 
 def letters(service: str) -> list[dict[str, Any]]:
     """A service's dead letters, the oldest first."""
-    from choreography.models import table_of
+    from choreography.storage.models import table_of
 
     return [
         {
@@ -175,7 +175,7 @@ def letters(service: str) -> list[dict[str, Any]]:
 
 def heard(service: str) -> list[str]:
     """The ids of the events that took effect in a service, in this order."""
-    from choreography.models import table_of
+    from choreography.storage.models import table_of
 
     return [
         str(event_id)
@@ -185,7 +185,7 @@ def heard(service: str) -> list[str]:
 
 def announced(service: str, subject: str) -> list[str]:
     """The types of the events a service announced about an order."""
-    from choreography.models import table_of
+    from choreography.storage.models import table_of
 
     return list(
         table_of(service, "Outbox")
@@ -197,7 +197,7 @@ def announced(service: str, subject: str) -> list[str]:
 
 def unpublished(service: str) -> int:
     """How many events wait in a service's outbox."""
-    from choreography.models import table_of
+    from choreography.storage.models import table_of
 
     return int(table_of(service, "Outbox").objects.filter(published_at=None).count())
 

@@ -9,12 +9,14 @@ from uuid import UUID
 
 from django.db import OperationalError
 
-from choreography import effects, handling, topology, world
-from choreography.delivery import Outcome
-from choreography.embedded.store import Stored
-from choreography.models import table_of
-from choreography.publishing import Outgoing
-from choreography.registry import Reaction
+from choreography.broker import topology
+from choreography.broker.embedded.store import Stored
+from choreography.broker.publisher import Outgoing
+from choreography.core import clock
+from choreography.events.registry import Reaction
+from choreography.inbox import handler, unit_of_work
+from choreography.inbox.deliveries import Outcome
+from choreography.storage.models import table_of
 from choreography.testing import Choreography, FrozenWorld, Step
 from orders.models import Order, Product
 from orders.services import Pick, place_order
@@ -86,10 +88,10 @@ class Shop(Choreography):
 
     def pass_time(self, seconds: float) -> None:
         """Time passes, and everything that falls due on the ladders meanwhile is handled. No timer ticks."""
-        end = world.now().timestamp() + seconds
+        end = clock.now().timestamp() + seconds
         while True:
             self.drain()
-            now, due = world.now().timestamp(), self.broker.next_due()
+            now, due = clock.now().timestamp(), self.broker.next_due()
             if due is None or due > end:
                 self.time.advance(max(end - now, 0))
                 return
@@ -106,7 +108,7 @@ class Shop(Choreography):
             if self.drain():
                 continue
             if due is not None:
-                self.time.advance(max(due - world.now().timestamp(), 0) + 0.001)
+                self.time.advance(max(due - clock.now().timestamp(), 0) + 0.001)
             elif Shipment.objects.under_way().exists():
                 self.time.advance(5)
                 self.tick(TRACK_PARCELS)
@@ -138,7 +140,7 @@ class Shop(Choreography):
         Returns:
             ``None``; or the step, if it did not come to a commit.
         """
-        with patch.object(effects, "resolve", _die):
+        with patch.object(unit_of_work, "resolve", _die):
             return self._handle_next_and_die(service)
 
     def crash_before_acknowledging(self, service: str) -> Step | None:
@@ -156,14 +158,14 @@ class Shop(Choreography):
     @contextmanager
     def database_down(self, service: str) -> Iterator[None]:
         """A service's reactions can't reach their database."""
-        take_effect = effects.take_effect
+        take_effect = unit_of_work.take_effect
 
         def refuse(reaction: Reaction, *args: Any) -> Any:
             if reaction.service == service:
                 raise OperationalError("could not connect to server: Connection refused")
             return take_effect(reaction, *args)
 
-        with patch.object(handling, "take_effect", refuse):
+        with patch.object(handler, "take_effect", refuse):
             yield
 
     # How things stand

@@ -9,8 +9,8 @@ from typing import Any
 
 from kombu import Connection
 
-from choreography import embedded
-from choreography.contracts import CONTENT_TYPE
+from choreography.broker import embedded
+from choreography.events.messages import CONTENT_TYPE
 from tests.processes import RunningShop
 
 

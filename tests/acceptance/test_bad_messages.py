@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from choreography.contracts import CONTENT_TYPE
+from choreography.events.messages import CONTENT_TYPE
 from tests.processes import RunningShop, eventually, running_shop
 from tests.servers import a_corner_of_the_servers
 from tests.wire import Sender, Wire, event, sender, text

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("shop", "choreography", "orders", "payments", "shipping")
+PACKAGES = ("shop", "common", "choreography", "orders", "payments", "shipping")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -30,8 +30,8 @@ def product() -> int:
 
 def queues() -> list[str]:
     """The names of all queues of the shop."""
-    from choreography import topology
-    from choreography.conf import conf
+    from choreography.broker import topology
+    from choreography.core.conf import conf
 
     return [queue.name for service in conf().services for queue in topology.queues(service)]
 
@@ -52,7 +52,7 @@ def progress() -> dict[str, int]:
     """What changes as long as anything happens."""
     from django.conf import settings
 
-    from choreography.models import table_of
+    from choreography.storage.models import table_of
 
     counts = {"open": len(open_orders()), "unpublished": 0, "heard": 0, "announced": 0}
     for service in settings.SERVICES:
@@ -92,7 +92,7 @@ def parked() -> list[str]:
     """Letters that wait for a person, with the way they came."""
     from django.conf import settings
 
-    from choreography.models import table_of
+    from choreography.storage.models import table_of
 
     return [
         f"{letter.reaction or 'unusable message'}: {letter.error} {letter.message[:200]}"

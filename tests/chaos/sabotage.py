@@ -26,38 +26,38 @@ class Sabotage:
 
 def _enter_without_looking() -> None:
     """Every delivery goes into the inbox. What it was to be recognised by, a constraint, is gone from the databases."""
-    from choreography import effects
-    from choreography.rows import insert_all
+    from choreography.inbox import unit_of_work
+    from choreography.storage.bulk import insert_all
 
     def insert(rows: Any, by: Sequence[str], using: str) -> Any:
         insert_all(rows, using)
         return rows
 
-    effects.insert_new = insert  # type: ignore[attr-defined]
+    unit_of_work.insert_new = insert  # type: ignore[attr-defined]
 
 
 def _publish_before_commit() -> None:
     """Events go out as soon as they are announced, whatever becomes of the transaction."""
     from django.db.models.signals import post_save
 
-    from choreography import world
-    from choreography.models import table_of
-    from choreography.publishing import BrokerPublisher, Outgoing
-    from choreography.topology import exchange_name
+    from choreography.broker.publisher import BrokerPublisher, Outgoing
+    from choreography.broker.topology import exchange_name
+    from choreography.core import clock
+    from choreography.storage.models import table_of
 
     def publish_now(instance: Any, created: bool, **_: Any) -> None:
         if created:
             publisher = BrokerPublisher()
             publisher.publish([Outgoing(instance.body.encode(), exchange_name(instance.event_type))])
             publisher.close()
-            type(instance).objects.filter(pk=instance.pk).update(published_at=world.now())
+            type(instance).objects.filter(pk=instance.pk).update(published_at=clock.now())
 
     for service in _services():
         post_save.connect(publish_now, sender=table_of(service, "Outbox"), weak=False)
 
 
 def _take_publishing_for_confirmed() -> None:
-    from choreography.publishing import BrokerPublisher
+    from choreography.broker.publisher import BrokerPublisher
 
     def do_not_wait(self: BrokerPublisher, connection: Any) -> None:
         self._unconfirmed.clear()
@@ -66,7 +66,7 @@ def _take_publishing_for_confirmed() -> None:
 
 
 def _acknowledge_first() -> None:
-    from choreography.worker import DeliveryTask
+    from choreography.worker.setup import DeliveryTask
 
     DeliveryTask.acks_late = False
 
@@ -87,7 +87,7 @@ def _grant_cancellations_while_the_carrier_is_asked() -> None:
     def is_waiting(self: Shipment) -> bool:
         return self.state in (self.State.UNKNOWN, self.State.PLANNED, self.State.DISPATCHING)
 
-    from choreography.outbox import announce
+    from choreography.outbox.announcing import announce
     from shipping import services
     from shipping.events import CancellationRefused, ShipmentCancelled
 
@@ -103,7 +103,7 @@ def _grant_cancellations_while_the_carrier_is_asked() -> None:
 
 
 def _services() -> tuple[str, ...]:
-    from choreography.conf import conf
+    from choreography.core.conf import conf
 
     return conf().services
 

@@ -15,14 +15,16 @@ import pytest
 from django.db import close_old_connections, connection, connections, transaction
 from pytest_django.fixtures import Settings
 
-from choreography import purge, redrive, relay, rows
-from choreography.contracts import CONTENT_TYPE
-from choreography.delivery import Delivery, Done, Duplicate, Later, Outcome
-from choreography.dry_run import dry_run
-from choreography.handling import deliver, deliver_together
-from choreography.letters import By, NotParked, send_again
-from choreography.outbox import announce, transaction_of
-from choreography.publishing import Outgoing
+from choreography.broker.publisher import Outgoing
+from choreography.dead_letters import redrives
+from choreography.dead_letters.actions import By, NotParked, send_again
+from choreography.dead_letters.dry_runs import dry_run
+from choreography.events.messages import CONTENT_TYPE
+from choreography.inbox.deliveries import Delivery, Done, Duplicate, Later, Outcome
+from choreography.inbox.handler import deliver, deliver_together
+from choreography.outbox import relay
+from choreography.outbox.announcing import announce, transaction_of
+from choreography.storage import bulk, retention
 from orders.events import OrderCancelled
 from orders.models import Inbox as OrdersInbox
 from orders.models import Outbox as OrdersOutbox
@@ -121,7 +123,7 @@ def test_purging_looks_at_a_few_rows_however_many_there_are(due: int) -> None:
     put_into(OrdersInbox, "handled_at", due)
     with transaction.atomic(using="orders"):
         before = rows_read("orders_outbox", "orders_inbox")
-        assert purge.purge("orders") == 2 * due
+        assert retention.purge("orders") == 2 * due
         read = rows_read("orders_outbox", "orders_inbox") - before
 
     bites = due // 1000 + 1 + bool(due)
@@ -246,7 +248,7 @@ def test_of_two_groups_at_once_each_event_takes_effect_in_one(
 def test_of_two_that_make_a_row_at_once_the_second_starts_over_and_finds_it(
     monkeypatch: pytest.MonkeyPatch, elsewhere: Callable[[Callable[[], Outcome]], Outcome]
 ) -> None:
-    order, insert, made = str(uuid4()), rows.insert_new, threading.Event()
+    order, insert, made = str(uuid4()), bulk.insert_new, threading.Event()
     ship_to = {"name": "Ada", "street": "Main Street 1", "city": "Bonn", "postal_code": "53111", "country": "DE"}
     placed = event(subject=order, data={"ship_to": ship_to})
     requested = event("orders.cancellation_requested.v1", subject=order, data={"reason": "customer_request"})
@@ -258,7 +260,7 @@ def test_of_two_that_make_a_row_at_once_the_second_starts_over_and_finds_it(
             eventually(_someone_waits_for_us, HANGING)
         return inserted
 
-    monkeypatch.setattr(rows, "insert_new", insert_when_another_waits)
+    monkeypatch.setattr(bulk, "insert_new", insert_when_another_waits)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(_and_hang_up, lambda: deliver(Delivery("shipping", text(placed), CONTENT_TYPE)))
         assert made.wait(HANGING)
@@ -294,16 +296,16 @@ def test_of_two_deliveries_at_once_one_asks_the_outside_world(
 
 def test_of_two_that_move_a_redrive_on_at_once_one_waits_and_finds_it_moved() -> None:
     letters = park_unusable(10)
-    started = redrive.start("shipping", letters[0].fingerprint, By("ada"), redrive.HIGHEST_RATE)
+    started = redrives.start("shipping", letters[0].fingerprint, By("ada"), redrives.HIGHEST_RATE)
     second = Recorder()
 
     def move_on_elsewhere() -> None:
-        pool.submit(_and_hang_up, lambda: redrive.advance(started, second))
+        pool.submit(_and_hang_up, lambda: redrives.advance(started, second))
         eventually(_someone_waits_for_us, HANGING)
 
     with ThreadPoolExecutor(1) as pool:
         first = Recorder(meanwhile=move_on_elsewhere)
-        redrive.advance(started, first)
+        redrives.advance(started, first)
 
     assert (len(first.bodies), len(second.bodies)) == (1, 0)
     assert DeadLetterAction.objects.count() == 1

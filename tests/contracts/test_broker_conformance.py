@@ -12,11 +12,11 @@ import pytest
 from kombu import Connection
 from pytest_django.fixtures import Settings
 
-from choreography import topology
-from choreography.conf import conf
-from choreography.contracts import CONTENT_TYPE
-from choreography.errors import Transient
-from choreography.publishing import BrokerPublisher, Outgoing, connect
+from choreography.broker import topology
+from choreography.broker.publisher import BrokerPublisher, Outgoing, connect
+from choreography.core.conf import conf
+from choreography.core.errors import Transient
+from choreography.events.messages import CONTENT_TYPE
 from tests.processes import SERVICES, eventually
 
 HEARD_BY_TWO = "orders.order_placed.v1"

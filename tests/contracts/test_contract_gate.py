@@ -9,9 +9,10 @@ from jsonschema import Draft202012Validator
 from pydantic import Field
 from pytest_django.fixtures import Settings
 
-from choreography import gate
-from choreography.contracts import Amount, Announced, Currency, published
-from choreography.registry import reactions
+from choreography.events import compatibility
+from choreography.events.messages import Announced, published
+from choreography.events.registry import reactions
+from common.money import Amount, Currency
 from orders.events import CancellationRequested, Line, OrderPlaced, ShipTo
 
 PLACED = "orders.order_placed.v1"
@@ -24,7 +25,7 @@ def redefine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_committed_contracts_fit_the_code() -> None:
-    assert list(gate.faults()) == []
+    assert list(compatibility.faults()) == []
 
 
 def test_committed_map_fits_the_code() -> None:
@@ -33,7 +34,7 @@ def test_committed_map_fits_the_code() -> None:
 
 def test_every_contract_is_a_valid_schema_and_describes_every_field() -> None:
     for event in published.values():
-        schema = gate.schema_of(event)
+        schema = compatibility.schema_of(event)
         Draft202012Validator.check_schema(schema)
         assert all("description" in field for field in schema.get("properties", {}).values()), event.event_type
 
@@ -57,8 +58,8 @@ def test_removing_a_field_names_the_version_and_the_reader_it_breaks(redefine: N
         payment_token: str = Field(description="token")
         ship_to: ShipTo = Field(description="where to")
 
-    assert list(gate.broken_readers(WithoutTotal)) == ["payments.authorize_payment: total"]
-    assert [fault.partition(":")[0] for fault in gate.faults()] == [
+    assert list(compatibility.broken_readers(WithoutTotal)) == ["payments.authorize_payment: total"]
+    assert [fault.partition(":")[0] for fault in compatibility.faults()] == [
         f"{PLACED} has changed shape since it was published",
         f"{PLACED} breaks payments.authorize_payment",
     ]
@@ -71,7 +72,7 @@ def test_changing_a_type_inside_a_field_names_the_reader_it_breaks(redefine: Non
     class Moved(OrderPlacedFields, type=PLACED):
         ship_to: Somewhere = Field(description="where to")
 
-    assert list(gate.broken_readers(Moved)) == ["shipping.plan_shipment: ship_to"]
+    assert list(compatibility.broken_readers(Moved)) == ["shipping.plan_shipment: ship_to"]
 
 
 def test_an_optional_field_may_be_added_and_only_wants_writing_down(redefine: None) -> None:
@@ -79,8 +80,8 @@ def test_an_optional_field_may_be_added_and_only_wants_writing_down(redefine: No
         ship_to: ShipTo = Field(description="where to")
         gift: bool = Field(default=False, description="wrap it")
 
-    assert list(gate.broken_readers(WithGift)) == []
-    (fault,) = gate.faults()
+    assert list(compatibility.broken_readers(WithGift)) == []
+    (fault,) = compatibility.faults()
     assert fault.startswith(f"the committed contract of {PLACED} is out of date")
 
 
@@ -90,15 +91,15 @@ def test_an_event_without_a_committed_contract_is_refused_until_it_is_written(
     settings.CONTRACTS_DIR = tmp_path / "contracts"
     with pytest.raises(CommandError, match=f"{PLACED} has no committed contract"):
         call_command("choreography", "contracts", "--check")
-    assert len(gate.write()) == len(published)
-    assert gate.write() == []
+    assert len(compatibility.write()) == len(published)
+    assert compatibility.write() == []
     call_command("choreography", "contracts", "--check")
 
 
 def test_an_event_that_left_the_code_while_someone_reads_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     event_type = CancellationRequested.event_type
     monkeypatch.delitem(published, event_type)
-    assert list(gate.faults()) == [
+    assert list(compatibility.faults()) == [
         f"{event_type} was published and is gone from the code: shipping.cancel_shipment still read it"
     ]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pytest_django.fixtures import Settings
 
-from choreography import world
+from choreography.core import clock
 from choreography.testing import FrozenWorld
 from tests.flows import providers
 from tests.shop_in_a_box import Shop
@@ -16,7 +16,7 @@ from tests.shop_in_a_box import Shop
 def frozen() -> Iterator[FrozenWorld]:
     """A world whose time stands still."""
     frozen = FrozenWorld()
-    with world.replaced(frozen):
+    with clock.replaced(frozen):
         yield frozen
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from django.db import transaction
 
-from choreography import topology
-from choreography.delivery import Done, Duplicate, Later, Parked
-from choreography.embedded.store import Stored
+from choreography.broker import topology
+from choreography.broker.embedded.store import Stored
+from choreography.inbox.deliveries import Done, Duplicate, Later, Parked
 from orders.models import Order
 from orders.services import request_cancellation
 from shipping.models import Shipment

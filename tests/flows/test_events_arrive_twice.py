@@ -3,7 +3,7 @@
 import pytest
 from pytest_django.fixtures import Settings
 
-from choreography.delivery import Done, Duplicate
+from choreography.inbox.deliveries import Done, Duplicate
 from choreography.testing import Step
 from tests.flows.journeys import JOURNEYS, Journey
 from tests.shop_in_a_box import Shop, assert_invariants

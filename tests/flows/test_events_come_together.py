@@ -13,12 +13,12 @@ from django.apps import apps
 from django.db import transaction
 from pytest_django.fixtures import Settings
 
-from choreography import world
-from choreography.conf import conf
-from choreography.contracts import CONTENT_TYPE
-from choreography.delivery import Delivery, Later, Left
-from choreography.handling import deliver, deliver_together
-from choreography.registry import Reaction, reactions
+from choreography.core import clock
+from choreography.core.conf import conf
+from choreography.events.messages import CONTENT_TYPE
+from choreography.events.registry import Reaction, reactions
+from choreography.inbox.deliveries import Delivery, Later, Left
+from choreography.inbox.handler import deliver, deliver_together
 from choreography.testing import FrozenWorld
 from orders.models import Order
 from payments.sandbox import TOKENS
@@ -105,7 +105,7 @@ def _in_groups(chance: Random) -> Callable[[Sequence[Delivery]], None]:
 def left_by(rounds: Sequence[Round], handle: Callable[[Sequence[Delivery]], None], seed: int) -> dict[str, list[Any]]:
     """Every row of every table of the services after all that, but for the notes of what is on the ladder."""
     frozen = FrozenWorld(seed)
-    with world.replaced(frozen), ExitStack() as stack:
+    with clock.replaced(frozen), ExitStack() as stack:
         for service in conf().services:
             stack.enter_context(transaction.atomic(using=service))
         for number in range(1, _ORDERS):  # orders has never heard of the last

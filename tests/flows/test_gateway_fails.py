@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 from pytest_django.fixtures import Settings
 
-from choreography import topology
-from choreography.delivery import Later, Parked
-from choreography.models import table_of
+from choreography.broker import topology
+from choreography.inbox.deliveries import Later, Parked
+from choreography.storage.models import table_of
 from orders.models import Order
 from orders.services import request_cancellation
 from tests.flows.providers import Carrier, Gateway

@@ -5,13 +5,13 @@ from datetime import timedelta
 
 import pytest
 
-from choreography import topology
-from choreography.conf import conf
-from choreography.delivery import Duplicate
-from choreography.errors import Outage
-from choreography.models import table_of
-from choreography.overdue import send_overdue
-from choreography.publishing import Outgoing, published_to
+from choreography.broker import topology
+from choreography.broker.publisher import Outgoing, published_to
+from choreography.core.conf import conf
+from choreography.core.errors import Outage
+from choreography.dead_letters.lost_retries import send_overdue
+from choreography.inbox.deliveries import Duplicate
+from choreography.storage.models import table_of
 from orders.models import Order
 from tests.shop_in_a_box import Shop, assert_invariants
 

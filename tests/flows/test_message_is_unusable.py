@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from pytest_django.fixtures import Settings
 
-from choreography.delivery import ATTEMPTS, FIRST_SEEN, LETTER, WAITS, Done, Parked
+from choreography.inbox.deliveries import ATTEMPTS, FIRST_SEEN, LETTER, WAITS, Done, Parked
 from orders.models import Order
 from payments.models import Payment
 from tests.shop_in_a_box import Shop, assert_invariants

@@ -2,7 +2,7 @@
 
 import pytest
 
-from choreography.delivery import Done, Later
+from choreography.inbox.deliveries import Done, Later
 from orders.models import CancellationPending, Order, OrderFinished
 from orders.services import request_cancellation
 from payments.models import Payment

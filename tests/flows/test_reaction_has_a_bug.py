@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from choreography import registry
-from choreography.delivery import Done, Duplicate, Later, Parked
-from choreography.letters import send_again
-from choreography.models import DeadLetter
+from choreography.dead_letters.actions import send_again
+from choreography.events import registry
+from choreography.inbox.deliveries import Done, Duplicate, Later, Parked
+from choreography.storage.models import DeadLetter
 from choreography.testing import Step
 from orders.models import Order
 from payments.models import Payment

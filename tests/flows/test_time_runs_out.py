@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from pytest_django.fixtures import Settings
 
-from choreography.outbox import transaction_of
+from choreography.outbox.announcing import transaction_of
 from orders.models import Order
 from payments.models import Payment
 from payments.services import ask_to_let_go, record_expiry

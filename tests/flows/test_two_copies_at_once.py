@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from choreography.delivery import Done, Duplicate, Later
+from choreography.inbox.deliveries import Done, Duplicate, Later
 from choreography.testing import Step
 from orders.models import Order
 from orders.services import request_cancellation

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from choreography.embedded.store import Stored
+from choreography.broker.embedded.store import Stored
 from choreography.testing import FrozenWorld, Step
 from tests.flows.journeys import JOURNEYS, Journey
 from tests.flows.providers import Carrier, Gateway

@@ -9,8 +9,9 @@ from uuid import UUID
 
 from django.db import OperationalError
 
-from choreography import letters, world
-from choreography.errors import ChoreographyError, PublishFailed, Transient
+from choreography.core import clock
+from choreography.core.errors import ChoreographyError, PublishFailed, Transient
+from choreography.dead_letters import actions
 from orders.services import SubmittedTwice, request_cancellation
 from tests.shop_in_a_box import Crash
 from tests.simulation.outside import CALLS, CARRIER, GATEWAY, Mishap
@@ -60,7 +61,7 @@ class Place(Action):
     again: bool = False
 
     def do(self, shop: SimulatedShop) -> None:
-        form = world.new_id()
+        form = clock.new_id()
         self._send(shop, form, self.fault)
         if self.again:
             self._send(shop, form, None)
@@ -119,9 +120,9 @@ class SendAgain(Action):
         what = f"someone sends {self.service}'s letter {letter.pk} again"
         try:
             with shop.process(self.fault):
-                letters.send_again(letter, shop)
+                actions.send_again(letter, shop)
         # It may have done its work while the button was being pressed.
-        except (letters.NotParked, Transient, Crash, OperationalError) as error:
+        except (actions.NotParked, Transient, Crash, OperationalError) as error:
             what += f" ({type(error).__name__})"
         shop.tell(what)
 

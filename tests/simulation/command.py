@@ -18,8 +18,8 @@ from typing import Any
 
 from django.core.management import call_command
 
-from choreography.conf import conf
-from choreography.models import alias_of
+from choreography.core.conf import conf
+from choreography.storage.models import alias_of
 from tests.simulation.figures import Figures, Lines, LinesVisited, missing, possible_pairs, to_visit
 from tests.simulation.planted import PLANTS, planted
 from tests.simulation.run import History, Simulator, memory, simulator

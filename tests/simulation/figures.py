@@ -13,8 +13,8 @@ from typing import Final
 
 from coverage import Coverage
 
-from choreography.conf import conf
-from choreography.topology import event_types_heard_by
+from choreography.broker.topology import event_types_heard_by
+from choreography.core.conf import conf
 from tests.simulation.run import History
 
 #: Modules of each service whose lines a run must visit.

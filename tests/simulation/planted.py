@@ -9,16 +9,20 @@ from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
-from choreography import effects, outbox, relay, retries, testing, topology, world
-from choreography.conf import conf
-from choreography.delivery import Done, Left
-from choreography.errors import Conflict, NotYet, Outage, PublishFailed
-from choreography.handling import deliver_together
-from choreography.models import alias_of, table_of
-from choreography.outbox import transaction_of
-from choreography.publishing import Outgoing
-from choreography.purge import _in_bites
-from choreography.rows import insert_all
+from choreography import testing
+from choreography.broker import topology
+from choreography.broker.publisher import Outgoing
+from choreography.core import classification, clock
+from choreography.core.conf import conf
+from choreography.core.errors import Conflict, NotYet, Outage, PublishFailed
+from choreography.inbox import retry_policy, unit_of_work
+from choreography.inbox.deliveries import Done, Left
+from choreography.inbox.handler import deliver_together
+from choreography.outbox import announcing, relay
+from choreography.outbox.announcing import transaction_of
+from choreography.storage.bulk import insert_all
+from choreography.storage.models import alias_of, table_of
+from choreography.storage.retention import _in_bites
 from payments import services as payments
 from payments.models import Payment
 from shipping import services as shipping
@@ -31,7 +35,7 @@ Plant = Callable[[], Iterator[None]]
 def _no_inbox() -> Iterator[None]:
     """A delivery takes effect as often as it comes."""
 
-    commit = effects._commit
+    commit = unit_of_work._commit
 
     def commit_again(reaction: Any, items: Sequence[Any], *answers: Any) -> Any:
         alias, ids = alias_of(reaction.service), [item.event.id for item in items]
@@ -40,13 +44,13 @@ def _no_inbox() -> Iterator[None]:
             inbox.filter(event_id__in=ids, reaction=reaction.name).delete()
             return commit(reaction, items, *answers)
 
-    with patch.object(effects, "_commit", commit_again), patch.object(effects, "_handled", lambda *_: set()):
+    with patch.object(unit_of_work, "_commit", commit_again), patch.object(unit_of_work, "_handled", lambda *_: set()):
         yield
 
 
 def _no_claim() -> Iterator[None]:
     """Two copies of a delivery ask the outside world at once."""
-    with patch.object(effects, "claimed", lambda alias, who, event_ids: nullcontext(frozenset(event_ids))):
+    with patch.object(unit_of_work, "claimed", lambda alias, who, event_ids: nullcontext(frozenset(event_ids))):
         yield
 
 
@@ -93,7 +97,7 @@ def _publish_before_commit() -> Iterator[None]:
         return relay_events(self, service)
 
     with (
-        patch.object(outbox, "insert_all", insert_and_publish),
+        patch.object(announcing, "insert_all", insert_and_publish),
         patch.object(testing.Choreography, "relay", relay_those_too),
     ):
         yield
@@ -101,7 +105,7 @@ def _publish_before_commit() -> Iterator[None]:
 
 def _new_key_for_each_call() -> Iterator[None]:
     """The provider can't tell that it was asked before."""
-    with patch.object(payments, "_key", lambda order_id, operation: f"{order_id}:{operation}:{world.new_id().hex}"):
+    with patch.object(payments, "_key", lambda order_id, operation: f"{order_id}:{operation}:{clock.new_id().hex}"):
         yield
 
 
@@ -152,7 +156,7 @@ def _cancel_while_dispatching() -> Iterator[None]:
         if shipment.state != Shipment.State.DISPATCHING:
             return cancel_shipment(shipment, reason)
         shipment.end(Shipment.State.CANCELLED, reason)
-        outbox.announce(ShipmentCancelled(reason=reason), subject=shipment.order_id)
+        announcing.announce(ShipmentCancelled(reason=reason), subject=shipment.order_id)
         return None
 
     with patch.object(shipping, "cancel_shipment", cancel):
@@ -173,14 +177,14 @@ def _forget_the_cancellation() -> Iterator[None]:
 
 def _park_outages() -> Iterator[None]:
     """What is down uses up attempts."""
-    decide = retries.decide
+    decide = retry_policy.decide
 
     def impatient(error: Exception, history: Any, *rest: Any) -> Any:
-        if issubclass(retries.classify(error), Outage) and history.waits >= 2:
-            return retries.Park(history.attempts)
+        if issubclass(classification.classify(error), Outage) and history.waits >= 2:
+            return retry_policy.Park(history.attempts)
         return decide(error, history, *rest)
 
-    with patch.object(effects, "decide", impatient):
+    with patch.object(unit_of_work, "decide", impatient):
         yield
 
 
@@ -193,7 +197,7 @@ def _lose_retries() -> Iterator[None]:
 
     with (
         patch.object(testing.Choreography, "put_on_ladder", put_on_ladder),
-        patch("choreography.handling.note_retry", lambda *_: None),
+        patch("choreography.inbox.handler.note_retry", lambda *_: None),
     ):
         yield
 
@@ -202,7 +206,7 @@ def _purge_what_waits() -> Iterator[None]:
     """Old events go, published or not."""
 
     def by_age_alone(service: str) -> int:
-        return _in_bites(service, "Outbox", "announced_at", world.now() - conf().keep_outbox)
+        return _in_bites(service, "Outbox", "announced_at", clock.now() - conf().keep_outbox)
 
     with ExitStack() as stack:
         for service in conf().services:
@@ -222,13 +226,13 @@ def _group_acks_left() -> Iterator[None]:
 
 def _answers_swapped() -> Iterator[None]:
     """What was answered about one event of a group is entered for another."""
-    commit = effects._commit
+    commit = unit_of_work._commit
 
     def commit_swapped(reaction: Any, items: Sequence[Any], answers: Any = None) -> Any:
         swapped = answers and dict(zip(answers, reversed(answers.values()), strict=True))
         return commit(reaction, items, swapped)
 
-    with patch.object(effects, "_commit", commit_swapped):
+    with patch.object(unit_of_work, "_commit", commit_swapped):
         yield
 
 

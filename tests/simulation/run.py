@@ -12,9 +12,9 @@ from django.apps import apps
 from django.db import connections, transaction
 from django.test import override_settings
 
-from choreography import world
-from choreography.conf import conf
-from choreography.models import alias_of, table_of
+from choreography.core import clock
+from choreography.core.conf import conf
+from choreography.storage.models import alias_of, table_of
 from choreography.testing import FrozenWorld
 from orders.models import Order
 from payments.gateway import gateway
@@ -59,7 +59,7 @@ class Simulator:
         """Let a history happen. ``seed`` also decides ids and jitter."""
         self._forget_everything()
         frozen = FrozenWorld(seed)
-        with world.replaced(frozen):
+        with clock.replaced(frozen):
             shop = SimulatedShop(frozen, self._begin())
             try:
                 violation = self._live_through(shop, schedule)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from random import Random
 from typing import Final
 
-from choreography.conf import conf
+from choreography.core.conf import conf
 from payments.sandbox import TOKENS
 from shipping.sandbox import ADDRESSES
 from tests.shop_in_a_box import TRACK_PARCELS

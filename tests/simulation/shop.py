@@ -13,20 +13,23 @@ from uuid import UUID
 
 from django.db import IntegrityError, OperationalError, connections
 
-from choreography import effects, handling, letters, testing, topology
-from choreography.conf import conf
-from choreography.consumer import _arrival
-from choreography.delivery import Duplicate, Later, Left, Outcome, Parked
-from choreography.embedded.store import Stored
-from choreography.errors import NotYet, Outage, PublishFailed, Transient, Unusable
-from choreography.groups import Groups
-from choreography.models import alias_of, table_of
-from choreography.outbox import transaction_of
-from choreography.publishing import Outgoing
-from choreography.retries import classify
+from choreography import testing
+from choreography.broker import topology
+from choreography.broker.embedded.store import Stored
+from choreography.broker.publisher import Outgoing
+from choreography.core.classification import classify
+from choreography.core.conf import conf
+from choreography.core.errors import NotYet, Outage, PublishFailed, Transient, Unusable
+from choreography.dead_letters import actions
+from choreography.events.timers import timers
+from choreography.inbox import handler, unit_of_work
+from choreography.inbox.deliveries import Duplicate, Later, Left, Outcome, Parked
+from choreography.inbox.resuming import Waiting
+from choreography.outbox.announcing import transaction_of
+from choreography.storage.models import alias_of, table_of
 from choreography.testing import Step
-from choreography.timers import timers
-from choreography.waiting import Waiting
+from choreography.worker.batching import Groups
+from choreography.worker.consumer import _arrival
 from orders.models import Order
 from orders.services import cancel_if_open
 from shipping.models import Shipment
@@ -334,7 +337,7 @@ class SimulatedShop(Shop):
     @contextmanager
     def groups_watched(self) -> Iterator[None]:
         """What goes wrong in a group is judged. On its own each may go well, and nobody would know of a bug."""
-        take_effect = effects.take_effect
+        take_effect = unit_of_work.take_effect
 
         def judged(reaction: Any, items: Sequence[Any]) -> Any:
             try:
@@ -345,7 +348,7 @@ class SimulatedShop(Shop):
                     raise Violated(Violation("no_group_has_a_bug", None, about)) from error
                 raise
 
-        with patch.object(handling, "take_effect", judged):
+        with patch.object(handler, "take_effect", judged):
             yield
 
     def _refuse_bugs(self, service: str, outcome: Later | Parked, message: Stored) -> None:
@@ -427,7 +430,7 @@ class SimulatedShop(Shop):
         if self.parked():
             for service, letter in self.parked():
                 self.tell(f"someone sends {service}'s letter {letter.pk} again")
-                letters.send_again(letter, self)
+                actions.send_again(letter, self)
             self.rest()
         for service, letter in self.parked():
             raise Violated(Violation("a_letter_sent_again_does_its_work", letter.subject, f"{service}: {letter}"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from choreography import registry
+from choreography.events import registry
 from tests.simulation.actions import Cancel, Handle, Meanwhile, Place, Relay
 from tests.simulation.planted import PLANTS, planted
 from tests.simulation.run import History, Simulator

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from choreography import alive
+from choreography.core import liveness
 
 
 class Command(BaseCommand):
@@ -17,7 +17,7 @@ class Command(BaseCommand):
         parser.add_argument("--within", type=float, default=30.0, metavar="SECONDS", help="how late is late (30)")
 
     def handle(self, *args: Any, name: str, within: float, **options: Any) -> None:
-        age = alive.age(name)
+        age = liveness.age(name)
         if age is None:
             raise CommandError(f"{name} has not shown a sign of life yet.")
         if age > within:

@@ -9,7 +9,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from choreography import doctor, gate, overview
+from choreography.events import compatibility, event_map
+from choreography.operations import doctor
 
 
 class Command(BaseCommand):
@@ -31,17 +32,17 @@ class Command(BaseCommand):
     def map(self, *, write: bool, check: bool, **options: Any) -> None:
         path = Path(settings.BASE_DIR) / "docs" / "choreography.md"
         if write:
-            path.write_text(overview.page())
+            path.write_text(event_map.page())
         elif not check:
-            self.stdout.write(overview.page(), ending="")
-        elif not path.exists() or path.read_text() != overview.page():
+            self.stdout.write(event_map.page(), ending="")
+        elif not path.exists() or path.read_text() != event_map.page():
             raise CommandError(f"{path.name} is out of date. Run manage.py choreography map --write.")
 
     def contracts(self, *, write: bool, check: bool, **options: Any) -> None:
         if write:
-            for path in gate.write():
+            for path in compatibility.write():
                 self.stdout.write(f"wrote {path.name}")
-        found = list(gate.faults())
+        found = list(compatibility.faults())
         if found:
             raise CommandError("\n".join(found))
 

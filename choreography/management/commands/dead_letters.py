@@ -19,13 +19,13 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from choreography import letters, redrive
-from choreography.conf import conf
-from choreography.dry_run import DryRun, dry_run
-from choreography.editing import Refused
-from choreography.errors import Transient
-from choreography.letters import By
-from choreography.models import DeadLetter, DeadLetterAction, Redrive, alias_of, table_of
+from choreography.core.conf import conf
+from choreography.core.errors import Transient
+from choreography.dead_letters import actions, redrives
+from choreography.dead_letters.actions import By
+from choreography.dead_letters.dry_runs import DryRun, dry_run
+from choreography.dead_letters.editing import Refused
+from choreography.storage.models import DeadLetter, DeadLetterAction, Redrive, alias_of, table_of
 
 #: Seconds between looks at how a redrive goes, and while the broker is away.
 _LOOK, _PAUSE = 0.2, 2.0
@@ -59,10 +59,10 @@ class Command(BaseCommand):
             raise CommandError(
                 f"{service} is no service of this process. There are {', '.join(conf().services)}.", returncode=2
             )
-        by = By(options.pop("by", None) or letters.the_one_at_the_keyboard(), options.pop("why", None) or "")
+        by = By(options.pop("by", None) or actions.the_one_at_the_keyboard(), options.pop("why", None) or "")
         try:
             do(service=service, by=by, **options)
-        except (letters.NotParked, letters.NoReason, Refused, redrive.CannotStart) as refusal:
+        except (actions.NotParked, actions.NoReason, Refused, redrives.CannotStart) as refusal:
             raise CommandError(str(refusal)) from refusal
         except Transient as down:
             raise CommandError(f"The broker did not take it, so it stays parked. Try again later. ({down})") from down
@@ -72,7 +72,7 @@ class Command(BaseCommand):
         if fingerprint is not None:
             self._show_letters(services, fingerprint, as_json)
             return
-        found = [(each, group) for each in services for group in letters.groups(each)]
+        found = [(each, group) for each in services for group in actions.groups(each)]
         if as_json:
             self._print([{"service": each} | asdict(group) for each, group in found])
             return
@@ -88,7 +88,7 @@ class Command(BaseCommand):
             )
 
     def _show_letters(self, services: Sequence[str], fingerprint: str, as_json: bool) -> None:
-        found = [(each, letter) for each in services for letter in letters.open_letters(each, fingerprint)]
+        found = [(each, letter) for each in services for letter in actions.open_letters(each, fingerprint)]
         if as_json:
             names = ("state", "subject", "event_id", "message", "attempts", "parked_at")
             self._print(
@@ -128,13 +128,13 @@ class Command(BaseCommand):
 
     def retry(self, *, service: str, numbers: list[int], by: By, **options: Any) -> None:
         chosen = [_letter(service, number) for number in numbers]
-        with letters.to_the_broker(service) as publisher:
+        with actions.to_the_broker(service) as publisher:
             for letter in chosen:
-                letters.send_again(letter, publisher, by)
+                actions.send_again(letter, publisher, by)
                 self.stdout.write(f"{letter.pk} sent again")
 
     def retry_group(self, *, service: str, fingerprint: str, rate: float, by: By, **options: Any) -> None:
-        started = redrive.start(service, fingerprint, by, rate)
+        started = redrives.start(service, fingerprint, by, rate)
         with _until_interrupted() as interrupted:
             ended = self._follow(service, started, interrupted)
         if ended.state == Redrive.State.RUNNING:
@@ -146,10 +146,10 @@ class Command(BaseCommand):
             raise CommandError(ended.note)
 
     def stop(self, *, service: str, fingerprint: str, by: By, **options: Any) -> None:
-        under_way = redrive.running(service, fingerprint).first()
+        under_way = redrives.running(service, fingerprint).first()
         if under_way is None:
             raise CommandError(f"{fingerprint} is not being sent again.")
-        redrive.stop(under_way, by)
+        redrives.stop(under_way, by)
         self.stdout.write(f"{fingerprint} stopped")
 
     def edit(self, *, service: str, number: int, body: str, by: By, **options: Any) -> None:
@@ -158,12 +158,12 @@ class Command(BaseCommand):
             new = sys.stdin.buffer.read() if body == "-" else Path(body).read_bytes()
         except OSError as error:
             raise CommandError(f"The new body can't be read: {error}", returncode=2) from error
-        letters.edit(letter, new, by)
+        actions.edit(letter, new, by)
         self.stdout.write(f"{number} changed and sent again")
 
     def discard(self, *, service: str, numbers: list[int], by: By, **options: Any) -> None:
         for letter in [_letter(service, number) for number in numbers]:
-            letters.discard(letter, by)
+            actions.discard(letter, by)
             self.stdout.write(f"{letter.pk} discarded")
 
     def _follow(self, service: str, followed: Redrive, interrupted: threading.Event) -> Redrive:
@@ -171,10 +171,10 @@ class Command(BaseCommand):
         told = None
         while followed.state == Redrive.State.RUNNING and not interrupted.is_set():
             try:
-                with letters.to_the_broker(service) as publisher:
+                with actions.to_the_broker(service) as publisher:
                     while followed.state == Redrive.State.RUNNING and not interrupted.is_set():
-                        followed = redrive.advance(followed, publisher)
-                        how = redrive.progress(followed)
+                        followed = redrives.advance(followed, publisher)
+                        how = redrives.progress(followed)
                         if how != told:
                             self.stdout.write(
                                 f"step {followed.step + 1}: {how.sent} sent, {how.resolved} took effect, "
@@ -221,7 +221,7 @@ _ARGUMENTS: dict[str, Callable[[ArgumentParser], object]] = {
     "--why": lambda command: command.add_argument("--why", help="kept in the letter's history"),
     "--body": lambda command: command.add_argument("--body", required=True, metavar="FILE", help="- for stdin"),
     "--rate": lambda command: command.add_argument(
-        "--rate", type=float, default=redrive.RATE, help=f"letters per second ({redrive.RATE:.0f})"
+        "--rate", type=float, default=redrives.RATE, help=f"letters per second ({redrives.RATE:.0f})"
     ),
 }
 

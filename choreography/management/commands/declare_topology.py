@@ -5,9 +5,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from choreography import topology
-from choreography.conf import conf
-from choreography.publishing import broker_errors, connect
+from choreography.broker import topology
+from choreography.broker.publisher import broker_errors, connect
+from choreography.core.conf import conf
 
 
 class Command(BaseCommand):

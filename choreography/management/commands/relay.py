@@ -7,9 +7,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from choreography import alive, relay
-from choreography.conf import conf
-from choreography.garbage import leave_imports_alone
+from choreography.core import liveness
+from choreography.core.conf import conf
+from choreography.core.garbage import leave_imports_alone
+from choreography.outbox import relay
 
 
 class Command(BaseCommand):
@@ -24,7 +25,7 @@ class Command(BaseCommand):
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        alive.forget(f"relay-{service}")
+        liveness.forget(f"relay-{service}")
         leave_imports_alone()
         relay.run(service, stop)
-        alive.forget(f"relay-{service}")
+        liveness.forget(f"relay-{service}")

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from choreography import registry
-from choreography.delivery import Delivery
+from choreography.events import registry
+from choreography.inbox.deliveries import Delivery
 from payments.models import Inbox, Outbox, Payment
 
 CLOUDEVENT = "application/cloudevents+json"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from choreography import world
+from choreography.core import clock
 from choreography.testing import FrozenWorld
 from tests.shop_in_a_box import Shop
 
@@ -13,7 +13,7 @@ from tests.shop_in_a_box import Shop
 def frozen() -> Iterator[FrozenWorld]:
     """A clock that stands still."""
     frozen = FrozenWorld()
-    with world.replaced(frozen):
+    with clock.replaced(frozen):
         yield frozen
 
 

@@ -3,9 +3,9 @@
 from typing import Any
 from uuid import UUID
 
-from choreography import world
-from choreography.contracts import Event
-from choreography.models import DeadLetter, table_of
+from choreography.core import clock
+from choreography.events.messages import Event
+from choreography.storage.models import DeadLetter, table_of
 from orders.models import Order
 from payments.events import PaymentCaptured
 from tests.shop_in_a_box import Shop
@@ -14,11 +14,11 @@ from tests.shop_in_a_box import Shop
 def captured(order_id: UUID, amount: int = 2500) -> bytes:
     """The event that an order's payment was captured, as payments would announce it."""
     event = Event[Any](
-        id=world.new_id(),
+        id=clock.new_id(),
         type=PaymentCaptured.event_type,
         source="payments",
         subject=order_id,
-        time=world.now(),
+        time=clock.now(),
         data=PaymentCaptured(amount=amount, currency="EUR"),
     )
     return event.to_json().encode()
@@ -27,7 +27,7 @@ def captured(order_id: UUID, amount: int = 2500) -> bytes:
 def park(shop: Shop, number: int = 1) -> list[Any]:
     """Letters of one group, oldest first."""
     for _ in range(number):
-        shop.send("orders", captured(world.new_id()))
+        shop.send("orders", captured(clock.new_id()))
     shop.drain()
     return letters()
 

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from choreography.consumer import Answers
+from choreography.worker.consumer import Answers
 
 
 class Message:

@@ -9,9 +9,9 @@ from django.apps import apps
 from django.core.checks import CheckMessage, run_checks
 from pytest_django.fixtures import Settings
 
-from choreography import contracts, registry, timers
-from choreography.contracts import Announced
-from choreography.timers import Timer
+from choreography.events import messages, registry, timers
+from choreography.events.messages import Announced
+from choreography.events.timers import Timer
 
 
 def found() -> dict[str, tuple[str, str]]:
@@ -80,14 +80,14 @@ def test_a_foreign_publishers_event_may_be_reacted_to(change: Callable[..., None
 
 
 def test_an_event_with_a_field_nobody_described(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contracts, "published", {})
+    monkeypatch.setattr(messages, "published", {})
 
     class BoxPacked(Announced, type="warehouse.box_packed.v1"):
         weight: int
 
-    from choreography import checks
+    from choreography.operations import checks
 
-    monkeypatch.setattr(checks, "published", contracts.published)
+    monkeypatch.setattr(checks, "published", messages.published)
     message, remedy = found()["choreography.E006"]
     assert message == "warehouse.box_packed.v1 does not describe weight."
     assert "Field(description=" in remedy

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connections
 
-from choreography import circuits, registry
-from choreography.circuits import Circuit, Circuits
-from choreography.delivery import DATABASE
-from choreography.errors import Outage
-from choreography.hosts import Host
+from choreography.core.errors import Outage
+from choreography.events import registry
+from choreography.events.external_systems import Host
+from choreography.inbox.deliveries import DATABASE
+from choreography.worker import circuit_breaker
+from choreography.worker.circuit_breaker import Circuit, Circuits
 from tests.processes import eventually
 
 GATEWAY = "payment gateway"
@@ -46,7 +47,7 @@ def notes() -> Notes:
 
 @pytest.fixture
 def ours(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Circuits]:
-    monkeypatch.setattr(circuits, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(circuit_breaker, "_FIRST_PAUSE", 0.01)
     ours = Circuits(notes)
     yield ours
     ours.stop()

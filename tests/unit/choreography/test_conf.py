@@ -4,7 +4,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from pytest_django.fixtures import Settings
 
-from choreography.conf import Conf, conf
+from choreography.core.conf import Conf, conf
 
 
 def test_without_settings_the_defaults_hold(settings: Settings) -> None:

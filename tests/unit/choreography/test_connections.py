@@ -2,26 +2,26 @@
 
 import pytest
 
-from choreography import worker
+from choreography.worker import setup
 
 
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Grows by one with every check."""
     checks: list[str] = []
-    monkeypatch.setattr(worker, "close_old_connections", lambda: checks.append("checked"))
+    monkeypatch.setattr(setup, "close_old_connections", lambda: checks.append("checked"))
     return checks
 
 
 def test_they_are_checked_once_for_many_tasks(checks: list[str]) -> None:
-    connections = worker.Connections()
+    connections = setup.Connections()
     for _ in range(3):
         connections.check()
     assert len(checks) == 1
 
 
 def test_they_are_checked_at_once_where_something_went_wrong(checks: list[str]) -> None:
-    connections = worker.Connections()
+    connections = setup.Connections()
     connections.check()
     connections.mistrust()
     connections.check()
@@ -29,8 +29,8 @@ def test_they_are_checked_at_once_where_something_went_wrong(checks: list[str]) 
 
 
 def test_they_are_checked_again_when_their_time_is_up(checks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    connections = worker.Connections()
+    connections = setup.Connections()
     connections.check()
-    monkeypatch.setattr(worker, "_CHECKED_FOR", 0.0)
+    monkeypatch.setattr(setup, "_CHECKED_FOR", 0.0)
     connections.check()
     assert len(checks) == 2

@@ -7,9 +7,10 @@ from uuid import UUID
 import pytest
 from pydantic import Field, ValidationError
 
-from choreography import contracts
-from choreography.contracts import Amount, Announced, Currency, Event, Heard, parse_type, read_event, read_headline
-from choreography.errors import ContractError, Unusable
+from choreography.core.errors import ContractError, Unusable
+from choreography.events import messages
+from choreography.events.messages import Announced, Event, Heard, parse_type, read_event, read_headline
+from common.money import Amount, Currency
 
 CLOUDEVENT = "application/cloudevents+json"
 EVENT_ID = "019b76da-a800-7000-8000-00000000000e"
@@ -18,7 +19,7 @@ ORDER = "019b76da-a800-7000-8000-000000000001"
 
 @pytest.fixture(autouse=True)
 def no_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contracts, "published", {})
+    monkeypatch.setattr(messages, "published", {})
 
 
 class Money(Heard):
@@ -44,7 +45,7 @@ def test_an_announced_event_knows_its_type_and_its_service() -> None:
         amount: Amount = Field(description="how much")
 
     assert (Paid.event_type, Paid.service) == ("bank.paid.v2", "bank")
-    assert contracts.published == {"bank.paid.v2": Paid}
+    assert messages.published == {"bank.paid.v2": Paid}
 
 
 def test_a_type_is_defined_once() -> None:

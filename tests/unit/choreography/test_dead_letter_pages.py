@@ -9,9 +9,9 @@ import pytest
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from choreography import world
-from choreography.letters import ANSWER_WITHIN
-from choreography.models import DeadLetter, table_of
+from choreography.core import clock
+from choreography.dead_letters.actions import ANSWER_WITHIN
+from choreography.storage.models import DeadLetter, table_of
 from tests.shop_in_a_box import Shop
 from tests.unit.choreography import parked
 from tests.unit.orders.admin_pages import log_in, messages_in, queries
@@ -196,8 +196,8 @@ ORDERS = "/admin/orders/deadletter/"
 
 
 def test_a_letter_without_an_answer_for_long_says_so_and_can_be_sent_again(operator: Client) -> None:
-    letter = park(state=DeadLetter.State.RETRYING, sent_at=world.now() - ANSWER_WITHIN)
-    fresh = park(state=DeadLetter.State.RETRYING, sent_at=world.now())
+    letter = park(state=DeadLetter.State.RETRYING, sent_at=clock.now() - ANSWER_WITHIN)
+    fresh = park(state=DeadLetter.State.RETRYING, sent_at=clock.now())
 
     assert "sent again, no answer for long" in page(operator, letter)
     assert "Send again" in page(operator, letter)

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from pytest_django.fixtures import Settings
 
-from choreography import world
-from choreography.delivery import LETTER
-from choreography.editing import Refused
-from choreography.errors import Outage, Transient
-from choreography.letters import ANSWER_WITHIN, By, NoReason, NotParked, discard, edit, groups, send_again
-from choreography.models import DeadLetter, table_of
-from choreography.publishing import BrokerPublisher, Outgoing, connect
+from choreography.broker.publisher import BrokerPublisher, Outgoing, connect
+from choreography.core import clock
+from choreography.core.errors import Outage, Transient
+from choreography.dead_letters.actions import ANSWER_WITHIN, By, NoReason, NotParked, discard, edit, groups, send_again
+from choreography.dead_letters.editing import Refused
+from choreography.inbox.deliveries import LETTER
+from choreography.storage.models import DeadLetter, table_of
 from orders.models import Order
 from tests.shop_in_a_box import Shop
 from tests.unit.choreography.parked import captured, history, letters, mend, park, states
@@ -34,7 +34,7 @@ def letter() -> DeadLetter:
 
 def unknown_order(shop: Shop) -> DeadLetter:
     """Orders hears of an order it does not know."""
-    return hear(shop, captured(world.new_id()))
+    return hear(shop, captured(clock.new_id()))
 
 
 def test_a_letter_sent_again_is_resolved_when_the_reaction_takes_effect(shop: Shop) -> None:
@@ -64,7 +64,7 @@ def test_a_letter_that_fails_again_is_parked_again_and_stays_one_letter(shop: Sh
 
 
 def test_the_message_goes_out_as_it_came_without_its_history(shop: Shop) -> None:
-    body = captured(world.new_id())
+    body = captured(clock.new_id())
     history = {
         "x-choreography-attempts": 2,
         "x-choreography-waits": 1,
@@ -97,7 +97,7 @@ def test_a_message_that_is_no_event_can_be_sent_again_too(shop: Shop) -> None:
 @pytest.mark.parametrize("state", ["retrying", "resolved", "discarded"])
 def test_a_letter_that_is_not_parked_is_refused(shop: Shop, state: str) -> None:
     parked = unknown_order(shop)
-    table_of("orders", "DeadLetter").objects.update(state=state, sent_at=world.now())
+    table_of("orders", "DeadLetter").objects.update(state=state, sent_at=clock.now())
 
     with pytest.raises(NotParked, match="is not parked but"):
         send_again(parked, shop)
@@ -265,7 +265,7 @@ def test_a_discarded_message_that_arrives_anew_is_parked_anew(shop: Shop) -> Non
 
 def test_an_edited_letter_is_sent_again_with_both_bodies_kept(shop: Shop) -> None:
     """The service reads the new message; its history tells both."""
-    order = Order.objects.create(total=2500, currency="EUR", pk=world.new_id())
+    order = Order.objects.create(total=2500, currency="EUR", pk=clock.new_id())
     good = captured(order.pk)
     bad = good.replace(b'"amount"', b'"amuont"').replace(str(order.pk).encode(), b"nobody", 1)
     hear(shop, bad)

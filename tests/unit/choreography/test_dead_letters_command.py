@@ -14,9 +14,9 @@ import pytest
 from django.core.management import CommandError, call_command
 from pytest_django.fixtures import Settings
 
-from choreography import letters, redrive
-from choreography.models import table_of
-from choreography.publishing import Publisher
+from choreography.broker.publisher import Publisher
+from choreography.dead_letters import actions, redrives
+from choreography.storage.models import table_of
 from tests.shop_in_a_box import Shop
 from tests.unit.choreography.parked import captured, history, mend, park, states
 
@@ -31,21 +31,21 @@ def heard(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     def to_the_shop(service: str) -> Iterator[Publisher]:
         yield shop
 
-    monkeypatch.setattr(letters, "to_the_broker", to_the_shop)
+    monkeypatch.setattr(actions, "to_the_broker", to_the_shop)
     return shop
 
 
 @pytest.fixture
 def answered(heard: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """And whenever the command looks how it goes, it was handled, and time has passed."""
-    look = redrive.progress
+    look = redrives.progress
 
-    def handle_and_look(followed: Any) -> redrive.Progress:
+    def handle_and_look(followed: Any) -> redrives.Progress:
         heard.drain()
         heard.time.advance(1)
         return look(followed)
 
-    monkeypatch.setattr(redrive, "progress", handle_and_look)
+    monkeypatch.setattr(redrives, "progress", handle_and_look)
     return heard
 
 
@@ -91,7 +91,7 @@ def test_the_letters_of_a_group_can_be_listed(shop: Shop) -> None:
 
 def test_one_letter_is_shown_whole_with_its_history(shop: Shop) -> None:
     (letter,) = park(shop)
-    letters.discard(letter, letters.By("ada", "it was a test"))
+    actions.discard(letter, actions.By("ada", "it was a test"))
 
     shown = run("show", "orders", letter.pk)
     found = json.loads(run("show", "orders", letter.pk, "--json"))
@@ -173,7 +173,7 @@ def test_a_group_is_followed_to_its_end(answered: Shop) -> None:
 
 
 def group() -> list[str]:
-    return [each.fingerprint for each in letters.groups("orders")]
+    return [each.fingerprint for each in actions.groups("orders")]
 
 
 def test_a_group_that_stops_ends_with_one_and_says_why(answered: Shop) -> None:
@@ -187,37 +187,37 @@ def test_a_group_that_stops_ends_with_one_and_says_why(answered: Shop) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_goes_on_without(heard: Shop, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     park(heard, 10)
-    look = redrive.progress
+    look = redrives.progress
 
-    def be_interrupted(followed: Any) -> redrive.Progress:
+    def be_interrupted(followed: Any) -> redrives.Progress:
         os.kill(os.getpid(), number)
         return look(followed)
 
-    monkeypatch.setattr(redrive, "progress", be_interrupted)
+    monkeypatch.setattr(redrives, "progress", be_interrupted)
     before = signal.getsignal(number)
 
     with pytest.raises(SystemExit) as caught:
         run("retry-group", "orders", *group())
 
     assert caught.value.code == 130
-    assert redrive.running("orders").count() == 1
+    assert redrives.running("orders").count() == 1
     assert signal.getsignal(number) == before
     assert "is being sent again already" in refused("retry-group", "orders", *group())
 
 
 def test_the_broker_may_be_away_while_a_group_is_followed(answered: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from choreography.errors import Outage
+    from choreography.core.errors import Outage
     from choreography.management.commands import dead_letters
 
     mend(*park(answered, 2))
-    there, downs = letters.to_the_broker, iter([True, False])
+    there, downs = actions.to_the_broker, iter([True, False])
 
     def sometimes(service: str) -> Any:
         if next(downs, False):
             raise Outage("down")
         return there(service)
 
-    monkeypatch.setattr(letters, "to_the_broker", sometimes)
+    monkeypatch.setattr(actions, "to_the_broker", sometimes)
     monkeypatch.setattr(dead_letters, "_PAUSE", 0.0)
 
     run("retry-group", "orders", *group())
@@ -227,7 +227,7 @@ def test_the_broker_may_be_away_while_a_group_is_followed(answered: Shop, monkey
 
 def test_a_group_can_be_stopped(shop: Shop) -> None:
     (letter,) = park(shop)
-    started = redrive.start("orders", letter.fingerprint, letters.By("ada"))
+    started = redrives.start("orders", letter.fingerprint, actions.By("ada"))
 
     assert run("stop", "orders", letter.fingerprint, "--by", "bob") == f"{letter.fingerprint} stopped\n"
 

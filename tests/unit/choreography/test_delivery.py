@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from choreography.delivery import ATTEMPTS, FIRST_SEEN, GIVEN_UP, LETTER, WAITS, reason_of_death
+from choreography.inbox.deliveries import ATTEMPTS, FIRST_SEEN, GIVEN_UP, LETTER, WAITS, reason_of_death
 from tests.unit.choreography.authorizing import placed
 
 

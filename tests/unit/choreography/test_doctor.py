@@ -8,10 +8,12 @@ import pytest
 from django.core.management import call_command
 from pytest_django.fixtures import Settings
 
-from choreography import doctor, topology, world
-from choreography.embedded.transport import open_store
-from choreography.models import table_of
-from choreography.publishing import connect
+from choreography.broker import topology
+from choreography.broker.embedded.transport import open_store
+from choreography.broker.publisher import connect
+from choreography.core import clock
+from choreography.operations import doctor
+from choreography.storage.models import table_of
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -63,12 +65,12 @@ def test_missing_and_stale_bindings_are_found(broker: str) -> None:
 
 def test_an_event_that_waits_too_long_is_found(broker: str) -> None:
     table_of("orders", "Outbox").objects.create(
-        event_id=world.new_id(),
+        event_id=clock.new_id(),
         event_type="orders.order_placed.v1",
-        subject=world.new_id(),
+        subject=clock.new_id(),
         sequence=1,
         body="{}",
-        announced_at=world.now() - timedelta(minutes=5),
+        announced_at=clock.now() - timedelta(minutes=5),
     )
     assert found()["orders outbox"].startswith("1 event(s) wait, the oldest for 300")
 

@@ -8,13 +8,14 @@ import pytest
 import structlog.testing
 from django.db import connections, transaction
 
-from choreography import registry, world
-from choreography.claims import claimed
-from choreography.contracts import CONTENT_TYPE, read_headline
-from choreography.dry_run import DryRun, dry_run
-from choreography.letters import By
-from choreography.models import DeadLetterAction, table_of
-from choreography.outbox import announce
+from choreography.core import clock
+from choreography.dead_letters.actions import By
+from choreography.dead_letters.dry_runs import DryRun, dry_run
+from choreography.events import registry
+from choreography.events.messages import CONTENT_TYPE, read_headline
+from choreography.outbox.announcing import announce
+from choreography.storage.claims import claimed
+from choreography.storage.models import DeadLetterAction, table_of
 from orders.events import OrderCancelled
 from orders.models import Order
 from payments.models import Payment
@@ -64,7 +65,7 @@ def patch_reaction(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -
 
 def test_it_shows_what_would_change_and_be_announced(shop: Shop) -> None:
     order_id = uuid4()
-    order = Order.objects.create(total=2500, currency="EUR", pk=order_id, delivered_at=world.now())
+    order = Order.objects.create(total=2500, currency="EUR", pk=order_id, delivered_at=clock.now())
 
     letter = letter_of("orders", captured(order_id))
     before = rows()
@@ -75,7 +76,7 @@ def test_it_shows_what_would_change_and_be_announced(shop: Shop) -> None:
     assert found.is_promising
     (change,) = found.changes
     assert (change.row, change.what) == (f"orders.order {order_id}", "changed")
-    assert change.fields["captured_at"] == (None, str(world.now()))
+    assert change.fields["captured_at"] == (None, str(clock.now()))
     assert change.fields["status"][1] == "completed"  # worked out by the database
     assert "total" not in change.fields
     assert found.announces == [{"type": "orders.order_completed.v1", "data": {"currency": "EUR", "total": 2500}}]
@@ -236,7 +237,7 @@ def test_it_leaves_a_line_in_the_history(shop: Shop) -> None:
     (line,) = letter.actions.all()
     assert (line.who, line.why, line.what, line.outcome) == ("ada", "to see", "dry_run", "would_fail")
     assert line.detail == "UnknownOrder"
-    assert line.ended_at == world.now()
+    assert line.ended_at == clock.now()
 
 
 def test_it_does_not_touch_the_letter_or_a_retry_that_is_under_way(shop: Shop) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from pytest_django.fixtures import Settings
 
-from choreography.editing import Refused, check
+from choreography.dead_letters.editing import Refused, check
 from tests.wire import event, text
 
 #: As orders announces it, whole.

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import pytest
 
-from choreography.embedded.store import Refused, Store, Stored
+from choreography.broker.embedded.store import Refused, Store, Stored
 
 ROOT = Path(__file__).parents[3]
 ME = "me"
@@ -501,7 +501,7 @@ class TestSeveralProcesses:
     def test_a_file_that_is_busy_when_an_owner_leaves_is_written_later(
         self, path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr("choreography.embedded.store.BUSY_SECONDS", 0.01)
+        monkeypatch.setattr("choreography.broker.embedded.store.BUSY_SECONDS", 0.01)
         store = Store(path)
         store.declare_queue("q")
         store.publish("", "q", b"1")
@@ -521,7 +521,7 @@ class TestSeveralProcesses:
 CHILD = """
 import os, sys, threading, time
 from pathlib import Path
-from choreography.embedded.store import Store
+from choreography.broker.embedded.store import Store
 store = Store(sys.argv[1])
 def say(text):
     os.write(1, text.encode() + b"\\n")

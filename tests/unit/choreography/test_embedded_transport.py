@@ -17,8 +17,8 @@ from kombu import Connection, Consumer, Exchange, Message, Producer, Queue
 from kombu.asynchronous.hub import Hub
 from kombu.pidbox import Mailbox
 
-from choreography import embedded
-from choreography.embedded.transport import open_store
+from choreography.broker import embedded
+from choreography.broker.embedded.transport import open_store
 
 ROOT = Path(__file__).parents[3]
 PLACED = Exchange("placed", type="fanout")
@@ -301,7 +301,7 @@ class TestConsuming:
     def test_a_connection_that_cant_acknowledge_ends_so_that_the_message_comes_again(
         self, file_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("choreography.embedded.store.BUSY_SECONDS", 0.01)
+        monkeypatch.setattr("choreography.broker.embedded.store.BUSY_SECONDS", 0.01)
         with Connection(file_url) as connection:
             PAYMENTS(connection.channel()).declare()
             publish(connection, "1")

@@ -11,9 +11,9 @@ from django.apps import apps
 from django.core.management import call_command
 from django.db import connections
 
-from choreography.errors import Unusable
-from choreography.fingerprints import fill_in, fingerprint, place_in, place_of
-from choreography.models import table_of
+from choreography.core.errors import Unusable
+from choreography.inbox.fingerprints import fill_in, fingerprint, place_in, place_of
+from choreography.storage.models import table_of
 from orders.services import request_cancellation
 from tests.shop_in_a_box import Shop
 from tests.unit.choreography.parked import captured, park

@@ -8,7 +8,7 @@ import pytest
 from celery import signals
 from django.core.management import call_command
 
-from choreography import relay
+from choreography.outbox import relay
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from choreography import groups as groups_module
-from choreography import world
-from choreography.delivery import Delivery
-from choreography.groups import Arrival, Groups
+from choreography.core import clock
+from choreography.inbox.deliveries import Delivery
 from choreography.testing import FrozenWorld
+from choreography.worker import batching as groups_module
+from choreography.worker.batching import Arrival, Groups
 
 pytestmark = pytest.mark.usefixtures("frozen")
 
@@ -456,7 +456,7 @@ FORGET: st.SearchStrategy[Step] = st.just(Story.forget)
 def test_whatever_comes_and_goes_in_whatever_order(limit: int, slots: int, steps: list[Step]) -> None:
     """Each is taken once, in its subject's order, and the oldest takes along whatever may share its transaction."""
     time = FrozenWorld()
-    with world.replaced(time):
+    with clock.replaced(time):
         story = Story(limit, slots, time)
         for step in steps:
             step(story)

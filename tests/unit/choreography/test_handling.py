@@ -9,8 +9,10 @@ from uuid import uuid4
 import pytest
 from django.db import DatabaseError, IntegrityError, OperationalError
 
-from choreography import handling, parking, world
-from choreography.delivery import (
+from choreography.core import clock
+from choreography.core.errors import Conflict, ContractError, NotYet, Outage, Transient
+from choreography.inbox import handler, parking
+from choreography.inbox.deliveries import (
     ATTEMPTS,
     DATABASE,
     FIRST_SEEN,
@@ -24,9 +26,8 @@ from choreography.delivery import (
     Outcome,
     Parked,
 )
-from choreography.errors import Conflict, ContractError, NotYet, Outage, Transient
-from choreography.handling import deliver
-from choreography.models import table_of
+from choreography.inbox.handler import deliver
+from choreography.storage.models import table_of
 from payments.gateway import GatewayDown
 from payments.models import DeadLetter, Inbox, Outbox, Payment
 from tests.unit.choreography.authorizing import CLOUDEVENT, ORDER, asking, failing, meddle, nothing_was_stored, placed
@@ -154,7 +155,7 @@ def test_a_letter_sent_again_is_resolved_with_the_change() -> None:
 
     letter.refresh_from_db()
     assert letter.state == letter.State.RESOLVED
-    assert letter.resolved_at == world.now()
+    assert letter.resolved_at == clock.now()
 
 
 def test_a_letter_sent_again_that_fails_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +171,7 @@ def test_when_the_letter_cannot_be_written_the_message_waits(monkeypatch: pytest
     def refuse(*args: Any) -> None:
         raise DatabaseError("no space left on device")
 
-    monkeypatch.setattr(handling, "park", refuse)
+    monkeypatch.setattr(handler, "park", refuse)
     outcome = deliver(placed(given_up="rejected"))
     assert isinstance(outcome, Later)
     assert not DeadLetter.objects.exists()
@@ -182,11 +183,11 @@ def test_what_the_broker_gave_up_stays_given_up_over_the_ladder(monkeypatch: pyt
     def refuse(*args: Any) -> None:
         raise OperationalError("gone")
 
-    monkeypatch.setattr(handling, "park", refuse)
+    monkeypatch.setattr(handler, "park", refuse)
     waits = deliver(placed(given_up="delivery_limit"))
     assert isinstance(waits, Later)
     assert waits.down == DATABASE
-    monkeypatch.setattr(handling, "park", parking.park)
+    monkeypatch.setattr(handler, "park", parking.park)
 
     assert isinstance(deliver(placed(headers=waits.again.headers)), Parked)
 
@@ -247,7 +248,7 @@ def test_the_error_of_an_unusable_message_names_the_field_and_never_its_value() 
 
 
 def test_the_inbox_remembers_which_attempt_worked() -> None:
-    headers = {ATTEMPTS: 4, WAITS: 9, FIRST_SEEN: world.now().isoformat()}
+    headers = {ATTEMPTS: 4, WAITS: 9, FIRST_SEEN: clock.now().isoformat()}
     deliver(placed(headers=headers))
     assert Inbox.objects.get().attempts == 5
 

@@ -12,10 +12,10 @@ import structlog.testing
 from django.db import IntegrityError, OperationalError, connections
 from django.test.utils import CaptureQueriesContext
 
-from choreography import registry
-from choreography.claims import claimed
-from choreography.conf import conf
-from choreography.delivery import (
+from choreography.core.conf import conf
+from choreography.core.errors import Conflict, ContractError, NotYet, Outage, Transient
+from choreography.events import registry
+from choreography.inbox.deliveries import (
     ATTEMPTS,
     DATABASE,
     LETTER,
@@ -28,10 +28,10 @@ from choreography.delivery import (
     Outcome,
     Parked,
 )
-from choreography.errors import Conflict, ContractError, NotYet, Outage, Transient
-from choreography.handling import deliver, deliver_together
-from choreography.models import table_of
-from choreography.outbox import announce
+from choreography.inbox.handler import deliver, deliver_together
+from choreography.outbox.announcing import announce
+from choreography.storage.claims import claimed
+from choreography.storage.models import table_of
 from choreography.testing import FrozenWorld
 from payments.events import PaymentDeclined
 from payments.gateway import GatewayDown, GatewayError

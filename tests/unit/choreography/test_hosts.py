@@ -6,8 +6,8 @@ import pytest
 from django.core.signals import setting_changed
 from pytest_django.fixtures import Settings
 
-from choreography.errors import Outage
-from choreography.hosts import Host, WouldAsk, only_looking
+from choreography.core.errors import Outage
+from choreography.events.external_systems import Host, WouldAsk, only_looking
 
 
 class Oracle:

@@ -10,12 +10,12 @@ import pytest
 from django.db import IntegrityError, connections, transaction
 from django.test.utils import CaptureQueriesContext
 
-from choreography import world
-from choreography.contracts import Event, Nothing
-from choreography.errors import ContractError
-from choreography.models import alias_of
-from choreography.outbox import announce, caused_by, transaction_of
-from choreography.registry import Reaction, reaction_to
+from choreography.core import clock
+from choreography.core.errors import ContractError
+from choreography.events.messages import Event, Nothing
+from choreography.events.registry import Reaction, reaction_to
+from choreography.outbox.announcing import announce, caused_by, transaction_of
+from choreography.storage.models import alias_of
 from payments.events import CaptureFailed, PaymentCaptured, PaymentDeclined
 from payments.models import Counted, Outbox
 from shipping.events import ShipmentDelivered
@@ -37,11 +37,11 @@ def reaction(service: str, event_type: str) -> Reaction:
 
 def event(**changes: Any) -> Event[Nothing]:
     fields: dict[str, Any] = {
-        "id": world.new_id(),
+        "id": clock.new_id(),
         "type": "shipping.shipment_dispatched.v1",
         "source": "shipping",
         "subject": ORDER,
-        "time": world.now(),
+        "time": clock.now(),
         "correlationid": "flow",
         "data": Nothing(),
     }
@@ -60,7 +60,7 @@ def test_an_announced_fact_waits_in_the_outbox_as_it_goes_out() -> None:
 
     row = Outbox.objects.get()
     assert (row.event_type, row.subject) == ("payments.payment_declined.v1", ORDER)
-    assert (row.sequence, row.caused_by, row.announced_at, row.published_at) == (1, None, world.now(), None)
+    assert (row.sequence, row.caused_by, row.announced_at, row.published_at) == (1, None, clock.now(), None)
     assert json.loads(row.body) == {
         "specversion": "1.0",
         "id": str(row.event_id),
@@ -205,7 +205,7 @@ def test_two_events_of_one_order_never_have_the_same_number() -> None:
     with transaction_of("payments"):
         announce(DECLINED, subject=ORDER)
     row = Outbox.objects.get()
-    row.pk, row.event_id = None, world.new_id()
+    row.pk, row.event_id = None, clock.new_id()
     with pytest.raises(IntegrityError), transaction.atomic(using=alias_of("payments")):
         row.save(force_insert=True)
 

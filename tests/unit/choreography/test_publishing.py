@@ -11,8 +11,8 @@ import pytest
 from kombu import Connection, Exchange, Queue
 from pytest_django.fixtures import Settings
 
-from choreography.errors import Outage, PublishFailed, Transient
-from choreography.publishing import BrokerPublisher, Outgoing
+from choreography.broker.publisher import BrokerPublisher, Outgoing
+from choreography.core.errors import Outage, PublishFailed, Transient
 from tests.processes import eventually
 from tests.proxy import Proxy
 

@@ -7,12 +7,12 @@ import pytest
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
-from choreography import purge as module
-from choreography import world
-from choreography.conf import conf
-from choreography.models import alias_of
-from choreography.outbox import announce, transaction_of
-from choreography.purge import purge
+from choreography.core import clock
+from choreography.core.conf import conf
+from choreography.outbox.announcing import announce, transaction_of
+from choreography.storage import retention as module
+from choreography.storage.models import alias_of
+from choreography.storage.retention import purge
 from choreography.testing import FrozenWorld
 from payments.events import PaymentDeclined
 from payments.models import Counted, DeadLetter, Inbox, Outbox
@@ -30,13 +30,13 @@ def announced(subject: UUID, *, published: timedelta | None) -> int:
     with transaction_of("payments"):
         announce(PaymentDeclined(reason="x"), subject=subject)
     row = Outbox.objects.latest("position")
-    row.published_at = None if published is None else world.now() - published
+    row.published_at = None if published is None else clock.now() - published
     row.save()
     return row.sequence
 
 
 def heard(ago: timedelta) -> None:
-    Inbox.objects.create(event_id=uuid4(), reaction="r", event_type="t", subject=ORDER, handled_at=world.now() - ago)
+    Inbox.objects.create(event_id=uuid4(), reaction="r", event_type="t", subject=ORDER, handled_at=clock.now() - ago)
 
 
 def counted() -> dict[UUID, int]:
@@ -81,7 +81,7 @@ def test_counting_goes_on_when_the_newest_event_went_before_an_older_one() -> No
     announced(ORDER, published=None)
     announced(ORDER, published=OLD)
     purge("payments")
-    Outbox.objects.update(published_at=world.now() - OLD)
+    Outbox.objects.update(published_at=clock.now() - OLD)
     assert purge("payments") == 1
     assert counted() == {ORDER: 2}
 
@@ -110,7 +110,7 @@ def test_a_bite_full_of_those_that_wait_postpones_the_rest(monkeypatch: pytest.M
     for published in (None, None, None, OLD):
         announced(ORDER, published=published)
     assert purge("payments") == 0
-    Outbox.objects.filter(sequence=2).update(published_at=world.now() - OLD)
+    Outbox.objects.filter(sequence=2).update(published_at=clock.now() - OLD)
     assert purge("payments") == 2
     assert left() == [1, 3]
 
@@ -123,7 +123,7 @@ def test_old_inbox_rows_go_and_young_ones_stay() -> None:
 
 
 def test_dead_letters_stay_for_ever() -> None:
-    DeadLetter.objects.create(key="k", error="E", message="m", body=b"", parked_at=world.now() - OLD)
+    DeadLetter.objects.create(key="k", error="E", message="m", body=b"", parked_at=clock.now() - OLD)
     assert purge("payments") == 0
     assert DeadLetter.objects.exists()
 

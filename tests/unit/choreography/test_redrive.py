@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from pytest_django.fixtures import Settings
 
-from choreography import redrive, world
-from choreography.embedded.store import Stored
-from choreography.errors import Outage
-from choreography.letters import ANSWER_WITHIN, By, groups, resolve_what_took_effect, send_again
-from choreography.models import Redrive, table_of
-from choreography.publishing import Outgoing
+from choreography.broker.embedded.store import Stored
+from choreography.broker.publisher import Outgoing
+from choreography.core import clock
+from choreography.core.errors import Outage
+from choreography.dead_letters import redrives
+from choreography.dead_letters.actions import ANSWER_WITHIN, By, groups, resolve_what_took_effect, send_again
+from choreography.storage.models import Redrive, table_of
 from tests.shop_in_a_box import Shop
 from tests.unit.choreography.parked import history, letters, mend, park, states
 
@@ -21,9 +22,9 @@ pytestmark = pytest.mark.django_db(databases="__all__")
 BY = By("ada", "mended")
 
 
-def begin(rate: float = redrive.HIGHEST_RATE) -> Redrive:
+def begin(rate: float = redrives.HIGHEST_RATE) -> Redrive:
     """The redrive of the group of the first letter."""
-    return redrive.start("orders", letters()[0].fingerprint, BY, rate)
+    return redrives.start("orders", letters()[0].fingerprint, BY, rate)
 
 
 def sent() -> int:
@@ -33,7 +34,7 @@ def sent() -> int:
 def to_the_end(shop: Shop, started: Redrive) -> Redrive:
     """Everything sent is answered, a second passes, it moves on; bounded."""
     for _ in range(1000):
-        started = redrive.advance(started, shop)
+        started = redrives.advance(started, shop)
         if started.state != Redrive.State.RUNNING:
             return started
         shop.drain()
@@ -47,15 +48,15 @@ def test_steps_grow_and_each_waits_for_the_one_before(shop: Shop) -> None:
     steps = []
 
     for _ in range(6):
-        started = redrive.advance(started, shop)
+        started = redrives.advance(started, shop)
         steps.append(sent())
-        redrive.advance(started, shop)
+        redrives.advance(started, shop)
         assert sent() == steps[-1]  # not before the step is answered
         shop.drain()
         shop.time.advance(10)
 
     assert steps == [1, 5, 50, 50, 14, 0]
-    assert redrive.advance(started, shop).state == "done"
+    assert redrives.advance(started, shop).state == "done"
     assert set(states()) == {"resolved"}
     assert Counter(history()) == {("retry", "resolved"): 120}
 
@@ -82,11 +83,11 @@ def test_with_nothing_mended_only_one_is_sent(shop: Shop) -> None:
 @pytest.mark.parametrize(("rate", "seconds"), [(10.0, 12), (2.0, 60), (0.5, 240)])
 def test_no_more_are_sent_than_the_rate_allows(shop: Shop, rate: float, seconds: int) -> None:
     mend(*park(shop, 120))
-    begun = world.now()
+    begun = clock.now()
 
     assert to_the_end(shop, begin(rate)).state == "done"
 
-    needed = (world.now() - begun).total_seconds()
+    needed = (clock.now() - begun).total_seconds()
     assert seconds - 5 <= needed <= seconds + 10
 
 
@@ -115,32 +116,32 @@ def test_one_group_can_not_be_sent_twice_at_once(shop: Shop) -> None:
     park(shop, 2)
     started = begin()
 
-    with pytest.raises(redrive.CannotStart, match="already"):
+    with pytest.raises(redrives.CannotStart, match="already"):
         begin()
 
-    redrive.stop(started, BY)
+    redrives.stop(started, BY)
     begin()
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, 101.0, float("nan"), float("inf")])
 def test_a_rate_that_makes_no_sense_is_refused(shop: Shop, rate: float) -> None:
     park(shop)
-    with pytest.raises(redrive.CannotStart, match="rate must be"):
+    with pytest.raises(redrives.CannotStart, match="rate must be"):
         begin(rate)
 
 
 def test_a_group_with_nothing_parked_is_refused(shop: Shop) -> None:
-    with pytest.raises(redrive.CannotStart, match="No letter of 0123 is parked"):
-        redrive.start("orders", "0123", BY)
+    with pytest.raises(redrives.CannotStart, match="No letter of 0123 is parked"):
+        redrives.start("orders", "0123", BY)
 
 
 def test_a_stop_is_heeded_and_what_was_sent_is_still_answered(shop: Shop) -> None:
     mend(*park(shop, 6))
-    started = redrive.advance(begin(), shop)
+    started = redrives.advance(begin(), shop)
 
-    stopped = redrive.stop(started, By("bob", "wait for the fix"))
+    stopped = redrives.stop(started, By("bob", "wait for the fix"))
     shop.drain()
-    redrive.advance(started, shop)
+    redrives.advance(started, shop)
 
     assert (stopped.state, stopped.note) == ("stopped", "Stopped by bob. wait for the fix")
     assert Counter(states()) == {"resolved": 1, "parked": 5}
@@ -149,14 +150,14 @@ def test_a_stop_is_heeded_and_what_was_sent_is_still_answered(shop: Shop) -> Non
 def test_a_letter_that_is_not_answered_stops_it_and_can_be_sent_again(shop: Shop) -> None:
     """Somebody has purged the queue."""
     mend(*park(shop, 3))
-    started = redrive.advance(begin(), shop)
+    started = redrives.advance(begin(), shop)
     while message := shop.take("orders"):
         shop.broker.ack(message.tag)
 
     shop.time.advance(ANSWER_WITHIN.total_seconds() - 1)
-    assert redrive.advance(started, shop).state == "running"
+    assert redrives.advance(started, shop).state == "running"
     shop.time.advance(1)
-    stopped = redrive.advance(started, shop)
+    stopped = redrives.advance(started, shop)
 
     assert (stopped.state, stopped.note) == ("stopped", f"Letter {letters()[0].pk} has had no answer for 15 minutes.")
     assert groups("orders")[0].overdue == 1
@@ -173,7 +174,7 @@ def test_when_the_broker_does_not_take_them_nothing_has_changed(shop: Shop) -> N
     started = begin()
 
     with pytest.raises(Outage):
-        redrive.advance(started, Down(shop.time))
+        redrives.advance(started, Down(shop.time))
 
     assert set(states()) == {"parked"}
     assert history() == []
@@ -193,7 +194,7 @@ def test_a_crash_after_publishing_and_before_the_commit_does_no_harm(shop: Shop)
     mend(*park(shop, 7))
     started = begin()
     with pytest.raises(Crash):
-        redrive.advance(started, Dying(shop.time))
+        redrives.advance(started, Dying(shop.time))
 
     assert to_the_end(shop, started).state == "done"
 
@@ -205,7 +206,7 @@ def test_pressing_many_times_takes_effect_once(shop: Shop) -> None:
     mend(*park(shop, 7))
     started = begin()
     for _ in range(5):
-        redrive.advance(started, shop)
+        redrives.advance(started, shop)
     for letter in letters():
         if letter.state == "parked":
             send_again(letter, shop, BY)  # a person is faster
@@ -227,12 +228,12 @@ def test_the_history_says_who_and_why_and_in_which_redrive(shop: Shop) -> None:
 
 def test_progress_counts_letters(shop: Shop) -> None:
     mend(*park(shop, 10))
-    started = redrive.advance(begin(), shop)
+    started = redrives.advance(begin(), shop)
     shop.drain()
     shop.time.advance(1)
-    redrive.advance(started, shop)
+    redrives.advance(started, shop)
 
-    assert redrive.progress(started) == redrive.Progress(sent=6, resolved=1, pending=5, left=4)
+    assert redrives.progress(started) == redrives.Progress(sent=6, resolved=1, pending=5, left=4)
 
 
 @pytest.fixture
@@ -247,7 +248,7 @@ def test_the_timer_of_each_service_moves_it_on(on_the_broker: Shop) -> None:
     mend(*park(on_the_broker, 3))
     begin()
 
-    redrive.go_on("orders")
+    redrives.go_on("orders")
 
     assert states() == ["retrying", "parked", "parked"]
 
@@ -257,7 +258,7 @@ def test_with_the_broker_down_the_timer_waits(shop: Shop, settings: Settings) ->
     park(shop)
     started = begin()
 
-    redrive.go_on("orders")
+    redrives.go_on("orders")
 
     started.refresh_from_db()
     assert started.state == "running"
@@ -268,7 +269,7 @@ def test_without_redrives_the_timer_does_not_touch_the_broker(shop: Shop, settin
     park(shop)
 
     for service in shop.services:
-        redrive.go_on(service)
+        redrives.go_on(service)
 
 
 def test_a_letter_whose_event_took_effect_by_another_copy_is_resolved(shop: Shop) -> None:
@@ -299,7 +300,7 @@ def test_rubbish_that_claims_the_id_of_a_heard_event_is_not_resolved(shop: Shop)
 def test_a_resolved_letter_ends_the_wait_of_its_redrive(shop: Shop) -> None:
     """Its message is lost, and another copy took effect."""
     (one,) = park(shop)
-    started = redrive.advance(begin(), shop)
+    started = redrives.advance(begin(), shop)
     message: Stored | None = shop.take("orders")
     assert message is not None
     shop.broker.ack(message.tag)
@@ -308,7 +309,7 @@ def test_a_resolved_letter_ends_the_wait_of_its_redrive(shop: Shop) -> None:
     shop.drain()
     resolve_what_took_effect("orders")
 
-    assert redrive.advance(started, shop).state == "done"
+    assert redrives.advance(started, shop).state == "done"
     assert history() == [("retry", "resolved")]
 
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from choreography import registry
-from choreography.contracts import Event, Heard, Nothing
-from choreography.errors import ContractError
-from choreography.registry import reaction_to, reactions, reacts_to
+from choreography.core.errors import ContractError
+from choreography.events import registry
+from choreography.events.messages import Event, Heard, Nothing
+from choreography.events.registry import reaction_to, reactions, reacts_to
 from payments.events import PaymentVoided
 
 

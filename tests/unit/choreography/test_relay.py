@@ -8,12 +8,12 @@ import structlog
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
-from choreography import registry
-from choreography.errors import Outage, PublishFailed
-from choreography.models import alias_of
-from choreography.outbox import announce, transaction_of
-from choreography.publishing import Outgoing
-from choreography.relay import move
+from choreography.broker.publisher import Outgoing
+from choreography.core.errors import Outage, PublishFailed
+from choreography.events import registry
+from choreography.outbox.announcing import announce, transaction_of
+from choreography.outbox.relay import move
+from choreography.storage.models import alias_of
 from payments.events import PaymentDeclined
 from payments.models import Outbox
 

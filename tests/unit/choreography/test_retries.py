@@ -20,11 +20,12 @@ from django.db import (
 )
 from django.db.backends.sqlite3.base import DatabaseWrapper
 
-from choreography.conf import Conf
-from choreography.delivery import ATTEMPTS, FIRST_SEEN, LETTER, WAITS, Delivery
-from choreography.errors import Conflict, ContractError, NotYet, Outage, PublishFailed, Transient, Unusable
-from choreography.handling import _again
-from choreography.retries import Again, History, Park, classify, decide, is_database_down
+from choreography.core.classification import classify, is_database_down
+from choreography.core.conf import Conf
+from choreography.core.errors import Conflict, ContractError, NotYet, Outage, PublishFailed, Transient, Unusable
+from choreography.inbox.deliveries import ATTEMPTS, FIRST_SEEN, LETTER, WAITS, Delivery
+from choreography.inbox.handler import _again
+from choreography.inbox.retry_policy import Again, History, Park, decide
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 CONF = Conf()

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from django.contrib.auth.models import User
 
-from choreography import routers
-from choreography.routers import ServiceRouter, home
+from choreography.storage import routers
+from choreography.storage.routers import ServiceRouter, home
 from orders.models import Order, OrderLine
 from payments.models import Payment
 

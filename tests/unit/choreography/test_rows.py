@@ -11,9 +11,9 @@ from django.db.models.signals import post_save, pre_save
 from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
 
-from choreography import world
-from choreography.errors import Conflict
-from choreography.rows import held, insert_all, insert_new, update_rows
+from choreography.core import clock
+from choreography.core.errors import Conflict
+from choreography.storage.bulk import held, insert_all, insert_new, update_rows
 from orders.models import DeadLetter, Inbox, Order
 from payments.models import Entry, Payment
 
@@ -63,7 +63,7 @@ def test_a_row_that_breaks_a_constraint_is_refused_with_all_others() -> None:
 
 
 def test_what_the_database_works_out_itself_is_left_to_it() -> None:
-    insert_all([Order(customer_name="Ada", total=1, authorized_at=world.now())], "orders")
+    insert_all([Order(customer_name="Ada", total=1, authorized_at=clock.now())], "orders")
     assert Order.objects.get().status == Order.Status.AUTHORIZED
 
 
@@ -111,7 +111,7 @@ def test_of_nothing_nothing_is_asked() -> None:
 
 def test_each_row_is_given_values_of_its_own() -> None:
     insert_all([Payment(pk=key, reference="as it was") for key in (ONE, TWO, THREE)], "payments")
-    now = world.now().replace(microsecond=7)
+    now = clock.now().replace(microsecond=7)
     changed = [
         Payment(pk=ONE, asked=1, currency="EUR", order_cancelled=True, authorized_at=now),
         Payment(pk=TWO, asked=2, currency="KRW", order_cancelled=False, authorized_at=None),
@@ -130,7 +130,7 @@ def test_each_row_is_given_values_of_its_own() -> None:
 
 
 def test_what_is_emptied_in_every_row_is_empty() -> None:
-    insert_all([Payment(pk=key, authorized_at=world.now()) for key in (ONE, TWO)], "payments")
+    insert_all([Payment(pk=key, authorized_at=clock.now()) for key in (ONE, TWO)], "payments")
     update_rows([Payment(pk=key) for key in (ONE, TWO)], ["authorized_at"], "payments")
     assert list(Payment.objects.values_list("authorized_at", flat=True)) == [None, None]
 
@@ -238,7 +238,7 @@ def test_a_missing_row_may_be_refused() -> None:
 
 def test_a_row_that_was_made_can_be_held_again() -> None:
     change(ONE, asked=1)
-    change(ONE, asked=1 + 1, authorized_at=world.now() - timedelta(days=1))
+    change(ONE, asked=1 + 1, authorized_at=clock.now() - timedelta(days=1))
     assert Payment.objects.get().asked == 2
 
 

@@ -8,16 +8,18 @@ from uuid import UUID
 import pytest
 from django.db import OperationalError
 
-from choreography import registry, timers, topology, world
-from choreography.contracts import Event, Nothing
-from choreography.delivery import Done, Duplicate, Later, Left, Parked
-from choreography.embedded.store import Stored
-from choreography.errors import Outage
-from choreography.models import table_of
-from choreography.outbox import announce, transaction_of
-from choreography.publishing import Outgoing
+from choreography.broker import topology
+from choreography.broker.embedded.store import Stored
+from choreography.broker.publisher import Outgoing
+from choreography.core import clock
+from choreography.core.errors import Outage
+from choreography.events import registry, timers
+from choreography.events.messages import Event, Nothing
+from choreography.events.timers import Timer
+from choreography.inbox.deliveries import Done, Duplicate, Later, Left, Parked
+from choreography.outbox.announcing import announce, transaction_of
+from choreography.storage.models import table_of
 from choreography.testing import Choreography, FrozenWorld, Step
-from choreography.timers import Timer
 from orders.events import CancellationRequested
 from shipping.models import Shipment
 
@@ -33,7 +35,7 @@ def choreography(frozen: FrozenWorld) -> Iterator[Choreography]:
 
 def request() -> UUID:
     """Announce something that shipping hears, and answers with something that orders hears. Returns the order's id."""
-    order_id = world.new_id()
+    order_id = clock.new_id()
     with transaction_of("orders"):
         announce(CancellationRequested(reason="test"), subject=order_id)
     return order_id

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from choreography import topology, worker
-from choreography.timers import Timer
+from choreography.broker import topology
+from choreography.events.timers import Timer
+from choreography.worker import setup
 
 pytestmark = pytest.mark.django_db(databases="__all__", transaction=True)
 
@@ -23,7 +24,7 @@ def test_a_tick_is_skipped_while_the_one_before_still_runs() -> None:
         if len(ticks) == 1:
             tick()
 
-    tick = worker._tick(timer(look_around))
+    tick = setup._tick(timer(look_around))
     tick()
     assert ticks == ["begun"]
     tick()
@@ -37,7 +38,7 @@ def test_a_tick_that_fails_does_not_keep_the_next_from_running() -> None:
         ticks.append("begun")
         raise ZeroDivisionError
 
-    tick = worker._tick(timer(look_around))
+    tick = setup._tick(timer(look_around))
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             tick()

@@ -3,9 +3,9 @@
 import pytest
 from pytest_django.fixtures import Settings
 
-from choreography import timers as module
-from choreography.errors import ContractError, Transient
-from choreography.timers import every, for_each, timers
+from choreography.core.errors import ContractError, Transient
+from choreography.events import timers as module
+from choreography.events.timers import every, for_each, timers
 
 
 def test_a_timer_is_named_after_its_package_and_its_function(

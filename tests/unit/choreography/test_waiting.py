@@ -5,11 +5,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from choreography import handling
-from choreography.delivery import Delivery, Done, Duplicate, Later, Outcome
-from choreography.errors import NotYet, Outage
-from choreography.publishing import Outgoing
-from choreography.waiting import Waiting
+from choreography.broker.publisher import Outgoing
+from choreography.core.errors import NotYet, Outage
+from choreography.inbox import handler
+from choreography.inbox.deliveries import Delivery, Done, Duplicate, Later, Outcome
+from choreography.inbox.resuming import Waiting
 
 pytestmark = pytest.mark.usefixtures("frozen")
 
@@ -25,7 +25,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[Delivery]:
         tried.append(mail)
         return mail.headers.get("after") in (None, *(each.headers["name"] for each in tried[:-1]))
 
-    monkeypatch.setattr(handling, "resume", resume)
+    monkeypatch.setattr(handler, "resume", resume)
     return tried
 
 

@@ -5,35 +5,35 @@ from threading import Thread
 
 import pytest
 
-from choreography import world
+from choreography.core import clock
 from choreography.testing import FrozenWorld
 
 
 def test_the_real_world_gives_utc_and_rising_ids_and_chance() -> None:
     before = datetime.now(UTC)
-    assert before <= world.now() <= datetime.now(UTC)
-    assert world.now().tzinfo is UTC
-    first, second = world.new_id(), world.new_id()
+    assert before <= clock.now() <= datetime.now(UTC)
+    assert clock.now().tzinfo is UTC
+    first, second = clock.new_id(), clock.new_id()
     assert first.version == second.version == 7
     assert first != second
-    assert 0 <= world.jitter() < 1
+    assert 0 <= clock.jitter() < 1
 
 
 def test_a_world_is_replaced_for_every_thread_and_put_back() -> None:
     frozen, seen = FrozenWorld(), list[datetime]()
-    with world.replaced(frozen):
-        thread = Thread(target=lambda: seen.append(world.now()))
+    with clock.replaced(frozen):
+        thread = Thread(target=lambda: seen.append(clock.now()))
         thread.start()
         thread.join()
     assert seen == [frozen.now()]
-    assert world.now() != frozen.now()
+    assert clock.now() != frozen.now()
 
 
 def test_a_world_is_put_back_after_an_error() -> None:
     frozen = FrozenWorld()
-    with pytest.raises(ZeroDivisionError), world.replaced(frozen):
+    with pytest.raises(ZeroDivisionError), clock.replaced(frozen):
         raise ZeroDivisionError
-    assert world.now() != frozen.now()
+    assert clock.now() != frozen.now()
 
 
 def test_in_a_frozen_world_time_stands_still_until_told() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from choreography.outbox import transaction_of
+from choreography.outbox.announcing import transaction_of
 from orders.models import Order
 
 

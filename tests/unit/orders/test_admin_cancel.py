@@ -4,7 +4,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 
-from choreography import world
+from choreography.core import clock
 from orders import services
 from orders.models import Order
 from tests.unit.orders.admin_pages import LIST, an_order, log_in, log_in_clerk, messages_in
@@ -25,14 +25,14 @@ def url(order: Order) -> str:
 
 def completed(order: Order) -> Order:
     with holding(order) as held:
-        services.record_capture(held, world.now())
-        services.record_delivery(held, world.now())
+        services.record_capture(held, clock.now())
+        services.record_delivery(held, clock.now())
     return order
 
 
 def cancelled(order: Order) -> Order:
     with holding(order) as held:
-        services.cancel_order(held, "lost", world.now())
+        services.cancel_order(held, "lost", clock.now())
     return order
 
 

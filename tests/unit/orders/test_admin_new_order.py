@@ -7,7 +7,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 
-from choreography.models import table_of
+from choreography.storage.models import table_of
 from orders import services
 from orders.models import MAX_PRICE, Order, OrderLine, Product
 from tests.unit.orders.admin_pages import (

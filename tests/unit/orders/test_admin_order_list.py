@@ -3,7 +3,7 @@
 import pytest
 from django.test import Client
 
-from choreography import world
+from choreography.core import clock
 from orders import services
 from orders.models import Order
 from tests.unit.orders.admin_pages import LIST, an_order, log_in, log_in_clerk, queries
@@ -45,7 +45,7 @@ def test_orders_are_filtered_by_status(clerk: Client) -> None:
     cancelled = an_order()
     an_order()
     with holding(cancelled) as held:
-        services.cancel_order(held, "lost", world.now())
+        services.cancel_order(held, "lost", clock.now())
 
     assert listed(clerk, "status=cancelled") == [cancelled]
     assert len(listed(clerk)) == 2

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 from django.test import Client
 
-from choreography import world
-from choreography.models import table_of
+from choreography.core import clock
+from choreography.storage.models import table_of
 from orders import services
 from orders.models import Order
 from tests.unit.orders.admin_pages import an_order, log_in, log_in_clerk, queries
@@ -33,16 +33,16 @@ def page(clerk: Client, order: Order) -> str:
 
 def publish_all() -> None:
     """The relay has been here."""
-    table_of("orders", "Outbox").objects.update(published_at=world.now())
+    table_of("orders", "Outbox").objects.update(published_at=clock.now())
 
 
 def complete(order: Order) -> None:
     """Everything goes well."""
     with holding(order) as held:
-        services.record_authorization(held, world.now())
-        services.record_dispatch(held, world.now(), "parcel-7")
-        services.record_capture(held, world.now())
-        services.record_delivery(held, world.now())
+        services.record_authorization(held, clock.now())
+        services.record_dispatch(held, clock.now(), "parcel-7")
+        services.record_capture(held, clock.now())
+        services.record_delivery(held, clock.now())
 
 
 def test_it_shows_what_was_ordered_by_whom_and_what_it_costs(clerk: Client) -> None:
@@ -63,7 +63,7 @@ def test_it_shows_the_status_in_words(clerk: Client) -> None:
 def test_it_shows_what_orders_has_heard_and_waits_to_hear(clerk: Client) -> None:
     order = an_order()
     with holding(order) as held:
-        services.record_dispatch(held, world.now(), "parcel-7")
+        services.record_dispatch(held, clock.now(), "parcel-7")
 
     shown = page(clerk, order)
 
@@ -74,8 +74,8 @@ def test_it_shows_what_orders_has_heard_and_waits_to_hear(clerk: Client) -> None
 def test_money_given_back_is_shown_as_an_amount(clerk: Client) -> None:
     order = an_order()
     with holding(order) as held:
-        services.cancel_order(held, "undeliverable", world.now())
-        services.record_release(held, world.now(), 2500)
+        services.cancel_order(held, "undeliverable", clock.now())
+        services.record_release(held, clock.now(), 2500)
 
     shown = page(clerk, order)
 
@@ -103,7 +103,7 @@ def test_an_event_announced_is_waiting_until_it_is_published(clerk: Client) -> N
 def test_an_event_heard_is_shown_with_its_reaction_and_attempts(clerk: Client) -> None:
     order = an_order()
     table_of("orders", "Inbox").objects.create(
-        event_id=world.new_id(),
+        event_id=clock.new_id(),
         event_type="payments.payment_authorized.v1",
         reaction="orders.record_authorization",
         subject=order.pk,
@@ -150,22 +150,22 @@ def test_it_looks_for_news_until_the_end_is_published(clerk: Client) -> None:
 def test_it_looks_for_news_until_the_money_of_a_cancelled_order_is_given_back(clerk: Client) -> None:
     order = an_order()
     with holding(order) as held:
-        services.record_authorization(held, world.now())
-        services.cancel_order(held, "lost", world.now() - timedelta(hours=1))
+        services.record_authorization(held, clock.now())
+        services.cancel_order(held, "lost", clock.now() - timedelta(hours=1))
     publish_all()
     assert moves(clerk, order)
 
     with holding(order) as held:
-        services.record_release(held, world.now(), 2500)
+        services.record_release(held, clock.now(), 2500)
     assert not moves(clerk, order)
 
 
 def test_it_stops_looking_a_while_after_an_order_was_cancelled_that_nobody_paid_for(clerk: Client) -> None:
     just_now, long_ago = an_order(), an_order()
     with holding(just_now) as held:
-        services.cancel_order(held, "insufficient_funds", world.now())
+        services.cancel_order(held, "insufficient_funds", clock.now())
     with holding(long_ago) as held:
-        services.cancel_order(held, "insufficient_funds", world.now() - timedelta(hours=1))
+        services.cancel_order(held, "insufficient_funds", clock.now() - timedelta(hours=1))
     publish_all()
 
     assert moves(clerk, just_now)

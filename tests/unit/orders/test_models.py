@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from django.db import IntegrityError, transaction
 
-from choreography import world
+from choreography.core import clock
 from orders.models import DeadLetter, Inbox, Order, OrderLine, Outbox, Product
 
 pytestmark = pytest.mark.django_db(databases="__all__")
@@ -100,5 +100,5 @@ def test_there_is_one_letter_per_message() -> None:
 
 
 def test_people_call_an_order_by_its_last_eight_digits() -> None:
-    made = Order(id=world.new_id())
+    made = Order(id=clock.new_id())
     assert str(made) == made.number == str(made.id)[-8:].upper()

@@ -8,10 +8,10 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, OperationalError
 
-from choreography import world
-from choreography.contracts import Event
-from choreography.outbox import transaction_of
-from choreography.registry import Reaction, reactions
+from choreography.core import clock
+from choreography.events.messages import Event
+from choreography.events.registry import Reaction, reactions
+from choreography.outbox.announcing import transaction_of
 from choreography.testing import FrozenWorld
 from orders import services
 from orders.models import (
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.django_db(databases="__all__")
 @pytest.fixture(autouse=True)
 def frozen() -> Iterator[FrozenWorld]:
     frozen = FrozenWorld()
-    with world.replaced(frozen):
+    with clock.replaced(frozen):
         yield frozen
 
 
@@ -259,7 +259,7 @@ def test_an_order_paid_for_at_the_last_moment_is_not_cancelled_as_unpaid() -> No
     """The timer saw it unpaid; payments' answer was recorded before the timer came to it."""
     order = place()
     with holding(order) as held:
-        services.record_authorization(held, world.now())
+        services.record_authorization(held, clock.now())
     with holding(order) as held:
         services.cancel_if_unpaid(held)
     order.refresh_from_db()
@@ -269,10 +269,10 @@ def test_an_order_paid_for_at_the_last_moment_is_not_cancelled_as_unpaid() -> No
 def finish(order: Order, end: str) -> None:
     with holding(order) as held:
         if end == "cancelled":
-            services.cancel_order(held, "expired_card", world.now())
+            services.cancel_order(held, "expired_card", clock.now())
         else:
-            services.record_capture(held, world.now())
-            services.record_delivery(held, world.now())
+            services.record_capture(held, clock.now())
+            services.record_delivery(held, clock.now())
 
 
 # Recording what others said
@@ -286,10 +286,10 @@ def test_the_order_is_complete_when_delivered_and_paid_in_whichever_order() -> N
     ):
         order = place(Pick(tea, 1))
         with holding(order) as held:
-            first(held, world.now())
+            first(held, clock.now())
         assert "orders.order_completed.v1" not in announced(order)
         with holding(order) as held:
-            second(held, world.now())
+            second(held, clock.now())
         assert announced(order).count("orders.order_completed.v1") == 1
 
 
@@ -297,7 +297,7 @@ def test_a_second_reason_to_cancel_changes_nothing() -> None:
     order = place()
     finish(order, "cancelled")
     with holding(order) as held:
-        services.cancel_order(held, "customer_request", world.now())
+        services.cancel_order(held, "customer_request", clock.now())
     order.refresh_from_db()
     assert order.reason == "expired_card"
     assert announced(order).count("orders.order_cancelled.v1") == 1
@@ -309,9 +309,9 @@ def test_a_delivered_order_is_not_cancelled_and_a_cancelled_one_not_delivered() 
     finish(delivered, "completed")
     finish(cancelled, "cancelled")
     with pytest.raises(OrderFinished), holding(delivered) as held:
-        services.cancel_order(held, "lost", world.now())
+        services.cancel_order(held, "lost", clock.now())
     with pytest.raises(OrderFinished), holding(cancelled) as held:
-        services.record_delivery(held, world.now())
+        services.record_delivery(held, clock.now())
 
 
 def test_a_capture_settles_what_needed_a_person_and_so_does_a_cancellation() -> None:
@@ -321,9 +321,9 @@ def test_a_capture_settles_what_needed_a_person_and_so_does_a_cancellation() -> 
         with holding(order) as held:
             services.ask_for_attention(held, "capture_failed: x")
     with holding(captured) as held:
-        services.record_capture(held, world.now())
+        services.record_capture(held, clock.now())
     with holding(cancelled) as held:
-        services.cancel_order(held, "lost", world.now())
+        services.cancel_order(held, "lost", clock.now())
         services.ask_for_attention(held, "capture_failed: heard late")
     assert set(Order.objects.values_list("attention", flat=True)) == {""}
 
@@ -331,7 +331,7 @@ def test_a_capture_settles_what_needed_a_person_and_so_does_a_cancellation() -> 
 @pytest.mark.parametrize("reaction", reactions("orders"), ids=lambda reaction: reaction.name)
 def test_nothing_is_recorded_of_an_order_nobody_placed(reaction: Reaction) -> None:
     data = reaction.reads.model_construct(reason="x", amount=0, parcel="parcel")
-    event = Event[Any](id=uuid4(), type="a.b.v1", source="a", subject=uuid4(), time=world.now(), data=data)
+    event = Event[Any](id=uuid4(), type="a.b.v1", source="a", subject=uuid4(), time=clock.now(), data=data)
     with transaction_of("orders"), pytest.raises(UnknownOrder):
         reaction.function([event] if reaction.grouped else event)
     assert nothing_was_stored()

@@ -8,9 +8,9 @@ from uuid import UUID
 import pytest
 from django.db import IntegrityError, transaction
 
-from choreography import world
-from choreography.errors import Conflict
-from choreography.outbox import transaction_of
+from choreography.core import clock
+from choreography.core.errors import Conflict
+from choreography.outbox.announcing import transaction_of
 from choreography.testing import FrozenWorld
 from payments import services
 from payments.gateway import Authorized, Captured, Declined, GatewayTimeout, Outcome, Refunded, Refused, Voided, gateway
@@ -26,7 +26,7 @@ REF = "auth_1"
 @pytest.fixture(autouse=True)
 def frozen() -> Iterator[FrozenWorld]:
     frozen = FrozenWorld()
-    with world.replaced(frozen):
+    with clock.replaced(frozen):
         yield frozen
 
 
@@ -84,7 +84,7 @@ def test_an_authorization_is_entered_and_announced() -> None:
     authorize()
     assert amounts() == (100, 0, 0, 0)
     assert (payment().held, payment().kept, payment().is_answered) == (100, 0, True)
-    assert (payment().reference, payment().authorized_at) == (REF, world.now())
+    assert (payment().reference, payment().authorized_at) == (REF, clock.now())
     assert list(Entry.objects.values_list("kind", "amount", "key")) == [("authorized", 100, f"{ORDER}:authorize")]
     assert announced() == ["payment_authorized"]
 

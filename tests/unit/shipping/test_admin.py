@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 from django.test import Client
 
-from choreography import world
+from choreography.core import clock
 from shipping.models import Shipment
 from tests.unit.orders.admin_pages import log_in, queries
 
@@ -30,7 +30,7 @@ def a_shipment() -> Shipment:
         street="Main Street 1",
         city="Bonn",
         country="DE",
-        dispatched_at=world.now(),
+        dispatched_at=clock.now(),
     )
 
 

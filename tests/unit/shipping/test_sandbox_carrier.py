@@ -227,7 +227,7 @@ def test_the_settings_choose_and_describe_the_carrier(tmp_path: Path, monkeypatc
         SANDBOX_DELIVERY_SECONDS=3600.0,
         SANDBOX_LATENCY_SECONDS=0.0,
     )
-    monkeypatch.setattr("choreography.hosts.settings", settings)
+    monkeypatch.setattr("choreography.events.external_systems.settings", settings)
     monkeypatch.setattr("shipping.sandbox.settings", settings)
     tell_settings_changed()
 

@@ -9,9 +9,9 @@ from uuid import UUID
 import pytest
 from django.db import IntegrityError, transaction
 
-from choreography import world
-from choreography.errors import NotYet
-from choreography.outbox import transaction_of
+from choreography.core import clock
+from choreography.core.errors import NotYet
+from choreography.outbox.announcing import transaction_of
 from choreography.testing import FrozenWorld
 from shipping import services
 from shipping.carrier import Address, Booked, CarrierDown, Tracking, Undeliverable
@@ -28,7 +28,7 @@ State = Shipment.State
 @pytest.fixture(autouse=True)
 def frozen() -> Iterator[FrozenWorld]:
     frozen = FrozenWorld()
-    with world.replaced(frozen):
+    with clock.replaced(frozen):
         yield frozen
 
 
@@ -113,14 +113,14 @@ def test_a_booked_parcel_is_dispatched_and_announced() -> None:
     plan()
     dispatch()
     now = shipment()
-    assert (now.state, now.parcel, now.dispatched_at) == (State.DISPATCHED, "parcel_1", world.now())
+    assert (now.state, now.parcel, now.dispatched_at) == (State.DISPATCHED, "parcel_1", clock.now())
     assert announced() == ["shipment_dispatched"]
 
 
 def test_an_undeliverable_parcel_fails() -> None:
     plan()
     dispatch(Undeliverable("no_such_address"))
-    assert (shipment().state, shipment().reason, shipment().ended_at) == (State.FAILED, "no_such_address", world.now())
+    assert (shipment().state, shipment().reason, shipment().ended_at) == (State.FAILED, "no_such_address", clock.now())
     assert announced() == ["shipment_failed"]
 
 
@@ -229,7 +229,7 @@ def test_only_the_first_end_counts() -> None:
 def test_parcels_are_looked_at_in_turn_new_ones_first(frozen: FrozenWorld) -> None:
     for number, minutes in ((1, 5), (2, None), (3, 9)):
         frozen.advance(1)
-        at = None if minutes is None else world.now().replace(minute=minutes)
+        at = None if minutes is None else clock.now().replace(minute=minutes)
         Shipment.objects.create(order_id=UUID(int=number), state=State.DISPATCHED, parcel=f"p{number}", tracked_at=at)
     Shipment.objects.create(order_id=UUID(int=4), state=State.DELIVERED, parcel="p4")
     assert [parcel.parcel for parcel in Shipment.objects.under_way()] == ["p2", "p1", "p3"]

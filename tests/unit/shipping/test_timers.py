@@ -8,7 +8,7 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
-from choreography import world
+from choreography.core import clock
 from choreography.testing import FrozenWorld
 from shipping import services, timers
 from shipping.carrier import CarrierDown, CarrierError, Tracking
@@ -41,7 +41,7 @@ def the_carrier() -> Carrier:
 @pytest.fixture(autouse=True)
 def frozen() -> Iterator[FrozenWorld]:
     frozen = FrozenWorld()
-    with world.replaced(frozen):
+    with clock.replaced(frozen):
         yield frozen
 
 
@@ -56,7 +56,7 @@ def carrier(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Carrier:
 
 def dispatched(number: int) -> None:
     Shipment.objects.bulk_create(
-        Shipment(order_id=UUID(int=it), state=State.DISPATCHED, parcel=f"p{it}", tracked_at=world.now())
+        Shipment(order_id=UUID(int=it), state=State.DISPATCHED, parcel=f"p{it}", tracked_at=clock.now())
         for it in range(1, number + 1)
     )
 
@@ -89,7 +89,7 @@ def test_a_parcel_that_is_under_way_still_is_only_noted_as_looked_at(carrier: Ca
     frozen.advance(60)
     timers.track_parcels()
     now = Shipment.objects.get()
-    assert (now.state, now.tracked_at) == (State.DISPATCHED, world.now())
+    assert (now.state, now.tracked_at) == (State.DISPATCHED, clock.now())
     assert not Outbox.objects.exists()
 
 
@@ -104,7 +104,7 @@ def test_a_faulty_answer_leaves_only_that_parcel_and_to_a_later_tick(carrier: Ca
     assert failed.value.subgroup(LookupError)
     assert not failed.value.subgroup(CarrierError)
     assert parcels(State.DISPATCHED) == ["p1", "p2"]
-    assert set(Shipment.objects.values_list("tracked_at", flat=True)) == {world.now()}
+    assert set(Shipment.objects.values_list("tracked_at", flat=True)) == {clock.now()}
 
 
 def test_what_a_slow_carrier_has_said_is_entered_before_it_is_asked_more(carrier: Carrier, frozen: FrozenWorld) -> None:
@@ -166,4 +166,4 @@ def test_one_parcel_that_cannot_be_entered_keeps_no_other_from_it(
 
     assert parcels(State.DISPATCHED) == ["p2"]
     assert Outbox.objects.count() == 5
-    assert set(Shipment.objects.values_list("tracked_at", flat=True)) == {world.now()}
+    assert set(Shipment.objects.values_list("tracked_at", flat=True)) == {clock.now()}

@@ -20,11 +20,11 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from choreography import world
-from choreography.admin import EventAdmin, OrderKeyedAdmin, ReadOnlyAdmin
-from choreography.letter_pages import DeadLetterAdmin
-from choreography.models import Redrive
-from choreography.routers import home
+from choreography.admin.dead_letters import DeadLetterAdmin
+from choreography.admin.tables import EventAdmin, OrderKeyedAdmin, ReadOnlyAdmin
+from choreography.core import clock
+from choreography.storage.models import Redrive
+from choreography.storage.routers import home
 from orders.models import Order
 from payments.models import Outbox
 from shop.journeys import Step, lines
@@ -97,7 +97,7 @@ def _value(field: Any, about: models.Model | None) -> Any:
         case models.CharField() if field.unique or not field.blank:
             return str(next(_numbers))[-(field.max_length or 0) :]
         case models.DateTimeField():
-            return world.now()
+            return clock.now()
         case models.IntegerField() | models.FloatField():
             return 1
         case models.BinaryField():
@@ -211,7 +211,7 @@ def test_an_event_is_found_by_its_id_and_by_its_order_and_by_nothing_else(root: 
 
 
 def test_a_filter_offers_the_values_of_the_newest_rows(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("choreography.admin.LISTED", 3)
+    monkeypatch.setattr("choreography.admin.tables.LISTED", 3)
     for event_type in ("oldest", "b", "a", "b"):
         Outbox.objects.create(event_id=uuid4(), event_type=event_type, subject=uuid4(), sequence=1)
 
@@ -225,7 +225,7 @@ def test_a_filter_offers_the_values_of_the_newest_rows(root: Client, monkeypatch
 def test_a_list_says_that_it_does_not_have_all(
     root: Client, monkeypatch: pytest.MonkeyPatch, rows: int, told: bool
 ) -> None:
-    monkeypatch.setattr("choreography.admin.LISTED", 4)
+    monkeypatch.setattr("choreography.admin.tables.LISTED", 4)
     for _ in range(rows):
         a_row(Outbox)
 
@@ -235,7 +235,7 @@ def test_a_list_says_that_it_does_not_have_all(
 
 
 def test_what_happened_to_many_orders_is_told_with_one_query(django_assert_num_queries: Any) -> None:
-    steps = [Step(world.now(), "orders", a_row(Order).pk, "orders.order_placed.v1") for _ in range(5)]
+    steps = [Step(clock.now(), "orders", a_row(Order).pk, "orders.order_placed.v1") for _ in range(5)]
 
     with django_assert_num_queries(1, using="orders"):
         assert len(list(lines(steps))) == 5

@@ -23,8 +23,10 @@ from gunicorn.config import Config as GunicornConfig
 from gunicorn.util import import_app
 from honcho.environ import parse_procfile
 
-from choreography import relay, topology, worker
-from choreography.worker import LivingScheduler
+from choreography.broker import topology
+from choreography.outbox import relay
+from choreography.worker import setup
+from choreography.worker.setup import LivingScheduler
 from shop.celery import app
 from tests.unit.shop.conftest import ROOT, VARIABLES, read_by_code
 
@@ -186,7 +188,7 @@ def test_every_health_check_asks_for_what_the_process_offers(name: str, test: li
 
 def signs_of_life() -> set[str]:
     """The names the processes sign with, found in their code: ``f"relay-{service}"`` and ``"beat"``."""
-    sources = "".join(Path(str(module.__file__)).read_text() for module in (relay, worker))
+    sources = "".join(Path(str(module.__file__)).read_text() for module in (relay, setup))
     templates = re.findall(r'f"((?:relay|worker)-\{service\})"', sources) + re.findall(r'sign\("(\w+)"\)', sources)
     return {template.format(service=service) for template in templates for service in settings.ALL_SERVICES}
 

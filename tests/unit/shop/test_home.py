@@ -4,8 +4,8 @@ import pytest
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from choreography.models import table_of
-from choreography.registry import reactions
+from choreography.events.registry import reactions
+from choreography.storage.models import table_of
 from tests.unit.orders.admin_pages import log_in
 
 pytestmark = pytest.mark.django_db(databases="__all__")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pytest_django.fixtures import Settings
 
-from choreography import world
+from choreography.core import clock
 from choreography.testing import FrozenWorld
 from shop import journeys, samples
 from shop.journeys import Follower
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db(databases="__all__")
 def shop(data_dir: Path, settings: Settings) -> Iterator[Shop]:
     settings.SANDBOX_SLOW_SECONDS = 0.0
     frozen = FrozenWorld()
-    with world.replaced(frozen):
+    with clock.replaced(frozen):
         shop = Shop(frozen)
         yield shop
         shop.close()

@@ -14,7 +14,7 @@ import pytest
 from django.contrib.auth import authenticate, get_user_model
 from pytest_django.fixtures import Settings
 
-from choreography.embedded.transport import open_store
+from choreography.broker.embedded.transport import open_store
 from orders.models import Product
 from shop.preparation import CannotPrepare, admin_password_file, flower_password, prepare
 from shop.samples import CATALOGUE

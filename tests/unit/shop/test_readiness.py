@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from choreography import alive
+from choreography.core import liveness
 from shop import readiness
 from shop.launcher import Launcher, LaunchFailed, free_port
 from shop.readiness import Flower, forget_signs, wait_until_ready
@@ -25,7 +25,7 @@ def wait_for(commands: dict[str, str], told: list[str], data_dir: Path) -> None:
 
 
 def test_a_process_is_ready_when_it_has_shown_that_it_lives(told: list[str], data_dir: Path) -> None:
-    alive.sign("relay-orders")  # makes the folder
+    liveness.sign("relay-orders")  # makes the folder
     forget_signs(["relay-orders"])
 
     wait_for({"relay-orders": "touch $DATA_DIR/run/relay-orders.alive; exec sleep 30"}, told, data_dir)
@@ -35,11 +35,11 @@ def test_a_process_is_ready_when_it_has_shown_that_it_lives(told: list[str], dat
 
 
 def test_a_sign_of_an_earlier_life_does_not_count(data_dir: Path) -> None:
-    alive.sign("beat")
+    liveness.sign("beat")
 
     forget_signs(["beat"])
 
-    assert alive.age("beat") is None
+    assert liveness.age("beat") is None
 
 
 @pytest.mark.parametrize(

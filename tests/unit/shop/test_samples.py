@@ -7,7 +7,7 @@ import pytest
 from django.core.exceptions import ValidationError
 from pytest_django.fixtures import Settings
 
-from choreography import world
+from choreography.core import clock
 from choreography.testing import FrozenWorld
 from orders import money
 from orders.models import Order, Product
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db(databases="__all__")
 def shop(data_dir: Path, settings: Settings) -> Iterator[Shop]:
     settings.SANDBOX_SLOW_SECONDS = 0.0
     frozen = FrozenWorld()
-    with world.replaced(frozen):
+    with clock.replaced(frozen):
         shop = Shop(frozen)
         yield shop
         shop.close()

@@ -12,8 +12,8 @@ from uuid import UUID
 import pytest
 from pytest_django.fixtures import Settings
 
-from choreography import world
-from choreography.models import table_of
+from choreography.core import clock
+from choreography.storage.models import table_of
 from choreography.testing import FrozenWorld
 from orders.models import Order
 from payments.models import Entry, Payment
@@ -33,7 +33,7 @@ Tampering = Callable[[UUID, Path], object]
 def shop(data_dir: Path, settings: Settings) -> Iterator[Shop]:
     settings.SANDBOX_SLOW_SECONDS = 0.0
     frozen = FrozenWorld()
-    with world.replaced(frozen):
+    with clock.replaced(frozen):
         shop = Shop(frozen)
         yield shop
         shop.close()
@@ -190,7 +190,7 @@ def test_an_order_has_not_ended_before_everyone_has_heard_so(shop: Shop) -> None
 
 def test_dead_letters_are_found_by_their_order_and_by_their_time(shop: Shop) -> None:
     (order,) = samples.place([DELIVERED])
-    start = world.now()
+    start = clock.now()
     letters = table_of("shipping", "DeadLetter").objects
     letters.create(key="1", error="OfThisOrder", subject=order.pk, body=b"", parked_at=start - timedelta(days=1))
     letters.create(key="2", error="OfNow", body=b"", parked_at=start)

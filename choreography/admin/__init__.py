@@ -1,0 +1,1 @@
+"""Admin pages for the tables every service has."""

@@ -1,0 +1,222 @@
+"""Admin pages for the tables every service has: outbox and inbox (dead letters: see ``letter_pages``).
+
+Base classes. A service's ``admin.py`` registers them for its own tables, so that it decides who may see what.
+These tables grow to tens of millions of rows. A list reads the newest by an index; nothing it does by itself reads all.
+"""
+
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, ClassVar
+from uuid import UUID
+
+from django.contrib import admin
+from django.core.paginator import Paginator
+from django.db.models import Model, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from choreography.storage.models import Outbox
+
+#: Bytes of a body that are shown; and of one that is no text, where each takes three characters.
+_SHOWN, _SHOWN_AS_HEX = 64 * 1024, 1024
+#: Rows of a list that are counted and can be paged through: more than anybody does.
+LISTED = 10_000
+
+
+def number(order_id: UUID) -> str:
+    """An order's id as people say it: its last eight digits."""
+    return order_id.hex[-8:].upper()
+
+
+class FirstPaginator(Paginator):  # type: ignore[type-arg]
+    """The first rows of many."""
+
+    @cached_property
+    def count(self) -> int:
+        """How many there are, at most ``LISTED``."""
+        first: Any = self.object_list[:LISTED]
+        return int(first.count())
+
+
+class NewestValuesFilter(admin.AllValuesFieldListFilter):
+    """Offers the values that a field has in the newest rows. To find all, every row would have to be looked at."""
+
+    def __init__(
+        self, field: Any, request: HttpRequest, params: Any, model: Any, model_admin: Any, field_path: str
+    ) -> None:
+        super().__init__(field, request, params, model, model_admin, field_path)
+        newest = model_admin.get_queryset(request).order_by("-pk")[:LISTED]
+        self.lookup_choices: Any = sorted(set(newest.values_list(field_path, flat=True)))
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Rows that only the machine writes. Whoever has the view permission may look."""
+
+    actions_on_top = True
+    list_per_page = 50
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """The list, which says so where it ends before the table does."""
+        response = super().changelist_view(request, extra_context)
+        context = getattr(response, "context_data", None) or {}
+        if self.paginator is FirstPaginator and "cl" in context and context["cl"].result_count == LISTED:
+            context["subtitle"] = _("Only the first %d are listed. Search, or filter, for others.") % LISTED
+        return response
+
+
+class OrderKeyedAdmin(ReadOnlyAdmin):
+    """Rows whose key is an order's id. Such ids sort by time, so the key's index has the newest at its end."""
+
+    ordering = ("-pk",)
+
+    @admin.display(description=_("order number"), ordering="pk")
+    def number(self, row: Any) -> str:
+        return number(row.pk)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """A whole id is found by the key. Anything else is looked for in every row."""
+        found = _rows_with(search_term, queryset, "pk")
+        if found is not None and found.exists():
+            return found, False
+        return super().get_search_results(request, queryset, search_term)
+
+
+class AboutOrderAdmin(ReadOnlyAdmin):
+    """Rows with a ``subject``, the order they are about."""
+
+    subject_model: ClassVar[type[Model] | None] = None
+    """The service's own table that has the order's id as its key, to link to."""
+
+    @admin.display(description=_("order number"), ordering="subject")
+    def about(self, row: Any) -> SafeString | str:
+        if row.subject is None or self.subject_model is None:
+            return number(row.subject) if row.subject else "-"
+        meta = self.subject_model._meta
+        link = reverse(f"admin:{meta.app_label}_{meta.model_name}_change", args=[row.subject])
+        return format_html('<a href="{}">{}</a>', link, number(row.subject))
+
+
+class PublishedFilter(admin.SimpleListFilter):
+    """What is on the broker, and what still waits to be."""
+
+    title = _("published")
+    parameter_name = "published"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
+        return [("yes", _("Yes")), ("waiting", _("Still waiting"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() is None:
+            return queryset
+        return queryset.filter(published_at__isnull=self.value() == "waiting")
+
+
+class EventAdmin(AboutOrderAdmin):
+    """Events. Found by an id, and by nothing that has no index."""
+
+    paginator = FirstPaginator
+    search_fields = ("event_id", "subject")
+    search_help_text = _("An event's id or an order's id.")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """By a whole id; text that is none finds nothing."""
+        if not search_term:
+            return queryset, False
+        found = _rows_with(search_term, queryset, *self.search_fields)
+        return queryset.none() if found is None else found, False
+
+
+class OutboxAdmin(EventAdmin):
+    """What the service has announced."""
+
+    list_display = ("position", "event_type", "about", "sequence", "announced_at", "published")
+    list_display_links = ("position", "event_type")
+    list_filter = (PublishedFilter, "announced_at", ("event_type", NewestValuesFilter))
+    sortable_by = ("position", "about")
+    fields = (
+        "position",
+        "event_type",
+        "event_id",
+        "about",
+        "subject",
+        "sequence",
+        "caused_by",
+        "announced_at",
+        "published",
+        "body_shown",
+    )
+    readonly_fields = fields
+
+    @admin.display(description=_("published"), ordering="published_at")
+    def published(self, row: Outbox) -> Any:
+        return row.published_at or _("still waiting")
+
+    @admin.display(description=_("body"))
+    def body_shown(self, row: Outbox) -> SafeString:
+        return readable(row.body.encode())
+
+
+class InboxAdmin(EventAdmin):
+    """What the service has heard and acted upon."""
+
+    list_display = ("event_type", "about", "reaction", "attempts", "handled_at")
+    list_filter = ("handled_at", ("reaction", NewestValuesFilter))
+    sortable_by = ("about",)
+    fields = ("event_type", "event_id", "about", "subject", "reaction", "attempts", "handled_at")
+    readonly_fields = fields
+
+
+def _rows_with(an_id: str, rows: QuerySet[Any], *columns: str) -> QuerySet[Any] | None:
+    """The rows that have an id in one of these columns; ``None`` if it is no id."""
+    try:
+        wanted = UUID(an_id.strip())
+    except ValueError:
+        return None
+    return rows.filter(Q.create([(column, wanted) for column in columns], connector=Q.OR))
+
+
+def readable(body: bytes) -> SafeString:
+    """Bytes as people can read them: JSON indented, other text as it is, anything else in hexadecimal."""
+    limit = _SHOWN
+    try:
+        # What is cut off may cut a character in two.
+        text = body[:limit].decode(errors="strict" if len(body) <= limit else "ignore")
+    except UnicodeDecodeError:
+        limit = _SHOWN_AS_HEX
+        text = body[:limit].hex(" ")
+    shown = as_it_is(indented(text))
+    if len(body) > limit:
+        return format_html("{}<p>{}</p>", shown, _("and %d bytes more") % (len(body) - limit))
+    return shown
+
+
+def as_it_is(text: str) -> SafeString:
+    """Text with its line breaks. JSON may escape half characters that HTML can't hold: they stay escaped."""
+    return format_html("<pre>{}</pre>", text.encode(errors="backslashreplace").decode() or "-")
+
+
+def indented(text: str) -> str:
+    """JSON with line breaks; anything else as it is."""
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text

@@ -1,0 +1,1 @@
+"""Publishing with confirmation, the exchanges and queues, and the embedded broker."""

@@ -1,0 +1,268 @@
+"""Publish with confirmation: a message counts as published only when the broker has said so."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kombu import Connection
+from kombu.exceptions import KombuError
+
+from choreography.broker import embedded
+from choreography.core.conf import conf
+from choreography.core.errors import Outage, PublishFailed
+from choreography.events.messages import CONTENT_TYPE
+
+#: AMQP heartbeat in seconds. Write connections have none unless they ask.
+_HEARTBEAT = 30
+
+#: Messages sent before it is seen what the broker has said meanwhile: that it blocks, refuses, confirms.
+_SENT_BETWEEN_NEWS = 20
+
+_BLOCKED = "the broker blocks publishers: it lacks memory or disk space (rabbitmqctl list_alarms, or its log)"
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A message on its way to the broker."""
+
+    body: bytes
+    exchange: str
+    """"" publishes straight to the queue named by ``routing_key``."""
+    routing_key: str = ""
+    content_type: str | None = CONTENT_TYPE
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    expiration: float | None = None
+    """Seconds after which a queue lets go of it (sooner than the queue's own TTL)."""
+    message_id: str | None = None
+    mandatory: bool = False
+    """Whether it must reach a queue. What is published straight to a queue always must."""
+
+
+class Publisher(Protocol):
+    """Anything that can publish: the broker, or the in-memory one of ``testing``."""
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Return when every message is safe with the broker.
+
+        Raises:
+            PublishFailed: at least one is not confirmed; each may or may not have been taken.
+            Outage: the broker can't be reached.
+        """
+
+    def close(self) -> None:
+        """Let go of the connection."""
+
+
+_instead: Publisher | None = None
+
+
+def instead() -> Publisher | None:
+    """Where everything is published instead of to the broker, if ``published_to`` says so."""
+    return _instead
+
+
+@contextmanager
+def published_to(publisher: Publisher) -> Iterator[None]:
+    """Have timers publish to another broker for the duration: that of ``testing``."""
+    global _instead
+    before, _instead = _instead, publisher
+    try:
+        yield
+    finally:
+        _instead = before
+
+
+def connect(url: str | None = None) -> Connection:
+    """A connection to the broker, not yet open. ``url`` defaults to the configured one."""
+    embedded.register()
+    timeout = conf().confirm_timeout
+    url = url or conf().broker_url
+    if not url.startswith("amqp"):
+        return Connection(url)
+    options = {"read_timeout": timeout, "write_timeout": timeout, "confirm_publish": False}
+    return Connection(url, heartbeat=_HEARTBEAT, connect_timeout=5, transport_options=options)
+
+
+def broker_errors(connection: Connection) -> tuple[type[BaseException], ...]:
+    """What a connection raises when the broker is away or refuses."""
+    return (KombuError, *connection.connection_errors, *connection.channel_errors, OSError)
+
+
+class BrokerPublisher:
+    """Publishes through kombu, pipelined: a whole batch goes out, then its confirms come in.
+
+    On RabbitMQ py-amqp's own confirm is one round trip per message and never compares delivery tags, so the
+    confirms are counted here, and after any error the channel is thrown away with its unanswered tags. The
+    embedded broker has stored a message when the call returns. Not for use by two threads at once.
+
+    While the broker blocks publishers (it lacks memory or disk space) the connection is kept, to hear of the end:
+    each new one could make the broker take one more copy of the same messages.
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        self._url = url
+        self._connection: Connection | None = None
+        self._unconfirmed: set[int] = set()
+        self._refused: set[int] = set()
+        self._last_tag = 0
+        self._answered_up_to = 0
+        self._confirming = False
+        self._blocked = False
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        if not messages:
+            return
+        if self._blocked:
+            self._wait_no_longer()
+        connection = self._open()
+        try:
+            for number, message in enumerate(messages):
+                if number % _SENT_BETWEEN_NEWS == 0:
+                    self._hear_news(connection)
+                self._send(connection.default_channel, message)
+            self._await_confirms(connection)
+        except broker_errors(connection) as error:
+            self.close()
+            raise Outage(
+                f"the broker did not take {len(messages)} message(s): {error or type(error).__name__}"
+            ) from error
+        except PublishFailed:
+            self.close()
+            raise
+
+    def keep_alive(self) -> None:
+        """Answer heartbeats; call it now and then while there is nothing to publish.
+
+        Raises:
+            Outage: the connection is dead, or has just been blocked.
+        """
+        if self._connection is None or not self._connection.supports_heartbeats:
+            return
+        try:
+            self._connection.heartbeat_check()
+            while True:
+                self._connection.drain_events(timeout=0.001)
+        except TimeoutError:
+            return
+        except broker_errors(self._connection) as error:
+            self.close()
+            raise Outage(f"the connection to the broker is lost: {error}") from error
+
+    def close(self) -> None:
+        connection, self._connection, self._blocked = self._connection, None, False
+        if connection is not None:
+            connection.collect(socket_timeout=1)
+
+    def _wait_no_longer(self) -> None:
+        """Go on with a new connection if the broker takes messages again: this one has tags nobody waits for.
+
+        Raises:
+            Outage: it does not yet, or the connection is lost.
+        """
+        self.keep_alive()
+        if self._blocked:
+            raise Outage(_BLOCKED)
+        self.close()
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            connection = connect(self._url)
+            try:
+                connection.connect()
+                self._ask_for_confirms(connection)
+            except broker_errors(connection) as error:
+                connection.collect(socket_timeout=1)
+                raise Outage(f"the broker can't be reached: {error}") from error
+            self._connection = connection
+        return self._connection
+
+    def _ask_for_confirms(self, connection: Connection) -> None:
+        self._unconfirmed.clear()
+        self._refused.clear()
+        self._last_tag = self._answered_up_to = 0
+        self._confirming = connection.transport.driver_type == "amqp"
+        if self._confirming:
+            channel: Any = connection.default_channel
+            channel.confirm_select()
+            channel.events["basic_ack"].add(self._on_ack)
+            channel.events["basic_nack"].add(self._on_nack)
+            channel.events["basic_return"].add(self._on_return)
+            line: Any = connection.connection
+            line.on_blocked, line.on_unblocked = self._on_blocked, self._on_unblocked
+            # The broker knows by now that we want to be told when it blocks. With this py-amqp would look for news
+            # before every single message, a third of what a message costs; ``_hear_news`` does it now and then.
+            line.client_properties.get("capabilities", {}).pop("connection.blocked", None)
+
+    def _hear_news(self, connection: Connection) -> None:
+        """Take what the broker has sent so far, without waiting."""
+        try:
+            while self._confirming:
+                connection.drain_events(timeout=0)
+        except TimeoutError:
+            return
+
+    def _send(self, channel: Any, message: Outgoing) -> None:
+        properties: dict[str, Any] = {"delivery_mode": 2}
+        if message.message_id is not None:
+            properties["message_id"] = message.message_id
+        if message.expiration is not None:
+            properties["expiration"] = str(int(message.expiration * 1000))
+        prepared = channel.prepare_message(
+            message.body,
+            content_type=message.content_type,
+            content_encoding="utf-8" if message.content_type == CONTENT_TYPE else "binary",
+            headers=dict(message.headers),
+            properties=properties,
+        )
+        channel.basic_publish(
+            prepared,
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            mandatory=message.mandatory or not message.exchange,
+        )
+        if self._confirming:
+            self._last_tag += 1
+            self._unconfirmed.add(self._last_tag)
+
+    def _await_confirms(self, connection: Connection) -> None:
+        deadline = time.monotonic() + conf().confirm_timeout
+        while self._unconfirmed:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise PublishFailed(f"{len(self._unconfirmed)} message(s) unconfirmed after {conf().confirm_timeout} s")
+            try:
+                connection.drain_events(timeout=remaining)
+            except TimeoutError:
+                continue
+        if self._refused:
+            refused = len(self._refused)
+            self._refused.clear()
+            raise PublishFailed(f"the broker refused {refused} message(s): a queue is full or unavailable")
+
+    def _on_ack(self, delivery_tag: int, multiple: bool) -> None:
+        self._unconfirmed.difference_update(self._answered(delivery_tag, multiple))
+
+    def _on_nack(self, delivery_tag: int, multiple: bool) -> None:
+        answered = self._unconfirmed.intersection(self._answered(delivery_tag, multiple))
+        self._refused |= answered
+        self._unconfirmed -= answered
+
+    def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
+        missing = f"no queue is bound to {exchange!r}" if exchange else f"there is no queue {routing_key!r}"
+        raise PublishFailed(f"{missing}: declare the topology") from error
+
+    def _on_blocked(self, *_: Any) -> None:
+        self._blocked = True
+        raise Outage(_BLOCKED)
+
+    def _on_unblocked(self) -> None:
+        self._blocked = False
+
+    def _answered(self, delivery_tag: int, multiple: bool) -> Iterable[int]:
+        """The tags an answer is about. Those up to one that ended a ``multiple`` answer are not looked at again."""
+        if not multiple:
+            return (delivery_tag,)
+        first, self._answered_up_to = self._answered_up_to + 1, delivery_tag
+        return range(first, delivery_tag + 1)

@@ -1,0 +1,1 @@
+"""What a person does with parked messages: redrive, edit, discard, dry run."""

@@ -1,0 +1,187 @@
+"""Try a dead letter out: the real reaction runs in a transaction that is rolled back, and nobody outside is asked.
+
+It shows which rows would change and how, and what would be announced; or what would be asked outside, for what comes
+after depends on the answer; or the error. Nothing stays: no row, no claim, no notification, no attempt.
+
+Rows are found through Django's signals. A statement that changes many rows at once sends none: it is named with the
+number of its rows, so that nothing goes unsaid.
+"""
+
+import json
+import re
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import connections, transaction
+from django.db.models import Model
+from django.db.models.signals import post_delete, post_save, pre_delete, pre_save
+
+from choreography.core import clock
+from choreography.dead_letters.actions import By, note
+from choreography.events.external_systems import WouldAsk, only_looking
+from choreography.inbox import handler
+from choreography.inbox.deliveries import Delivery, Duplicate
+from choreography.outbox.announcing import transaction_of
+from choreography.storage.models import DeadLetter, DeadLetterAction, Inbox, Outbox, alias_of
+
+Outcome = DeadLetterAction.Outcome
+#: A row as the database has it, by column; ``None``: there is none.
+Row = dict[str, Any] | None
+
+_WRITES = re.compile(r'\s*(INSERT INTO|UPDATE|DELETE FROM)\s+"?(\w+)', re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What would happen to one row."""
+
+    row: str
+    """``payments.payment 0191...``"""
+    what: str
+    """``added``, ``changed`` or ``removed``"""
+    fields: dict[str, tuple[str | None, str | None]]
+    """Old and new value by column, of those that differ."""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What would come of sending a letter again. It may hold personal data: show it, never log it."""
+
+    outcome: Outcome
+    changes: list[Change] = field(default_factory=list)
+    announces: list[dict[str, Any]] = field(default_factory=list)
+    """``{"type": ..., "data": {...}}`` of each event."""
+    statements: list[str] = field(default_factory=list)
+    """Statements that change rows unseen: ``UPDATE payments_payment (3 rows)``."""
+    asks: dict[str, Any] | None = None
+    """``{"host": ..., "question": ..., "details": {...}}``"""
+    error: str = ""
+    traceback: str = ""
+
+    @property
+    def is_promising(self) -> bool:
+        """Nothing speaks against sending it again."""
+        return self.outcome in (Outcome.WOULD_TAKE_EFFECT, Outcome.WOULD_DO_NOTHING)
+
+
+def dry_run(letter: DeadLetter, by: By) -> DryRun:
+    """Tell what sending a letter again would do now, and note in its history that someone asked."""
+    service = letter._meta.app_label
+    alias = alias_of(service)
+    with only_looking(), transaction.atomic(using=alias):
+        try:
+            found = _try_out(letter, service, alias)
+        finally:
+            transaction.set_rollback(True, using=alias)
+    asked = "{host}: {question}".format(**found.asks) if found.asks else ""
+    detail = asked or found.error.partition(":")[0]
+    with transaction_of(service):
+        what = DeadLetterAction.What.DRY_RUN
+        note(letter, by, what, outcome=found.outcome, detail=detail, ended_at=clock.now())
+    return found
+
+
+def _try_out(letter: DeadLetter, service: str, alias: str) -> DryRun:
+    mail = Delivery(service, bytes(letter.body), letter.content_type or None)
+    try:
+        with _watching(alias) as watch:
+            outcome = handler.try_out(mail)
+    except WouldAsk as ask:
+        return DryRun(Outcome.WOULD_ASK, asks={"host": ask.host, "question": ask.question, "details": ask.details})
+    except Exception as error:  # whatever it is, a person asked to see it
+        return DryRun(
+            Outcome.WOULD_FAIL,
+            error=f"{type(error).__name__}: {error}",
+            traceback="".join(traceback.format_exception(error)),
+        )
+    if isinstance(outcome, Duplicate):
+        return DryRun(Outcome.WOULD_DO_NOTHING)
+    return DryRun(Outcome.WOULD_TAKE_EFFECT, watch.changes(), watch.announced(), watch.statements)
+
+
+class _Watch:
+    """Notes which rows one thread touches through one connection, and what they were before."""
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+        self._thread = threading.get_ident()
+        self._before: dict[tuple[type[Model], Any], Row] = {}
+        self._told: set[str] = set()
+        self.statements: list[str] = []
+
+    def begin(self, sender: type[Model], instance: Model, using: str, **_: Any) -> None:
+        """A row is about to be saved or deleted."""
+        if self._is_ours(using):
+            self._told.add(sender._meta.db_table)
+            self._touch(sender, instance)
+
+    def end(self, sender: type[Model], instance: Model, using: str, **_: Any) -> None:
+        """It was: now it has a key."""
+        if self._is_ours(using):
+            self._told.discard(sender._meta.db_table)
+            self._touch(sender, instance, is_new=True)
+
+    def execute(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        """Name what changes rows without a signal. (A wrapper of ``connection.execute_wrapper``.)"""
+        result = execute(sql, params, many, context)
+        found = _WRITES.match(sql)
+        if found and found[2] not in self._told:
+            self.statements.append(f"{found[1].upper()} {found[2]} ({context['cursor'].rowcount} rows)")
+        if sql.startswith("ROLLBACK TO"):
+            self._told.clear()  # a save that failed has no end
+        return result
+
+    def changes(self) -> list[Change]:
+        """Every row that is not now what it was, but for those of the machinery."""
+        differing = []
+        for (model, key), old in self._before.items():
+            new = self._row(model, key)
+            if old == new or issubclass(model, Inbox | Outbox):
+                continue
+            columns = (new or old or {}).keys()
+            fields = {
+                name: (_text(old and old[name]), _text(new and new[name]))
+                for name in columns
+                if old is None or new is None or old[name] != new[name]
+            }
+            what = "added" if old is None else "removed" if new is None else "changed"
+            differing.append(Change(f"{model._meta.label_lower} {key}", what, fields))
+        return differing
+
+    def announced(self) -> list[dict[str, Any]]:
+        """The events in the outbox that were not there before."""
+        rows = [self._row(model, key) for (model, key), old in self._before.items() if issubclass(model, Outbox)]
+        bodies = [json.loads(row["body"]) for row in rows if row]
+        return [{"type": body["type"], "data": body["data"]} for body in bodies]
+
+    def _is_ours(self, using: str) -> bool:
+        return using == self._alias and threading.get_ident() == self._thread
+
+    def _touch(self, model: type[Model], instance: Model, *, is_new: bool = False) -> None:
+        if instance.pk is not None and (model, instance.pk) not in self._before:
+            self._before[model, instance.pk] = None if is_new else self._row(model, instance.pk)
+
+    def _row(self, model: type[Model], key: Any) -> Row:
+        return model._base_manager.using(self._alias).filter(pk=key).values().first()
+
+
+@contextmanager
+def _watching(alias: str) -> Iterator[_Watch]:
+    watch = _Watch(alias)
+    signals = ((pre_save, watch.begin), (post_save, watch.end), (pre_delete, watch.begin), (post_delete, watch.end))
+    for signal, receiver in signals:
+        signal.connect(receiver)
+    try:
+        with connections[alias].execute_wrapper(watch.execute):
+            yield watch
+    finally:
+        for signal, receiver in signals:
+            signal.disconnect(receiver)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

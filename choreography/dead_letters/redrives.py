@@ -1,0 +1,203 @@
+"""Send all parked letters of one fingerprint again, carefully: one, then five, then fifty at a time.
+
+A step begins when every letter of the one before has taken effect, and the first letter that is parked again stops
+everything. A redrive is a row: a timer of the service moves it on (``go_on``), so it survives whatever dies, and a
+command that follows it may move it on as well, for only one of them holds the row at a time.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from django.db import IntegrityError
+from django.db.models import Count, Q, QuerySet
+from django.utils.translation import gettext as _
+
+from choreography.broker.publisher import Publisher
+from choreography.core import clock
+from choreography.core.errors import ChoreographyError, Transient
+from choreography.dead_letters.actions import (
+    ANSWER_WITHIN,
+    By,
+    note,
+    overdue,
+    publish_again,
+    resolve_what_took_effect,
+    to_the_broker,
+)
+from choreography.events.timers import for_each
+from choreography.outbox.announcing import transaction_of
+from choreography.storage.models import DeadLetter, DeadLetterAction, Redrive, alias_of, table_of
+
+log = structlog.get_logger(__name__)
+
+#: Letters in the first, the second and every later step.
+STEPS = (1, 5, 50)
+#: Letters per second: unless said otherwise, and at most.
+RATE, HIGHEST_RATE = 10.0, 100.0
+
+_SECOND = timedelta(seconds=1)
+_PENDING, _PARKED = DeadLetterAction.Outcome.PENDING, DeadLetterAction.Outcome.PARKED
+
+
+class CannotStart(ChoreographyError):
+    """There is nothing to send, the group is being sent already, or the rate makes no sense."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a redrive is, in letters."""
+
+    sent: int
+    resolved: int
+    pending: int
+    left: int
+    """Still to be sent."""
+
+
+def start(service: str, fingerprint: str, by: By, rate: float = RATE) -> Redrive:
+    """Begin to send the letters again that are parked now. Nothing is sent yet: ``advance`` does.
+
+    Raises:
+        CannotStart: no letter of that fingerprint is parked, the group is being sent already, or ``rate`` is not
+            above 0 and at most ``HIGHEST_RATE`` letters per second.
+    """
+    if not 0 < rate <= HIGHEST_RATE:
+        raise CannotStart(_("The rate must be above 0 and at most %d letters per second.") % HIGHEST_RATE)
+    redrives = table_of(service, "Redrive").objects.using(alias_of(service))
+    redrive: Redrive = redrives.model(fingerprint=fingerprint, rate=rate, who=by.who, why=by.why.strip())
+    if not _candidates(redrive).exists():
+        raise CannotStart(_("No letter of %s is parked.") % fingerprint)
+    try:
+        with transaction_of(service):
+            redrive.save()
+    except IntegrityError:
+        raise CannotStart(_("%s is being sent again already.") % fingerprint) from None
+    log.info("redrive started", service=service, fingerprint=fingerprint, redrive=redrive.pk)
+    return redrive
+
+
+def running(service: str, fingerprint: str | None = None) -> QuerySet[Any]:
+    """The redrives that are under way, of all groups or of one."""
+    found: QuerySet[Any] = table_of(service, "Redrive").objects.using(alias_of(service))
+    found = found.filter(state=Redrive.State.RUNNING)
+    return found if fingerprint is None else found.filter(fingerprint=fingerprint)
+
+
+def stop(redrive: Redrive, by: By) -> Redrive:
+    """Send nothing more. What was sent is still answered. One that has ended stays as it is."""
+    with transaction_of(redrive._meta.app_label):
+        held = _held(redrive)
+        if held.state == Redrive.State.RUNNING:
+            _end(held, Redrive.State.STOPPED, _("Stopped by %s. %s") % (by.who, by.why.strip()))
+        return held
+
+
+def go_on(service: str) -> None:
+    """What a timer does each time: move on every redrive, and resolve what took effect by another copy."""
+    resolve_what_took_effect(service)
+    under_way = list(running(service))
+    if not under_way:
+        return
+    try:
+        with to_the_broker(service) as publisher:
+
+            def move_on(redrive: Redrive) -> None:
+                advance(redrive, publisher)
+
+            for_each(under_way, move_on)
+    except Transient as error:
+        log.warning("redrive waits", service=service, error=type(error).__name__)
+
+
+def advance(redrive: Redrive, publisher: Publisher) -> Redrive:
+    """Move a redrive on as far as its step, its rate and the answers so far allow.
+
+    Returns:
+        It as it is now.
+
+    Raises:
+        Transient: the broker did not take the letters; nothing has changed.
+    """
+    service = redrive._meta.app_label
+    with transaction_of(service):
+        held = _held(redrive)
+        if held.state != Redrive.State.RUNNING:
+            return held
+        lines = _lines(held)
+        if refusal := _refusal(lines):
+            return _end(held, Redrive.State.STOPPED, refusal)
+        room = _size(held.step) - lines.filter(step=held.step).count()
+        waiting = lines.filter(outcome=_PENDING).exists()
+        if room <= 0 and not waiting:
+            held.step += 1
+            room = _size(held.step)
+        at_once = max(1, int(held.rate))
+        letters = list(_candidates(held).select_for_update().order_by("pk")[: max(0, min(room, at_once))])
+        if not letters:
+            return held if waiting else _end(held, Redrive.State.DONE)
+        if clock.now() < held.next_at:
+            return held
+        for letter in letters:
+            note(letter, By(held.who, held.why), DeadLetterAction.What.RETRY, redrive=held, step=held.step)
+        # A look that comes late has up to a second's worth to catch up.
+        held.next_at = max(held.next_at, clock.now() - _SECOND) + len(letters) / held.rate * _SECOND
+        held.save()
+        publish_again(service, letters, publisher)
+        return held
+
+
+def progress(redrive: Redrive) -> Progress:
+    """How far it is."""
+    counts = _lines(redrive).aggregate(
+        sent=Count("pk"),
+        resolved=Count("pk", filter=Q(outcome=DeadLetterAction.Outcome.RESOLVED)),
+        pending=Count("pk", filter=Q(outcome=_PENDING)),
+    )
+    return Progress(**counts, left=_candidates(redrive).count())
+
+
+def _held(redrive: Redrive) -> Redrive:
+    """It as it is now, held against others until the transaction ends."""
+    service = redrive._meta.app_label
+    redrives = table_of(service, "Redrive").objects.using(alias_of(service))
+    held: Redrive = redrives.select_for_update().get(pk=redrive.pk)
+    return held
+
+
+def _lines(redrive: Redrive) -> QuerySet[Any]:
+    service = redrive._meta.app_label
+    lines: QuerySet[Any] = table_of(service, "DeadLetterAction").objects.using(alias_of(service))
+    return lines.filter(redrive=redrive)
+
+
+def _candidates(redrive: Redrive) -> QuerySet[Any]:
+    """The group's letters that were there when it began, and have not been sent."""
+    service = redrive._meta.app_label
+    letters: QuerySet[Any] = table_of(service, "DeadLetter").objects.using(alias_of(service))
+    there = letters.filter(fingerprint=redrive.fingerprint, parked_at__lte=redrive.started_at)
+    return there.filter(Q(state=DeadLetter.State.PARKED) | overdue())
+
+
+def _refusal(lines: QuerySet[Any]) -> str:
+    """Why it must not go on, or ``""``."""
+    failed = lines.filter(outcome=_PARKED).order_by("ended_at").first()
+    if failed:
+        return _("Letter %d was parked again: %s") % (failed.letter_id, failed.detail)
+    late = lines.filter(outcome=_PENDING, at__lte=clock.now() - ANSWER_WITHIN).first()
+    if late:
+        minutes = ANSWER_WITHIN // timedelta(minutes=1)
+        return _("Letter %d has had no answer for %d minutes.") % (late.letter_id, minutes)
+    return ""
+
+
+def _end(redrive: Redrive, state: Redrive.State, why: str = "") -> Redrive:
+    redrive.state, redrive.note, redrive.ended_at = state, why.strip(), clock.now()
+    redrive.save()
+    log.info("redrive ended", service=redrive._meta.app_label, redrive=redrive.pk, state=state.value)
+    return redrive
+
+
+def _size(step: int) -> int:
+    return STEPS[min(step, len(STEPS) - 1)]

@@ -1,0 +1,136 @@
+"""What an event is: the publisher's contract, a reader's smaller view of it, and the envelope on the wire.
+
+The wire format is CloudEvents 1.0 in structured JSON mode (https://github.com/cloudevents/spec, v1.0.2), with
+nothing of Celery in it, so that a program in any language can take part.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from choreography.core.errors import ContractError, Unusable
+
+Data = TypeVar("Data", bound=BaseModel)
+
+CONTENT_TYPE = "application/cloudevents+json"
+
+_EVENT_TYPE = re.compile(r"(?P<service>[a-z][a-z0-9_]*)\.(?P<name>[a-z][a-z0-9_]*)\.v(?P<version>[1-9][0-9]*)")
+
+#: Every event class of this process by its type, filled as the classes are defined.
+published: dict[str, type["Announced"]] = {}
+
+
+class Announced(BaseModel):
+    """Base of what a publisher says: ``class OrderPlaced(Announced, type="orders.order_placed.v1")``.
+
+    The class is the contract: frozen, every field described, unknown fields refused when it is built.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    event_type: ClassVar[str]
+    service: ClassVar[str]
+
+    def __init_subclass__(cls, *, type: str, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        service, _, _ = parse_type(type)
+        if type in published:
+            raise ContractError(f"{type} is defined twice: {published[type].__qualname__} and {cls.__qualname__}")
+        cls.event_type, cls.service = type, service
+        published[type] = cls
+
+
+class Heard(BaseModel):
+    """Base of what a reader reads: just the fields it needs. The rest of the event is ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class Nothing(Heard):
+    """For a reaction to which the fact alone says enough."""
+
+
+class Event(BaseModel, Generic[Data]):
+    """One event as it travels: a CloudEvents envelope around ``data``."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    specversion: Literal["1.0"] = "1.0"
+    id: UUID = Field(description="UUIDv7 of this event")
+    type: str = Field(description="<service>.<event>.v<N>, also the name of the exchange")
+    source: str = Field(min_length=1, description="the service that announced it")
+    subject: UUID = Field(description="the order it is about")
+    time: AwareDatetime = Field(description="when it became true, UTC")
+    datacontenttype: Literal["application/json"] = "application/json"
+    correlationid: str = Field(default="", description="the flow: the order's id")
+    causationid: UUID | None = Field(default=None, description="the event this one is a reaction to")
+    sequence: int | None = Field(default=None, ge=1, description="count per subject and source")
+    traceparent: str | None = Field(default=None, description="W3C trace context")
+    data: Data
+
+    def to_json(self) -> str:
+        return self.model_dump_json(exclude_none=True)
+
+
+def parse_type(event_type: str) -> tuple[str, str, int]:
+    """``"orders.order_placed.v1"`` -> ``("orders", "order_placed", 1)``.
+
+    Raises:
+        ContractError: it is not of the form ``<service>.<event>.v<N>``.
+    """
+    match = _EVENT_TYPE.fullmatch(event_type)
+    if match is None:
+        raise ContractError(f"{event_type!r} is not an event type: write <service>.<event>.v<N>, all lower case")
+    return match["service"], match["name"], int(match["version"])
+
+
+class Headline(BaseModel):
+    """The part of an envelope that says what it is, readable even where the rest is wrong."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    specversion: Literal["1.0"]
+    id: UUID
+    type: str
+    subject: UUID
+    source: str = Field(min_length=1)
+    time: datetime
+
+
+def read_headline(body: bytes, content_type: str | None, max_bytes: int) -> Headline:
+    """Tell which event a message holds.
+
+    Raises:
+        Unusable: too large, of another content type, not JSON or not CloudEvents. Names the fault, never the data.
+    """
+    if len(body) > max_bytes:
+        raise Unusable(f"the body has {len(body)} bytes, more than the {max_bytes} allowed")
+    if (content_type or "").partition(";")[0].strip().lower() != CONTENT_TYPE:
+        raise Unusable(f"the content type is {content_type or 'missing'!r}, not {CONTENT_TYPE!r}")
+    return _parse(Headline, body)
+
+
+def read_event(body: bytes, reads: type[Data]) -> Event[Data]:
+    """Read a whole event with the reader's model of its data.
+
+    Raises:
+        Unusable: a field is missing or mistyped. Names the fields, never their values.
+    """
+    return _parse(Event[reads], body)  # type: ignore[valid-type]
+
+
+def _parse(model: type[Data], body: bytes) -> Data:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        faults = (f"{place(fault) or 'body'}: {fault['msg']}" for fault in error.errors(include_input=False))
+        raise Unusable("; ".join(faults)) from None
+
+
+def place(fault: Mapping[str, Any]) -> str:
+    """Where in a document a pydantic fault is: ``data.lines.0.quantity``."""
+    return ".".join(str(step) for step in fault["loc"])

@@ -1,0 +1,1 @@
+"""What happens to one delivery: its unit of work, the retry policy, parking."""

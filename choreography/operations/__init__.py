@@ -1,0 +1,1 @@
+"""Checks at startup, and the doctor for a running installation."""

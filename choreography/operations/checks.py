@@ -1,0 +1,97 @@
+"""System checks: what would lose or misroute events is found at startup, with the remedy."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+
+from choreography.core.conf import conf
+from choreography.events.messages import parse_type, published
+from choreography.events.registry import Reaction, reactions
+from choreography.events.timers import Timer, timers
+
+#: What every service has of its own (see ``models``).
+_TABLES = ("Outbox", "Counted", "Inbox", "DeadLetter", "DeadLetterAction", "Redrive", "Retry")
+
+
+@register("choreography")
+def check_services(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
+    """Every service has its tables, and every reaction and timer a service."""
+    for service in conf().services:
+        if service not in apps.app_configs:
+            yield Error(
+                f"{service} is a service but no installed app.",
+                hint="Add it to INSTALLED_APPS.",
+                id="choreography.E001",
+            )
+            continue
+        missing = [name for name in _TABLES if name.lower() not in apps.all_models[service]]
+        if missing:
+            yield Error(
+                f"{service} has no {', '.join(missing)}.",
+                hint=f"In {service}/models.py subclass them from choreography.storage.models and run makemigrations.",
+                id="choreography.E002",
+            )
+    things: list[Reaction | Timer] = [*reactions(), *timers()]
+    for thing in things:
+        if thing.service not in conf().services:
+            yield Error(
+                f"{thing.name} belongs to no service.",
+                hint="A reaction or timer lives in a service's own package, named in CHOREOGRAPHY['SERVICES'].",
+                id="choreography.E003",
+            )
+
+
+@register("choreography")
+def check_contracts(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
+    """Services announce only their own facts, and react only to facts someone announces."""
+    for reaction in reactions():
+        for event_type in sorted(reaction.announces):
+            if parse_type(event_type)[0] != reaction.service:
+                yield Error(
+                    f"{reaction.name} declares that it announces {event_type}, a fact of another service.",
+                    hint="A service announces only its own facts: define an event of its own.",
+                    id="choreography.E004",
+                )
+        for event_type in reaction.event_types:
+            if parse_type(event_type)[0] in conf().services and event_type not in published:
+                yield Error(
+                    f"{reaction.name} reacts to {event_type}, which nobody announces.",
+                    hint="Check the spelling and the version; manage.py choreography map lists what there is.",
+                    id="choreography.E005",
+                )
+    for event_type, event in published.items():
+        undescribed = [name for name, field in event.model_fields.items() if not field.description]
+        if undescribed:
+            yield Error(
+                f"{event_type} does not describe {', '.join(undescribed)}.",
+                hint="Give each field a Field(description=...): the contract is read by people.",
+                id="choreography.E006",
+            )
+
+
+@register("choreography")
+def check_settings(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
+    """The settings can work."""
+    tiers = conf().retry_tiers
+    if not tiers or list(tiers) != sorted(set(tiers)) or tiers[0] < 1:
+        yield Error(
+            f"RETRY_TIERS is {tiers}.",
+            hint="Give rising whole seconds, such as (1, 5, 30, 300).",
+            id="choreography.E007",
+        )
+    if not conf().broker_url.startswith(("amqp://", "amqps://", "embedded:///")):
+        yield Error(
+            "BROKER_URL is neither amqp://, amqps:// nor embedded:///.",
+            hint="Event delivery is proven on RabbitMQ and on the embedded broker only.",
+            id="choreography.E008",
+        )
+    for timer in timers():
+        if not isinstance(getattr(settings, timer.setting, None), int | float) or timer.seconds <= 0:
+            yield Error(
+                f"{timer.name} runs every settings.{timer.setting} seconds, which is no positive number.",
+                hint=f"Set {timer.setting}.",
+                id="choreography.E009",
+            )

@@ -1,0 +1,125 @@
+"""What is wrong with a running installation: topology, backlog, dead letters. One line and one remedy each."""
+
+import base64
+import json
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from django.conf import settings
+from django.db import DatabaseError
+from kombu import Connection
+
+from choreography.broker import topology
+from choreography.broker.embedded.transport import open_store
+from choreography.broker.publisher import broker_errors, connect
+from choreography.core import clock
+from choreography.core.conf import conf
+from choreography.storage.models import alias_of, table_of
+
+#: An event that waits longer than this in an outbox is late.
+_LATE = timedelta(seconds=30)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong."""
+
+    about: str
+    what: str
+    remedy: str
+
+
+def findings() -> Iterator[Finding]:
+    """Look at the databases and the broker of this process's services."""
+    for service in conf().services:
+        try:
+            yield from _database(service)
+        except DatabaseError as error:
+            yield Finding(service, f"its database does not answer: {error}", "start it, or check its DATABASE_URL")
+    with connect() as connection:
+        try:
+            connection.ensure_connection(max_retries=1, timeout=5)
+        except broker_errors(connection) as error:
+            yield Finding("broker", f"it can't be reached: {error}", "start it, or check BROKER_URL")
+            return
+        for service in conf().services:
+            yield from _queues(connection, service)
+        yield from _bindings()
+
+
+def _database(service: str) -> Iterator[Finding]:
+    alias, now = alias_of(service), clock.now()
+    waiting = table_of(service, "Outbox").objects.using(alias).filter(published_at=None)
+    oldest = waiting.order_by("position").first()
+    if oldest is not None and now - oldest.announced_at > _LATE:
+        yield Finding(
+            f"{service} outbox",
+            f"{waiting.count()} event(s) wait, the oldest for {(now - oldest.announced_at).total_seconds():.0f} s",
+            f"is 'manage.py relay {service}' running?",
+        )
+    letters = table_of(service, "DeadLetter")
+    parked = letters.objects.using(alias).filter(state=letters.State.PARKED).count()
+    if parked:
+        yield Finding(
+            f"{service} dead letters", f"{parked} parked", f"run manage.py dead_letters list --service {service}"
+        )
+
+
+def _queues(connection: Connection, service: str) -> Iterator[Finding]:
+    for queue in topology.queues(service):
+        try:
+            with connection.channel() as channel:
+                found: Any = queue(channel).queue_declare(passive=True)
+        except connection.channel_errors:
+            yield Finding(queue.name, "the queue is missing", "run manage.py declare_topology")
+            continue
+        try:
+            with connection.channel() as channel:
+                queue(channel).queue_declare()
+        except connection.channel_errors as error:
+            yield Finding(queue.name, f"it differs from the code: {error}", "empty it, remove it, run declare_topology")
+        if queue.name == topology.queue_name(service) and found.consumer_count == 0:
+            yield Finding(queue.name, "no worker reads it", f"start a worker with -Q {service}")
+
+
+def _bindings() -> Iterator[Finding]:
+    """Bindings that are missing or stale. RabbitMQ tells them through its management API only."""
+    found = _bindings_on_broker()
+    if found is None:
+        return
+    for service in conf().services:
+        inbox = topology.queue_name(service)
+        wanted = {topology.exchange_name(event_type) for event_type in topology.event_types_heard_by(service)}
+        bound = {exchange for exchange, queue in found if queue == inbox}
+        own = {""}
+        for exchange in sorted(wanted - bound):
+            yield Finding(inbox, f"it is not bound to {exchange}", "run manage.py declare_topology")
+        for exchange in sorted(bound - wanted - own):
+            yield Finding(inbox, f"it is still bound to {exchange}, which no reaction reads", "unbind it on the broker")
+
+
+def _bindings_on_broker() -> set[tuple[str, str]] | None:
+    """(exchange, queue) of every binding; ``None`` where the broker can't tell."""
+    url = conf().broker_url
+    if url.startswith("embedded:"):
+        return {(binding.exchange, binding.queue) for binding in open_store(url).bindings()}
+    if not settings.RABBITMQ_MANAGEMENT_URL:
+        return None
+    vhost = urlsplit(url).path[1:] or "/"
+    rows: list[dict[str, Any]] = _get_json(f"{settings.RABBITMQ_MANAGEMENT_URL}/api/bindings/{quote(vhost, safe='')}")
+    return {(row["source"], row["destination"]) for row in rows}
+
+
+def _get_json(url: str) -> Any:
+    parts = urlsplit(url)
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    request = urllib.request.Request(bare)  # noqa: S310 (an operator's own setting)
+    if parts.username:
+        login = base64.b64encode(f"{parts.username}:{parts.password}".encode()).decode()
+        request.add_header("Authorization", f"Basic {login}")
+    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+        return json.load(answer)

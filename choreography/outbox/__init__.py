@@ -1,0 +1,1 @@
+"""Announcing an event inside a transaction, and the relay that publishes it."""

@@ -1,0 +1,1 @@
+"""A service's own tables, and how they are read, locked and written."""

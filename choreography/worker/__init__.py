@@ -1,0 +1,1 @@
+"""Celery at the edge: messages become tasks, tasks become acknowledgements."""
