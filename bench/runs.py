@@ -283,8 +283,8 @@ def verify(place: Place, orders: int) -> dict[str, int]:
 
 def parked(place: Place) -> list[tuple[Any, ...]]:
     """What the shop has parked: reaction, error, event type and how many. It should be nothing."""
-    letters = " UNION ALL ".join(f"SELECT reaction, error, event_type FROM {it}_deadletter" for it in SERVICES)
-    return ask(place.watching, f"SELECT reaction, error, event_type, count(*) FROM ({letters}) l GROUP BY 1, 2, 3")
+    dead_letters = " UNION ALL ".join(f"SELECT reaction, error, event_type FROM {it}_deadletter" for it in SERVICES)
+    return ask(place.watching, f"SELECT reaction, error, event_type, count(*) FROM ({dead_letters}) l GROUP BY 1, 2, 3")
 
 
 def waiting_in(connection: Any, queue: str) -> tuple[int, int]:

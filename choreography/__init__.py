@@ -1,19 +1,53 @@
-"""The event machinery: how services announce facts and react to the facts of others. It knows no service.
+"""Choreography for Django: services that announce facts and react to the facts of others.
 
-What to read, in the order in which an event lives:
+All that a service needs, on one page. What to read, in the order in which an event lives:
 
-``contracts``  what an event is, for its publisher and for its readers
-``outbox``     announce it in the transaction that made it true
-``relay``      move it from the outbox to the broker, confirmed
-``topology``   the exchanges and queues, derived from the reactions in the code
-``worker``     take it from the broker inside a Celery worker
-``delivery``   one delivery's whole life: done, again later, or parked
-``claims``     only one copy of a delivery at a time asks the outside world
-``retries``    which of those, for which error
-``letters``    what was parked, sent again
-``timers``     what happens because time passes
-``gate``       have contracts changed, and whom does it break
-``doctor``     what is wrong with a running installation
-``embedded``   a broker in a file, for running without one
-``testing``    all of it in one process, with a broker and a clock of its own
+``events``        event classes, who reacts to what, timers, external systems, the contract gate
+``outbox``        announce a fact in the transaction that makes it true; the relay that publishes it
+``broker``        publishing with confirmation, the exchanges and queues, a broker in a file
+``worker``        a message becomes a task of a Celery worker
+``inbox``         one delivery's whole life: done, retried later, or parked
+``dead_letters``  what was parked: redrive, edit, discard, dry run
+``storage``       the tables of a service, and the statements on them
+``admin``         admin pages for those tables
+``operations``    checks at startup, the doctor for a running installation
+``testing``       all of it in one process, with a broker and a clock of its own
+``core``          settings, errors, the clock
 """
+
+from choreography.core.errors import (
+    ChoreographyError,
+    Conflict,
+    ContractError,
+    NotYet,
+    Outage,
+    PublishFailed,
+    Transient,
+    Unusable,
+)
+from choreography.events.external_systems import ExternalSystem
+from choreography.events.messages import Announced, Event, Heard, Nothing
+from choreography.events.registry import reacts_to
+from choreography.events.timers import every, for_each
+from choreography.outbox.announcing import announce, transaction_of
+
+__all__ = [
+    "Announced",
+    "ChoreographyError",
+    "Conflict",
+    "ContractError",
+    "Event",
+    "ExternalSystem",
+    "Heard",
+    "NotYet",
+    "Nothing",
+    "Outage",
+    "PublishFailed",
+    "Transient",
+    "Unusable",
+    "announce",
+    "every",
+    "for_each",
+    "reacts_to",
+    "transaction_of",
+]

@@ -9,6 +9,16 @@ class ChoreographyConfig(AppConfig):
     verbose_name = "Choreography"
 
     def ready(self) -> None:
-        from choreography.operations import checks  # noqa: F401  (registers them)
+        from django.db.models.signals import post_migrate
+
+        from choreography.core.conf import conf
+        from choreography.operations import (
+            checks,  # noqa: F401  (registers them)
+            maintenance,
+        )
+        from choreography.storage.vacuum import configure_vacuum
 
         autodiscover_modules("events", "reactions", "timers")
+        for service in conf().services:
+            maintenance.register_timers(service)
+        post_migrate.connect(configure_vacuum)

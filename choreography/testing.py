@@ -1,16 +1,17 @@
-"""The whole choreography in one process, for tests: an in-memory broker, and a world whose time stands still.
+"""The whole choreography in one process, for tests: an in-memory broker, and a clock that stands still.
 
 Everything else is the real thing: reactions, outboxes, inboxes, retry policy, databases. ::
 
-    with replaced(FrozenWorld()):
-        shop = Choreography()
-        ...place an order...
-        shop.settle()
+    with frozen_clock() as clock:
+        choreography = Choreography(clock)
+        place_order()
+        choreography.settle()
 
 The broker is the embedded broker's own store, kept in memory and on the frozen clock.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -24,18 +25,19 @@ from choreography.broker.embedded.store import Store, Stored
 from choreography.broker.publisher import Outgoing, published_to
 from choreography.core import clock
 from choreography.core.conf import conf
+from choreography.events.registry import Reaction, overridden
 from choreography.events.timers import timers
-from choreography.inbox.deliveries import Delivery, Later, Left, Outcome, reason_of_death
-from choreography.inbox.handler import deliver_together
-from choreography.inbox.resuming import Waiting
-from choreography.outbox.relay import move
+from choreography.inbox.deliveries import Delivery, Outcome, RetryLater, Unhandled, reason_of_death
+from choreography.inbox.handler import handle
+from choreography.inbox.resuming import WaitingDeliveries
+from choreography.outbox.relay import publish_waiting
 
 #: Who takes messages, where one worker for all services will do.
 _WORKER = "testing"
 
 
-class FrozenWorld:
-    """A world in which nothing happens by itself: time moves when told, ids and chance come from a seed."""
+class FrozenClock:
+    """A clock that moves when told; ids and jitter come from a seed."""
 
     def __init__(self, seed: int = 1, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         self._random = Random(seed)  # noqa: S311 (repeatable on purpose)
@@ -60,6 +62,32 @@ class FrozenWorld:
         self._now += timedelta(seconds=seconds)
 
 
+@contextmanager
+def frozen_clock(seed: int = 1) -> Iterator[FrozenClock]:
+    """Use a ``FrozenClock`` for the duration, in every thread of the process."""
+    frozen = FrozenClock(seed)
+    with clock.use_clock(frozen):
+        yield frozen
+
+
+@contextmanager
+def override(reaction: str, **changes: Any) -> Iterator[Reaction]:
+    """Change a reaction for the duration: ``override("payments.authorize_payment", function=fail)``.
+
+    Args:
+        reaction: its name.
+        changes: attributes of ``events.registry.Reaction``.
+
+    Yields:
+        The reaction as it was before.
+
+    Raises:
+        KeyError: there is no such reaction.
+    """
+    with overridden(reaction, **changes) as original:
+        yield original
+
+
 @dataclass(frozen=True)
 class Step:
     """One delivery that was handled."""
@@ -70,14 +98,14 @@ class Step:
 
 
 class Choreography:
-    """All services of this process around one in-memory broker. Create it inside ``world.replaced``."""
+    """All services of this process around one in-memory broker. Create it inside ``frozen_clock()`` or ``clock.use_clock``."""
 
-    def __init__(self, frozen: FrozenWorld, services: Iterable[str] | None = None) -> None:
+    def __init__(self, frozen: FrozenClock, services: Iterable[str] | None = None) -> None:
         self.services = list(conf().services if services is None else services)
         self.broker = Store(":memory:", now=lambda: clock.now().timestamp())
         self.steps: list[Step] = []
-        self.memory = Waiting()
-        self._world = frozen
+        self.memory = WaitingDeliveries()
+        self._clock = frozen
         self._ticked: dict[str, datetime] = {}
         self._queues = {service: [queue.name for queue in topology.worker_queues(service)] for service in self.services}
         for service in self.services:
@@ -107,7 +135,7 @@ class Choreography:
 
     def relay(self, service: str) -> int:
         """Move what waits in a service's outbox. Returns how many events."""
-        return move(service, self)
+        return publish_waiting(service, self)
 
     def handle_next(self, service: str) -> Step | None:
         """Handle the next message in a service's inbox, or among its dead ones; ``None`` if there is none."""
@@ -121,21 +149,21 @@ class Choreography:
     def handle(self, service: str, message: Stored) -> Step:
         """Handle a message that was taken, and acknowledge it."""
         [step] = self.handle_together(service, [message])
-        return cast(Step, step)  # what is on its own is never left
+        return cast(Step, step)  # a single delivery is never Unhandled
 
-    def handle_together(self, service: str, messages: Sequence[Stored]) -> list[Step | Left]:
-        """Handle messages that were taken, of one reaction, in one transaction; acknowledge what is not left."""
-        mails = [_delivery(service, message) for message in messages]
-        outcomes = deliver_together(mails)
-        again = [outcome.again for outcome in outcomes if isinstance(outcome, Later)]
+    def handle_together(self, service: str, messages: Sequence[Stored]) -> list[Step | Unhandled]:
+        """Handle messages that were taken, of one reaction, in one transaction; acknowledge what was handled."""
+        deliveries = [_delivery(service, message) for message in messages]
+        outcomes = handle(deliveries)
+        again = [outcome.again for outcome in outcomes if isinstance(outcome, RetryLater)]
         if again:
             self.put_on_ladder(again)
-        steps: list[Step | Left] = []
-        for mail, message, outcome in zip(mails, messages, outcomes, strict=True):
-            if isinstance(outcome, Left):
+        steps: list[Step | Unhandled] = []
+        for delivery, message, outcome in zip(deliveries, messages, outcomes, strict=True):
+            if isinstance(outcome, Unhandled):
                 steps.append(outcome)
             else:
-                self.memory.note(mail, outcome)
+                self.memory.update(delivery, outcome)
                 steps.append(Step(service, message, outcome))
         dealt_with = [step for step in steps if isinstance(step, Step)]
         for step in dealt_with:
@@ -184,7 +212,7 @@ class Choreography:
                 raise AssertionError(f"not settled after {limit} s: {self.waiting()} message(s) on the ladder")
             if self.drain():
                 last = clock.now()
-            self._world.advance(1.0)
+            self._clock.advance(1.0)
             self._tick_as_beat_does()
 
     def _tick_as_beat_does(self) -> None:

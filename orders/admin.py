@@ -20,9 +20,8 @@ from django.utils.timezone import localtime
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from choreography.admin.dead_letters import DeadLetterAdmin
-from choreography.admin.tables import InboxAdmin, OrderKeyedAdmin, OutboxAdmin
 from choreography.core import clock
+from common.orders import OrderKeyedAdmin
 from orders import money, services
 from orders.forms import LineForm, LineFormSet, OrderForm, ProductField, ProductSelect
 from orders.models import (
@@ -224,7 +223,7 @@ class OrderAdmin(OrderKeyedAdmin):
         progress = Progress(order)
         extra = {
             "can_cancel": self.has_cancel_permission(request) and not progress.is_over,
-            "can_see_letters": request.user.has_perm("orders.view_deadletter"),
+            "can_see_dead_letters": request.user.has_perm("orders.view_deadletter"),
         }
         return self._page("orders/order.html", request, order, progress=progress, **extra)
 
@@ -289,18 +288,3 @@ def _made_by(submission: str) -> Order | None:
         return Order.objects.filter(submission=UUID(submission)).first()
     except ValueError:
         return None
-
-
-@admin.register(Outbox)
-class OrdersOutboxAdmin(OutboxAdmin):
-    subject_model = Order
-
-
-@admin.register(Inbox)
-class OrdersInboxAdmin(InboxAdmin):
-    subject_model = Order
-
-
-@admin.register(DeadLetter)
-class OrdersDeadLetterAdmin(DeadLetterAdmin):
-    subject_model = Order

@@ -1,7 +1,5 @@
 """Orders' own tables, and what may happen to an order."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import ClassVar, Self
 from uuid import UUID
@@ -15,7 +13,6 @@ from django.utils.translation import gettext_lazy as _
 from choreography import models as choreography
 from choreography.core import clock
 from choreography.core.errors import ChoreographyError, Unusable
-from choreography.storage import bulk
 from orders import money
 
 #: Bounds that keep every sum far below 2**53, the largest integer every JSON reader gets right.
@@ -79,20 +76,14 @@ class Product(models.Model):
         return f"{self.name} ({money.display(self.price, self.currency)})"
 
 
-def _refuse_unknown(order_id: UUID) -> "Order":
-    raise UnknownOrder(f"orders has no order {order_id}")
-
-
-class OrderQuerySet(models.QuerySet["Order"]):
-    def held(self, order_ids: Iterable[UUID]) -> AbstractContextManager[list["Order"]]:
-        """The orders, held against others until the transaction ends.
-
-        What was changed about them inside is written when the block ends: see ``rows.held``.
+class OrderQuerySet(choreography.SubjectQuerySet["Order"]):
+    def missing(self, key: UUID) -> "Order":
+        """An event can't be about an order that does not exist.
 
         Raises:
-            UnknownOrder: one of them was never placed here.
+            UnknownOrder: always.
         """
-        return bulk.held(self, order_ids, missing=_refuse_unknown)
+        raise UnknownOrder(f"orders has no order {key}")
 
     def unpaid_since(self, moment: datetime) -> Self:
         """Orders placed before ``moment`` of which payments has said nothing good, not being cancelled yet."""
@@ -264,8 +255,8 @@ class Outbox(choreography.Outbox):
     """What orders has announced."""
 
 
-class Counted(choreography.Counted):
-    """How many events of an order orders has announced and forgotten."""
+class SubjectCounter(choreography.SubjectCounter):
+    """The last sequence of orders whose events were purged."""
 
 
 class Inbox(choreography.Inbox):

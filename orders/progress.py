@@ -81,10 +81,10 @@ class Progress:
         return list(Inbox.objects.filter(subject=self.order.pk).order_by("pk"))
 
     @cached_property
-    def letters(self) -> list[DeadLetter]:
+    def dead_letters(self) -> list[DeadLetter]:
         """What could not be handled, and is not resolved yet."""
-        letters = DeadLetter.objects.filter(subject=self.order.pk).exclude(state=DeadLetter.State.RESOLVED)
-        return list(letters.defer("body", "traceback", "headers"))
+        dead_letters = DeadLetter.objects.filter(subject=self.order.pk).exclude(state=DeadLetter.State.RESOLVED)
+        return list(dead_letters.defer("body", "traceback", "headers"))
 
     @property
     def is_over(self) -> bool:

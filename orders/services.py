@@ -1,7 +1,7 @@
 """What orders can do. Each function changes one order and announces what became true, in one transaction.
 
-Those that take an order are called inside a transaction, with one that is held (``Order.objects.held``). They neither
-load nor save, so they are the same for one order and for many.
+Those that take an order are called inside a transaction, with an order that is locked (``Order.objects.locked``). They
+neither load nor save.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from django.utils.translation import ngettext_lazy
 
 from choreography.outbox.announcing import announce, transaction_of
 from choreography.storage.bulk import insert_all
-from choreography.storage.models import alias_of
+from choreography.storage.tables import ServiceTables
 from orders import money
 from orders.events import CancellationRequested, Line, OrderCancelled, OrderCompleted, OrderPlaced, ShipTo
 from orders.models import MAX_QUANTITY, MAX_TOTAL, Order, OrderFinished, OrderLine, Product
@@ -72,8 +72,8 @@ def place_order(order: Order, picks: Sequence[Pick]) -> Order:
     order.full_clean(validate_unique=False, validate_constraints=False)
     try:
         with transaction_of("orders"):
-            insert_all([order], alias_of("orders"))
-            insert_all([_line(order, pick) for pick in picks], alias_of("orders"))
+            insert_all([order], ServiceTables("orders").alias)
+            insert_all([_line(order, pick) for pick in picks], ServiceTables("orders").alias)
             announce(_order_placed(order, picks), subject=order.id)
     except IntegrityError:
         twin = Order.objects.filter(submission=order.submission).first() if order.submission else None
@@ -91,7 +91,7 @@ def request_cancellation(order_id: UUID, reason: str = "customer_request") -> No
         OrderFinished: it is completed or cancelled.
         CancellationPending: someone asked before.
     """
-    with transaction_of("orders"), Order.objects.held([order_id]) as [order]:
+    with transaction_of("orders"), Order.objects.locked([order_id]) as [order]:
         _request_cancellation(order, reason)
 
 

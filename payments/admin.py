@@ -8,9 +8,9 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from choreography.admin.dead_letters import DeadLetterAdmin
-from choreography.admin.tables import FirstPaginator, InboxAdmin, NewestValuesFilter, OrderKeyedAdmin, OutboxAdmin
+from choreography.admin.tables import FirstPaginator, NewestValuesFilter
 from common.money import display
+from common.orders import OrderKeyedAdmin
 from payments.models import DeadLetter, Entry, Inbox, Outbox, Payment
 
 
@@ -88,18 +88,3 @@ class PaymentAdmin(OrderKeyedAdmin):
         "order_cancelled",
     )
     inlines = (EntryInline,)
-
-
-@admin.register(Outbox)
-class PaymentsOutboxAdmin(OutboxAdmin):
-    subject_model = Payment
-
-
-@admin.register(Inbox)
-class PaymentsInboxAdmin(InboxAdmin):
-    subject_model = Payment
-
-
-@admin.register(DeadLetter)
-class PaymentsDeadLetterAdmin(DeadLetterAdmin):
-    subject_model = Payment

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from choreography.core.errors import Outage, Transient
-from choreography.events.external_systems import Host
+from choreography.events.external_systems import ExternalSystem
 
 
 @dataclass(frozen=True)
@@ -103,4 +103,6 @@ class Gateway(Protocol):
 
 
 #: The provider that ``settings.PAYMENT_GATEWAY`` names.
-gateway = Host[Gateway]("payment gateway", "PAYMENT_GATEWAY", reads={"find"}, probe=lambda it: it.find("probe"))
+gateway = ExternalSystem[Gateway](
+    "payment gateway", "PAYMENT_GATEWAY", reads={"find"}, probe=lambda it: it.find("probe")
+)

@@ -15,21 +15,13 @@ from choreography.core import clock
 from choreography.storage import bulk
 
 
-class PaymentQuerySet(models.QuerySet["Payment"]):
+class PaymentQuerySet(choreography.SubjectQuerySet["Payment"]):
     @contextmanager
-    def held(self, order_ids: Iterable[UUID]) -> Iterator[list["Payment"]]:
-        """The orders' payments, blank ones the first time, held against others until the transaction ends.
-
-        What was changed about them inside, and what was entered, is written when the block ends: see ``rows.held``.
-        """
-        with bulk.held(self, order_ids) as payments:
+    def locked(self, order_ids: Iterable[Any]) -> Iterator[list["Payment"]]:
+        """As ``SubjectQuerySet.locked``; the ledger entries are written too when the block ends."""
+        with super().locked(order_ids) as payments:
             yield payments
         bulk.insert_all([entry for payment in payments for entry in payment.entered], self.db)
-
-    def seen(self, order_ids: Iterable[UUID]) -> dict[UUID, "Payment"]:
-        """The orders' payments as they are now, not held; blank ones where there are none."""
-        order_ids = list(order_ids)
-        return {pk: self.model(pk=pk) for pk in order_ids} | bulk.find(self, order_ids)
 
     def authorized_before(self, moment: datetime) -> Self:
         """Payments with an open hold made before ``moment``."""
@@ -150,8 +142,8 @@ class Outbox(choreography.Outbox):
     """What payments has announced."""
 
 
-class Counted(choreography.Counted):
-    """How many events of an order payments has announced and forgotten."""
+class SubjectCounter(choreography.SubjectCounter):
+    """The last sequence of orders whose events were purged."""
 
 
 class Inbox(choreography.Inbox):

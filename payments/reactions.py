@@ -1,9 +1,6 @@
 """What payments listens to, and what it does about it."""
 
-from collections.abc import Callable, Sequence
-
-from choreography.events.messages import Event, Heard, Nothing
-from choreography.events.registry import reacts_to
+from choreography import Event, Heard, Nothing, reacts_to
 from common.money import Amount, Currency
 from payments import services
 from payments.events import (
@@ -25,57 +22,38 @@ class OrderPlaced(Heard):
     currency: Currency
 
 
-def _ask_to_authorize(events: Sequence[Event[OrderPlaced]]) -> Callable[[Event[OrderPlaced]], Outcome | None]:
-    payments = Payment.objects.seen(event.subject for event in events)
-
-    def ask(event: Event[OrderPlaced]) -> Outcome | None:
-        order = event.data
-        return services.ask_to_authorize(payments[event.subject], order.payment_token, order.total, order.currency)
-
-    return ask
-
-
-def _ask_to_capture(events: Sequence[Event[Nothing]]) -> Callable[[Event[Nothing]], Outcome | None]:
-    payments = Payment.objects.seen(event.subject for event in events)
-    return lambda event: services.ask_to_capture(payments[event.subject])
-
-
-def _ask_to_release(event: Event[Nothing]) -> Outcome | None:
-    return services.ask_to_release(Payment.objects.seen([event.subject])[event.subject])
+def _ask_to_authorize(payment: Payment, event: Event[OrderPlaced]) -> Outcome | None:
+    return services.ask_to_authorize(payment, event.data.payment_token, event.data.total, event.data.currency)
 
 
 @reacts_to(
     "orders.order_placed.v1",
+    rows=Payment.objects,
+    ask=_ask_to_authorize,
+    external_system=gateway,
     announces=[PaymentAuthorized, PaymentDeclined, PaymentVoided],
-    calls=_ask_to_authorize,
-    host=gateway,
-    grouped=True,
 )
-def authorize_payment(events: Sequence[Event[OrderPlaced]], answers: Sequence[Outcome | None]) -> None:
-    with Payment.objects.held(event.subject for event in events) as payments:
-        for payment, event, answer in zip(payments, events, answers, strict=True):
-            services.record_authorization(payment, event.data.total, event.data.currency, answer)
+def authorize_payment(payment: Payment, event: Event[OrderPlaced], answer: Outcome | None) -> None:
+    services.record_authorization(payment, event.data.total, event.data.currency, answer)
 
 
 @reacts_to(
     "shipping.shipment_dispatched.v1",
+    rows=Payment.objects,
+    ask=lambda payment, event: services.ask_to_capture(payment),
+    external_system=gateway,
     announces=[PaymentCaptured, CaptureFailed, AuthorizationExpired],
-    calls=_ask_to_capture,
-    host=gateway,
-    grouped=True,
 )
-def capture_payment(events: Sequence[Event[Nothing]], answers: Sequence[Outcome | None]) -> None:
-    with Payment.objects.held(event.subject for event in events) as payments:
-        for payment, answer in zip(payments, answers, strict=True):
-            services.record_capture(payment, answer)
+def capture_payment(payment: Payment, event: Event[Nothing], answer: Outcome | None) -> None:
+    services.record_capture(payment, answer)
 
 
 @reacts_to(
     "orders.order_cancelled.v1",
+    rows=Payment.objects,
+    ask=lambda payment, event: services.ask_to_release(payment),
+    external_system=gateway,
     announces=[PaymentVoided, PaymentRefunded],
-    calls=_ask_to_release,
-    host=gateway,
 )
-def release_payment(event: Event[Nothing], answer: Outcome | None) -> None:
-    with Payment.objects.held([event.subject]) as [payment]:
-        services.record_release(payment, answer)
+def release_payment(payment: Payment, event: Event[Nothing], answer: Outcome | None) -> None:
+    services.record_release(payment, answer)

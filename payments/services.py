@@ -1,12 +1,11 @@
 """What payments can do: authorize, capture, release, let a hold expire.
 
-Each comes in two parts. ``ask_…`` talks to the provider, outside any transaction, under an idempotency key made of
-the order and the operation, so it may be repeated. ``record_…`` enters what came of it into the ledger and announces
-it, inside the reaction's transaction, and raises ``Conflict`` if the ledger has changed since the question was
-asked: then both parts run again.
+Each comes in two parts. ``ask_…`` calls the provider, outside any transaction, under an idempotency key made of the
+order and the operation, so it may be repeated. ``record_…`` enters the answer into the ledger and announces it, inside
+the reaction's transaction, and raises ``Conflict`` if the ledger has changed since the call: then both parts run again.
 
-The first takes a payment as it was seen, the second one that is held (``Payment.objects.held``). Neither loads nor
-saves, so they are the same for one order and for many.
+The first takes a payment as it was before the call, the second one that is locked (``Payment.objects.locked``). Neither
+loads nor saves.
 """
 
 from collections.abc import Callable

@@ -3,8 +3,8 @@
 from django.contrib import admin
 from django.utils.translation import gettext_lazy as _
 
-from choreography.admin.dead_letters import DeadLetterAdmin
-from choreography.admin.tables import FirstPaginator, InboxAdmin, NewestValuesFilter, OrderKeyedAdmin, OutboxAdmin
+from choreography.admin.tables import FirstPaginator, NewestValuesFilter
+from common.orders import OrderKeyedAdmin
 from shipping.models import DeadLetter, Inbox, Outbox, Shipment
 
 
@@ -23,18 +23,3 @@ class ShipmentAdmin(OrderKeyedAdmin):
         (_("Address"), {"fields": ("name", "street", "city", "postal_code", "country")}),
         (_("History"), {"fields": ("created_at", "cancel_requested", "dispatched_at", "tracked_at", "ended_at")}),
     )
-
-
-@admin.register(Outbox)
-class ShippingOutboxAdmin(OutboxAdmin):
-    subject_model = Shipment
-
-
-@admin.register(Inbox)
-class ShippingInboxAdmin(InboxAdmin):
-    subject_model = Shipment
-
-
-@admin.register(DeadLetter)
-class ShippingDeadLetterAdmin(DeadLetterAdmin):
-    subject_model = Shipment

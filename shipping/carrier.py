@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from choreography.core.errors import Outage, Transient
-from choreography.events.external_systems import Host
+from choreography.events.external_systems import ExternalSystem
 
 
 @dataclass(frozen=True)
@@ -83,4 +83,4 @@ class Carrier(Protocol):
 
 
 #: The carrier that ``settings.CARRIER`` names.
-carrier = Host[Carrier]("carrier", "CARRIER", reads={"find", "track"}, probe=lambda it: it.find("probe"))
+carrier = ExternalSystem[Carrier]("carrier", "CARRIER", reads={"find", "track"}, probe=lambda it: it.find("probe"))

@@ -1,9 +1,6 @@
 """Shipping's own table: one shipment per order, and what may happen to it."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from typing import ClassVar, Self
-from uuid import UUID
 
 from django.db import models
 from django.db.models import F, Q
@@ -11,18 +8,10 @@ from django.utils.translation import gettext_lazy as _
 
 from choreography import models as choreography
 from choreography.core import clock
-from choreography.storage import bulk
 from shipping.carrier import Address
 
 
-class ShipmentQuerySet(models.QuerySet["Shipment"]):
-    def held(self, order_ids: Iterable[UUID]) -> AbstractContextManager[list["Shipment"]]:
-        """The orders' shipments, blank ones the first time, held against others until the transaction ends.
-
-        What was changed about them inside is written when the block ends: see ``rows.held``.
-        """
-        return bulk.held(self, order_ids)
-
+class ShipmentQuerySet(choreography.SubjectQuerySet["Shipment"]):
     def under_way(self) -> Self:
         """Parcels whose end is not known yet, the one looked at longest ago first."""
         return self.filter(state=Shipment.State.DISPATCHED).order_by(F("tracked_at").asc(nulls_first=True))
@@ -103,8 +92,8 @@ class Outbox(choreography.Outbox):
     """What shipping has announced."""
 
 
-class Counted(choreography.Counted):
-    """How many events of an order shipping has announced and forgotten."""
+class SubjectCounter(choreography.SubjectCounter):
+    """The last sequence of orders whose events were purged."""
 
 
 class Inbox(choreography.Inbox):

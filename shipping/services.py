@@ -1,16 +1,12 @@
 """What shipping can do: plan, dispatch, track and cancel.
 
-``ask_…`` talks to the carrier, outside any transaction, and may be repeated. The others change a shipment that is held
-(``Shipment.objects.held``) and announce it, inside one transaction. They neither load nor save, so they are the same
-for one order and for many.
+``ask_…`` calls the carrier, outside any transaction, and may be repeated. The others change a locked shipment
+(``Shipment.objects.locked``) and announce it, inside one transaction. They neither load nor save.
 """
-
-from collections.abc import Iterable
-from uuid import UUID
 
 from choreography.core import clock
 from choreography.core.errors import NotYet
-from choreography.outbox.announcing import announce, transaction_of
+from choreography.outbox.announcing import announce
 from shipping.carrier import Address, Booked, Tracking, Undeliverable, carrier
 from shipping.events import (
     CancellationRefused,
@@ -28,21 +24,18 @@ def plan_shipment(shipment: Shipment, address: Address) -> None:
         shipment.address, shipment.state = address, Shipment.State.PLANNED
 
 
-def prepare_to_book(order_ids: Iterable[UUID]) -> list[Shipment]:
-    """The shipments of these orders, of which all that wait for payment are ``dispatching`` from now on.
+def prepare_to_book(shipment: Shipment) -> None:
+    """A shipment that waits for payment is ``dispatching`` from now on.
 
-    That is committed before the first question to the carrier. Until its answer is entered, a cancellation that
-    arrives is noted, and decided with the answer.
+    Committed before the carrier is called. Until its answer is entered, a cancellation that arrives is recorded, and
+    decided with the answer.
     """
-    with transaction_of("shipping"), Shipment.objects.held(order_ids) as shipments:
-        for shipment in shipments:
-            if shipment.state == Shipment.State.PLANNED:
-                shipment.state = Shipment.State.DISPATCHING
-    return shipments
+    if shipment.state == Shipment.State.PLANNED:
+        shipment.state = Shipment.State.DISPATCHING
 
 
 def ask_to_book(shipment: Shipment) -> Booked | Undeliverable | None:
-    """Book a parcel for a shipment from ``prepare_to_book``. ``None``: it is not to be sent.
+    """Book a parcel for a shipment after ``prepare_to_book``. ``None``: it is not to be sent.
 
     Raises:
         NotYet: shipping has not heard yet where the order goes.

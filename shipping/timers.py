@@ -10,11 +10,8 @@ import structlog
 from choreography.core import clock
 from choreography.core.classification import is_database_down
 from choreography.core.errors import Outage, Transient
-from choreography.dead_letters import redrives
-from choreography.dead_letters.lost_retries import send_overdue
 from choreography.events.timers import every, for_each
 from choreography.outbox.announcing import transaction_of
-from choreography.storage.retention import purge
 from shipping import services
 from shipping.carrier import Tracking, carrier
 from shipping.models import Shipment
@@ -23,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 #: Parcels that are asked about before what the carrier said is entered, and how often that is done in one tick.
-_BITE, _BITES = 100, 30
+_BATCH, _BATCHES = 100, 30
 #: How long a slow carrier may keep back what it has said.
 _PATIENCE = timedelta(seconds=1)
 
@@ -31,8 +28,8 @@ _PATIENCE = timedelta(seconds=1)
 @every("TRACK_PARCELS_SECONDS")
 def track_parcels() -> None:
     """Ask the carrier where parcels are. What it can't say now is left to a later tick."""
-    due = iter(Shipment.objects.under_way().values_list("pk", "parcel")[: _BITE * _BITES])
-    for_each([due] * _BITES, _track_some)
+    due = iter(Shipment.objects.under_way().values_list("pk", "parcel")[: _BATCH * _BATCHES])
+    for_each([due] * _BATCHES, _track_some)
 
 
 def _track_some(due: Iterator[tuple[UUID, str]]) -> None:
@@ -44,7 +41,7 @@ def _track_some(due: Iterator[tuple[UUID, str]]) -> None:
     said: dict[UUID, Tracking | None] = {}
     faults: list[Exception] = []
     until = clock.now() + _PATIENCE
-    for order_id, parcel in islice(due, _BITE):
+    for order_id, parcel in islice(due, _BATCH):
         said[order_id] = None
         try:
             said[order_id] = carrier().track(parcel)
@@ -69,7 +66,7 @@ def _enter(said: Mapping[UUID, Tracking | None]) -> None:
         ExceptionGroup: the faults of those that failed alone.
     """
     try:
-        with transaction_of("shipping"), Shipment.objects.held(said) as shipments:
+        with transaction_of("shipping"), Shipment.objects.locked(said) as shipments:
             for shipment in shipments:
                 shipment.tracked_at = clock.now()
                 tracking = said[shipment.pk]
@@ -86,23 +83,5 @@ def _enter_alone(said: tuple[UUID, Tracking | None]) -> None:
     # Noted by itself, so that a parcel that can't be entered does not stand first in line for ever.
     Shipment.objects.filter(pk=order_id).update(tracked_at=clock.now())
     if tracking is not None:
-        with transaction_of("shipping"), Shipment.objects.held([order_id]) as [shipment]:
+        with transaction_of("shipping"), Shipment.objects.locked([order_id]) as [shipment]:
             services.record_tracking(shipment, tracking)
-
-
-@every("PURGE_SECONDS")
-def purge_old_events() -> None:
-    """Remove old rows of the outbox and the inbox."""
-    purge("shipping")
-
-
-@every("REDRIVE_SECONDS")
-def send_letters_again() -> None:
-    """Move on what people have asked to be sent again from the dead letters."""
-    redrives.go_on("shipping")
-
-
-@every("OVERDUE_SECONDS")
-def send_overdue_retries() -> None:
-    """Send again what should be back from the retry ladder and is not."""
-    send_overdue("shipping")

@@ -55,13 +55,13 @@ def play(launcher: Launcher, flower: Flower, tell: Tell) -> Report | None:
     for _look in _looks(launcher, _ORDERS_LIMIT):
         for line in journeys.lines(step for step in follower.new_steps() if step.order_id in ids):
             tell(line)
-        if all(verify.has_ended(order_id) for order_id in ids) or any(verify.letter_faults(ids, begun)):
+        if all(verify.has_ended(order_id) for order_id in ids) or any(verify.dead_letter_faults(ids, begun)):
             break
     if launcher.stopping.is_set():
         return None
     return Report(
         orders=[_judge(sample, order) for sample, order in zip(samples.SAMPLES, orders, strict=True)],
-        faults=[*verify.letter_faults(ids, begun), *_flower_faults(launcher, flower, ids)],
+        faults=[*verify.dead_letter_faults(ids, begun), *_flower_faults(launcher, flower, ids)],
     )
 
 

@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from choreography.core.conf import conf
-from choreography.storage.models import alias_of, table_of
+from choreography.storage.tables import ServiceTables
 from orders.models import Order
 
 #: Keys behind the newest one that are looked at again: transactions don't commit in the order of their keys.
@@ -50,17 +50,17 @@ class Source:
 
     @property
     def rows(self) -> Any:
-        return table_of(self.service, self.table).objects.using(alias_of(self.service))
+        return getattr(ServiceTables(self.service), self.table)
 
     def step(self, row: Any) -> Step:
-        if self.table == "Outbox":
+        if self.table == "outbox":
             return Step(row.announced_at, self.service, row.subject, row.event_type)
         return Step(row.handled_at, self.service, row.subject, row.event_type, row.reaction, row.attempts)
 
 
 def sources() -> list[Source]:
     """Every table that tells of events."""
-    return [Source(service, table) for service in conf().services for table in ("Outbox", "Inbox")]
+    return [Source(service, table) for service in conf().services for table in ("outbox", "inbox")]
 
 
 def journey(order_id: UUID) -> list[Step]:

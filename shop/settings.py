@@ -32,13 +32,16 @@ if unknown := set(SERVICES) - set(ALL_SERVICES):
 
 CHOREOGRAPHY = {
     "SERVICES": SERVICES,
-    "BROKER_URL": env.str("BROKER_URL", default="") or f"embedded://{DATA_DIR / 'broker.sqlite3'}",
+    "BROKER_URL": env.str("BROKER_URL", default=""),
     "NAMESPACE": env.str("CHOREOGRAPHY_NAMESPACE", default=""),
+    "DATA_DIR": DATA_DIR,
+    "RABBITMQ_MANAGEMENT_URL": env.str("RABBITMQ_MANAGEMENT_URL", default=""),
+    "PURGE_SECONDS": env.float("PURGE_SECONDS", default=3600.0),
+    "REDRIVE_SECONDS": env.float("REDRIVE_SECONDS", default=1.0),
+    "LOST_RETRIES_SECONDS": env.float("LOST_RETRIES_SECONDS", default=5.0),
 }
 
 FLOWER_URL = env.str("FLOWER_URL", default="")
-CONTRACTS_DIR = BASE_DIR / "contracts"
-RABBITMQ_MANAGEMENT_URL = env.str("RABBITMQ_MANAGEMENT_URL", default="")
 
 PAYMENT_GATEWAY = env.str("PAYMENT_GATEWAY", default="payments.sandbox.SandboxGateway")
 CARRIER = env.str("CARRIER", default="shipping.sandbox.SandboxCarrier")
@@ -52,9 +55,7 @@ EXPIRE_AUTHORIZATIONS_SECONDS = env.float("EXPIRE_AUTHORIZATIONS_SECONDS", defau
 AUTHORIZATION_LIFETIME_SECONDS = env.float("AUTHORIZATION_LIFETIME_SECONDS", default=7 * 24 * 3600.0)
 CANCEL_UNPAID_ORDERS_SECONDS = env.float("CANCEL_UNPAID_ORDERS_SECONDS", default=60.0)
 UNPAID_ORDER_LIFETIME_SECONDS = env.float("UNPAID_ORDER_LIFETIME_SECONDS", default=24 * 3600.0)
-OVERDUE_SECONDS = env.float("OVERDUE_SECONDS", default=5.0)
-REDRIVE_SECONDS = env.float("REDRIVE_SECONDS", default=1.0)
-PURGE_SECONDS = env.float("PURGE_SECONDS", default=3600.0)
+OVERDUE_SECONDS = env.float("LOST_RETRIES_SECONDS", default=5.0)
 
 # --- Security -------------------------------------------------------------------------------------------------
 

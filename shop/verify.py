@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 
 from choreography.core.conf import conf
 from choreography.events.registry import reaction_to
-from choreography.storage.models import alias_of, table_of
+from choreography.storage.tables import ServiceTables
 from orders.models import Order
 from payments.gateway import gateway
 from payments.models import Entry, Payment
@@ -116,7 +116,7 @@ def carrier_faults(order: Order, ending: Ending) -> Iterator[str]:
 
 def attempt_faults(order: Order, ending: Ending) -> Iterator[str]:
     """Where the gateway failed at first, authorizing was tried again."""
-    inbox = table_of("payments", "Inbox").objects
+    inbox = ServiceTables("payments").inbox
     attempts = list(inbox.filter(subject=order.pk, reaction="payments.authorize_payment").values_list("attempts"))
     if len(attempts) != 1 or attempts[0][0] < ending.attempts:
         yield _("authorizing took %(found)s attempts instead of %(expected)d or more") % {
@@ -128,18 +128,18 @@ def attempt_faults(order: Order, ending: Ending) -> Iterator[str]:
 def loose_ends(order_id: UUID) -> Iterator[str]:
     """Events of an order that are not published, or not heard by everyone who reacts to them."""
     for service in conf().services:
-        for row in table_of(service, "Outbox").objects.using(alias_of(service)).filter(subject=order_id):
+        for row in ServiceTables(service).outbox.filter(subject=order_id):
             if row.published_at is None:
                 yield _("%(event)s is not published") % {"event": row.event_type}
             yield from _unheard(row.event_type, row.event_id)
 
 
-def letter_faults(order_ids: Sequence[UUID], since: datetime) -> Iterator[str]:
+def dead_letter_faults(order_ids: Sequence[UUID], since: datetime) -> Iterator[str]:
     """Dead letters about these orders, and any that were parked since a moment."""
     for service in conf().services:
-        letters = table_of(service, "DeadLetter").objects.using(alias_of(service))
-        for letter in letters.filter(Q(subject__in=order_ids) | Q(parked_at__gte=since)):
-            yield _("%(service)s has a dead letter: %(letter)s") % {"service": service, "letter": letter}
+        dead_letters = ServiceTables(service).dead_letters
+        for dead_letter in dead_letters.filter(Q(subject__in=order_ids) | Q(parked_at__gte=since)):
+            yield _("%(service)s has a dead letter: %(letter)s") % {"service": service, "dead_letter": dead_letter}
 
 
 def flower_faults(
@@ -169,7 +169,7 @@ def _unheard(event_type: str, event_id: UUID) -> Iterator[str]:
         reaction = reaction_to(service, event_type)
         if reaction is None:
             continue
-        inbox = table_of(service, "Inbox").objects.using(alias_of(service))
+        inbox = ServiceTables(service).inbox
         if not inbox.filter(event_id=event_id, reaction=reaction.name).exists():
             yield _("%(reaction)s has not heard %(event)s") % {"reaction": reaction.name, "event": event_type}
 

@@ -10,11 +10,12 @@ from django.shortcuts import render
 from django.urls import reverse
 
 from choreography.events.registry import reactions
-from choreography.storage.models import DeadLetter, table_of
+from choreography.storage.models import DeadLetter
+from choreography.storage.tables import ServiceTables
 
 
 @dataclass(frozen=True)
-class Letters:
+class DeadLetters:
     """How many messages of a service wait for a person, and where."""
 
     service: str
@@ -26,7 +27,7 @@ def home(request: HttpRequest) -> HttpResponse:
     """Who reacts to what, and where to go from here."""
     context = {
         "flower_url": settings.FLOWER_URL,
-        "letters": list(_letters(request)),
+        "dead_letters": list(_dead_letters(request)),
         "reactions": [(reaction, sorted(reaction.announces)) for reaction in reactions()],
         "services": settings.SERVICES,
     }
@@ -45,9 +46,9 @@ def healthz(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"databases_down": down}, status=503 if down else 200)
 
 
-def _letters(request: HttpRequest) -> Iterator[Letters]:
+def _dead_letters(request: HttpRequest) -> Iterator[DeadLetters]:
     """The dead letters this person may see."""
     for service in settings.SERVICES:
         if request.user.is_staff and request.user.has_perm(f"{service}.view_deadletter"):
-            parked = table_of(service, "DeadLetter").objects.filter(state=DeadLetter.State.PARKED).count()
-            yield Letters(service, parked, reverse(f"admin:{service}_deadletter_changelist"))
+            parked = ServiceTables(service).dead_letters.filter(state=DeadLetter.State.PARKED).count()
+            yield DeadLetters(service, parked, reverse(f"admin:{service}_deadletter_changelist"))

@@ -70,13 +70,13 @@ def standing() -> dict[str, Any]:
     """How things stand, for a person who wonders why a test waits."""
     from django.conf import settings
 
-    from choreography.storage.models import table_of
+    from choreography.storage.tables import ServiceTables
 
     counts: dict[str, Any] = {
         service: {
-            "to publish": table_of(service, "Outbox").objects.filter(published_at=None).count(),
-            "heard": table_of(service, "Inbox").objects.count(),
-            "letters": [letter["message"] for letter in letters(service)],
+            "to publish": ServiceTables(service).outbox.filter(published_at=None).count(),
+            "heard": ServiceTables(service).inbox.count(),
+            "dead_letters": [dead_letter["message"] for dead_letter in dead_letters(service)],
         }
         for service in settings.SERVICES
     }
@@ -104,14 +104,14 @@ def _unheard() -> Any:
     from django.conf import settings
 
     from choreography.events.registry import reactions
-    from choreography.storage.models import table_of
+    from choreography.storage.tables import ServiceTables
 
     announced: dict[str, set[str]] = {}
     for service in settings.SERVICES:
-        for event_type, event_id in table_of(service, "Outbox").objects.values_list("event_type", "event_id"):
+        for event_type, event_id in ServiceTables(service).outbox.values_list("event_type", "event_id"):
             announced.setdefault(event_type, set()).add(str(event_id))
     for reaction in reactions():
-        inbox = table_of(reaction.service, "Inbox").objects.filter(reaction=reaction.name)
+        inbox = ServiceTables(reaction.service).inbox.filter(reaction=reaction.name)
         heard = set(map(str, inbox.values_list("event_id", flat=True)))
         for event_type in reaction.event_types:
             for event_id in announced.get(event_type, set()) - heard:
@@ -134,7 +134,9 @@ def broken_promises() -> list[str]:
     parcels: dict[str, list[Any]] = {}
     for parcel in carrier().books():  # type: ignore[attr-defined]  # as above
         parcels.setdefault(parcel.key, []).append(str(parcel.state))
-    faults = [f"{service}: parked {letter}" for service in settings.SERVICES for letter in letters(service)]
+    faults = [
+        f"{service}: parked {dead_letter}" for service in settings.SERVICES for dead_letter in dead_letters(service)
+    ]
     for order in Order.objects.all():
         payment = Payment.objects.filter(pk=order.pk).first() or Payment(pk=order.pk)
         shipment = Shipment.objects.filter(pk=order.pk).first() or Shipment(pk=order.pk)
@@ -155,51 +157,47 @@ def broken_promises() -> list[str]:
     return faults
 
 
-def letters(service: str) -> list[dict[str, Any]]:
+def dead_letters(service: str) -> list[dict[str, Any]]:
     """A service's dead letters, the oldest first."""
-    from choreography.storage.models import table_of
+    from choreography.storage.tables import ServiceTables
 
     return [
         {
-            "error": letter.error,
-            "message": letter.message,
-            "state": letter.state,
-            "reaction": letter.reaction,
-            "body": base64.b64encode(bytes(letter.body)).decode(),
-            "content_type": letter.content_type,
-            "headers": letter.headers,
+            "error": dead_letter.error,
+            "message": dead_letter.message,
+            "state": dead_letter.state,
+            "reaction": dead_letter.reaction,
+            "body": base64.b64encode(bytes(dead_letter.body)).decode(),
+            "content_type": dead_letter.content_type,
+            "headers": dead_letter.headers,
         }
-        for letter in table_of(service, "DeadLetter").objects.order_by("pk")
+        for dead_letter in ServiceTables(service).dead_letters.order_by("pk")
     ]
 
 
 def heard(service: str) -> list[str]:
     """The ids of the events that took effect in a service, in this order."""
-    from choreography.storage.models import table_of
+    from choreography.storage.tables import ServiceTables
 
     return [
-        str(event_id)
-        for event_id in table_of(service, "Inbox").objects.order_by("pk").values_list("event_id", flat=True)
+        str(event_id) for event_id in ServiceTables(service).inbox.order_by("pk").values_list("event_id", flat=True)
     ]
 
 
 def announced(service: str, subject: str) -> list[str]:
     """The types of the events a service announced about an order."""
-    from choreography.storage.models import table_of
+    from choreography.storage.tables import ServiceTables
 
     return list(
-        table_of(service, "Outbox")
-        .objects.filter(subject=subject)
-        .order_by("position")
-        .values_list("event_type", flat=True)
+        ServiceTables(service).outbox.filter(subject=subject).order_by("position").values_list("event_type", flat=True)
     )
 
 
 def unpublished(service: str) -> int:
     """How many events wait in a service's outbox."""
-    from choreography.storage.models import table_of
+    from choreography.storage.tables import ServiceTables
 
-    return int(table_of(service, "Outbox").objects.filter(published_at=None).count())
+    return int(ServiceTables(service).outbox.filter(published_at=None).count())
 
 
 def gateway_calls(order_id: str) -> list[str]:

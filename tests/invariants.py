@@ -13,7 +13,7 @@ from uuid import UUID
 
 from choreography.core.conf import conf
 from choreography.events.registry import reaction_to
-from choreography.storage.models import alias_of, table_of
+from choreography.storage.tables import ServiceTables
 from orders.models import Order
 from payments.gateway import gateway
 from payments.models import Entry, Payment
@@ -89,12 +89,12 @@ class Facts:
         return _grouped(self._rows_of_services("Inbox"), lambda pair: pair[1].event_id)
 
     @cached_property
-    def letters(self) -> list[tuple[str, Any]]:
+    def dead_letters(self) -> list[tuple[str, Any]]:
         """Dead letters that wait for a person, with their service."""
         rows = [
-            (service, letter)
+            (service, dead_letter)
             for service in conf().services
-            for letter in table_of(service, "DeadLetter").objects.using(alias_of(service)).filter(state="parked")
+            for dead_letter in ServiceTables(service).dead_letters.filter(state="parked")
         ]
         wanted = self._order_ids
         return [pair for pair in rows if wanted is None or pair[1].subject is None or pair[1].subject in wanted]
@@ -102,11 +102,11 @@ class Facts:
     @cached_property
     def parked(self) -> set[tuple[str, UUID]]:
         """The service and event of every such letter."""
-        return {(service, letter.event_id) for service, letter in self.letters if letter.event_id}
+        return {(service, dead_letter.event_id) for service, dead_letter in self.dead_letters if dead_letter.event_id}
 
     @cached_property
     def _subjects_parked(self) -> set[UUID]:
-        return {letter.subject for _, letter in self.letters if letter.subject}
+        return {dead_letter.subject for _, dead_letter in self.dead_letters if dead_letter.subject}
 
     def needs_a_person(self, order: Order) -> bool:
         """The order shows that it can't go on by itself: a letter about it is parked, or it says so."""
@@ -132,7 +132,7 @@ class Facts:
 
     def _rows_of_services(self, table: str) -> Iterator[tuple[str, Any]]:
         for service in conf().services:
-            rows = table_of(service, table).objects.using(alias_of(service)).order_by("pk")
+            rows = getattr(ServiceTables(service), table).order_by("pk")
             for row in self._about(rows.defer("body") if table == "Outbox" else rows, "subject"):
                 yield service, row
 
@@ -264,9 +264,12 @@ def only_committed_events_are_heard(facts: Facts) -> Iterator[Finding]:
         if event_id not in committed:
             for service, entry in entries:
                 yield entry.subject, f"{service} heard {entry.event_type} {event_id}, which nobody has committed"
-    for service, letter in facts.letters:
-        if letter.event_id and letter.event_id not in committed:
-            yield letter.subject, f"{service} parked {letter.event_type} {letter.event_id}, which nobody has committed"
+    for service, dead_letter in facts.dead_letters:
+        if dead_letter.event_id and dead_letter.event_id not in committed:
+            yield (
+                dead_letter.subject,
+                f"{service} parked {dead_letter.event_type} {dead_letter.event_id}, which nobody has committed",
+            )
 
 
 def each_effect_happens_once(facts: Facts) -> Iterator[Finding]:

@@ -16,8 +16,8 @@ from choreography.core import clock
 from choreography.events.registry import Reaction
 from choreography.inbox import handler, unit_of_work
 from choreography.inbox.deliveries import Outcome
-from choreography.storage.models import table_of
-from choreography.testing import Choreography, FrozenWorld, Step
+from choreography.storage.tables import ServiceTables
+from choreography.testing import Choreography, FrozenClock, Step
 from orders.models import Order, Product
 from orders.services import Pick, place_order
 from payments.gateway import gateway
@@ -38,7 +38,7 @@ class Crash(BaseException):
 class Shop(Choreography):
     """The choreography, with the words a journey needs."""
 
-    def __init__(self, frozen: FrozenWorld) -> None:
+    def __init__(self, frozen: FrozenClock) -> None:
         super().__init__(frozen)
         self.time = frozen
 
@@ -189,19 +189,17 @@ class Shop(Choreography):
 
     def outboxes(self, order: Order) -> list[Any]:
         """The outbox rows of an order, over all services, in the order of announcement."""
-        rows = [
-            row for service in self.services for row in table_of(service, "Outbox").objects.filter(subject=order.pk)
-        ]
+        rows = [row for service in self.services for row in ServiceTables(service).outbox.filter(subject=order.pk)]
         return sorted(rows, key=lambda row: (row.announced_at, row.event_id))
 
     def outcomes(self) -> list[Outcome]:
         """What became of every delivery so far."""
         return [step.outcome for step in self.steps]
 
-    def letters(self, service: str | None = None) -> list[Any]:
+    def dead_letters(self, service: str | None = None) -> list[Any]:
         """The dead letters of a service, or of all."""
         services = self.services if service is None else [service]
-        return [letter for each in services for letter in table_of(each, "DeadLetter").objects.all()]
+        return [dead_letter for each in services for dead_letter in ServiceTables(each).dead_letters.all()]
 
     # How things stand with the provider and the carrier, by their own books
 

@@ -26,13 +26,14 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST
 
-from choreography.admin.tables import AboutOrderAdmin, as_it_is, indented, readable
+from choreography.admin.tables import AboutSubjectAdmin, indented, preformatted, readable
 from choreography.core.errors import ChoreographyError, Transient
 from choreography.dead_letters import actions, redrives
 from choreography.dead_letters.actions import By, NotParked, is_open, is_overdue, send_again, to_the_broker
 from choreography.dead_letters.dry_runs import dry_run
 from choreography.dead_letters.editing import Refused
-from choreography.storage.models import DeadLetter, DeadLetterAction, alias_of, table_of
+from choreography.storage.models import DeadLetter, DeadLetterAction
+from choreography.storage.tables import ServiceTables
 
 #: Redrives of a group that are listed, and letters that are discarded with one press.
 _REDRIVES, _DISCARDED_AT_ONCE = 10, 1000
@@ -54,7 +55,7 @@ class RedriveForm(forms.Form):
     why = forms.CharField(label=_("Why"), required=False, max_length=500)
 
 
-class DeadLetterAdmin(AboutOrderAdmin):
+class DeadLetterAdmin(AboutSubjectAdmin):
     """What the service could not handle, with what a person can do about it."""
 
     change_form_template = "choreography/dead_letter.html"
@@ -64,7 +65,7 @@ class DeadLetterAdmin(AboutOrderAdmin):
     list_filter = ("state", "reaction", "error")
     show_facets = admin.ShowFacets.ALWAYS
     search_fields = ("=event_id", "=subject", "event_type", "=fingerprint")
-    search_help_text = _("An event's id, an order's id, a fingerprint or a part of an event type.")
+    search_help_text = _("An event's id, a subject, a fingerprint or a part of an event type.")
     fieldsets: ClassVar[Any] = (
         (
             None,
@@ -84,7 +85,7 @@ class DeadLetterAdmin(AboutOrderAdmin):
                 )
             },
         ),
-        (_("Why"), {"fields": ("error", "place", "message", "traceback_shown")}),
+        (_("Why"), {"fields": ("error", "location", "message", "traceback_shown")}),
         (_("What was done"), {"fields": ("history_shown",)}),
         (
             _("The message"),
@@ -92,38 +93,38 @@ class DeadLetterAdmin(AboutOrderAdmin):
         ),
     )
     readonly_fields = tuple(field for _, fieldset in fieldsets for field in fieldset["fields"])
-    actions = ("send_letters_again",)
+    actions = ("send_dead_letters_again",)
 
     # What is shown
 
     @admin.display(description=_("state"), ordering="state")
-    def state_shown(self, letter: DeadLetter) -> str:
-        return str(_("sent again, no answer for long") if is_overdue(letter) else letter.get_state_display())
+    def state_shown(self, dead_letter: DeadLetter) -> str:
+        return str(_("sent again, no answer for long") if is_overdue(dead_letter) else dead_letter.get_state_display())
 
     @admin.display(description=_("message"))
-    def shortly(self, letter: DeadLetter) -> str:
-        return Truncator(letter.message).chars(100)
+    def shortly(self, dead_letter: DeadLetter) -> str:
+        return Truncator(dead_letter.message).chars(100)
 
     @admin.display(description=_("fingerprint"))
-    def group_shown(self, letter: DeadLetter) -> SafeString:
-        link = self._url("group", letter.fingerprint) if letter.fingerprint else self._url("groups")
-        return format_html('<a href="{}">{}</a>', link, letter.fingerprint or "-")
+    def group_shown(self, dead_letter: DeadLetter) -> SafeString:
+        link = self._url("group", dead_letter.fingerprint) if dead_letter.fingerprint else self._url("groups")
+        return format_html('<a href="{}">{}</a>', link, dead_letter.fingerprint or "-")
 
     @admin.display(description=_("traceback"))
-    def traceback_shown(self, letter: DeadLetter) -> SafeString:
-        return as_it_is(letter.traceback)
+    def traceback_shown(self, dead_letter: DeadLetter) -> SafeString:
+        return preformatted(dead_letter.traceback)
 
     @admin.display(description=_("headers"))
-    def headers_shown(self, letter: DeadLetter) -> SafeString:
-        return as_it_is(json.dumps(letter.headers, indent=2, sort_keys=True, ensure_ascii=False))
+    def headers_shown(self, dead_letter: DeadLetter) -> SafeString:
+        return preformatted(json.dumps(dead_letter.headers, indent=2, sort_keys=True, ensure_ascii=False))
 
     @admin.display(description=_("body"))
-    def body_shown(self, letter: DeadLetter) -> SafeString:
-        return readable(bytes(letter.body))
+    def body_shown(self, dead_letter: DeadLetter) -> SafeString:
+        return readable(bytes(dead_letter.body))
 
     @admin.display(description=_("history"))
-    def history_shown(self, letter: Any) -> SafeString:
-        lines = letter.actions.order_by("-pk")
+    def history_shown(self, dead_letter: Any) -> SafeString:
+        lines = dead_letter.actions.order_by("-pk")
         rows = format_html_join(
             "", "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>", map(_cells, lines)
         )
@@ -155,13 +156,13 @@ class DeadLetterAdmin(AboutOrderAdmin):
     # What can be done to selected letters, and to one
 
     @admin.action(description=_("Send again"), permissions=["retry"])
-    def send_letters_again(self, request: HttpRequest, queryset: QuerySet[DeadLetter]) -> None:
+    def send_dead_letters_again(self, request: HttpRequest, queryset: QuerySet[DeadLetter]) -> None:
         sent, by = 0, _by(request)
         try:
             with to_the_broker(self.opts.app_label) as publisher:
-                for letter in queryset.order_by("pk"):
+                for dead_letter in queryset.order_by("pk"):
                     try:
-                        send_again(letter, publisher, by)
+                        send_again(dead_letter, publisher, by)
                         sent += 1
                     except NotParked as refusal:
                         self.message_user(request, str(refusal), messages.WARNING)
@@ -174,44 +175,46 @@ class DeadLetterAdmin(AboutOrderAdmin):
     @method_decorator(require_POST)
     def send_again_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """The button on a letter's own page."""
-        letter = self._letter(request, object_id, self.has_retry_permission)
-        self.send_letters_again(request, self.get_queryset(request).filter(pk=letter.pk))
-        return redirect(self._url("change", letter.pk))
+        dead_letter = self._dead_letter(request, object_id, self.has_retry_permission)
+        self.send_dead_letters_again(request, self.get_queryset(request).filter(pk=dead_letter.pk))
+        return redirect(self._url("change", dead_letter.pk))
 
     @method_decorator(require_POST)
     def dry_run_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Show what sending it again would do."""
-        letter = self._letter(request, object_id, self.has_dry_run_permission)
-        found = dry_run(letter, _by(request))
-        more = {"found": found, "can_retry": self.has_retry_permission(request) and is_open(letter)}
-        return self._page(request, "dry_run", _("Dry run of %s") % letter, letter, **more)
+        dead_letter = self._dead_letter(request, object_id, self.has_dry_run_permission)
+        found = dry_run(dead_letter, _by(request))
+        more = {"found": found, "can_retry": self.has_retry_permission(request) and is_open(dead_letter)}
+        return self._page(request, "dry_run", _("Dry run of %s") % dead_letter, dead_letter, **more)
 
     def edit_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """A form with the message, which is checked, kept beside the old one, and sent."""
-        letter = self._letter(request, object_id, self.has_edit_permission)
-        if not is_open(letter):
+        dead_letter = self._dead_letter(request, object_id, self.has_edit_permission)
+        if not is_open(dead_letter):
             self.message_user(request, _("It is not parked any more."), messages.WARNING)
-            return redirect(self._url("change", letter.pk))
-        form = EditForm(request.POST or None, initial={"body": indented(bytes(letter.body).decode(errors="replace"))})
+            return redirect(self._url("change", dead_letter.pk))
+        form = EditForm(
+            request.POST or None, initial={"body": indented(bytes(dead_letter.body).decode(errors="replace"))}
+        )
         if form.is_valid():
             body = form.cleaned_data["body"].encode()
             try:
-                actions.edit(letter, body, _by(request, form.cleaned_data["why"]))
+                actions.edit(dead_letter, body, _by(request, form.cleaned_data["why"]))
             except (Refused, NotParked) as refusal:
                 form.add_error("body", str(refusal))
             except Transient as down:
                 self._tell_that_the_broker_is_down(request, down)
             else:
                 self.message_user(request, _("The letter was changed and sent again."), messages.SUCCESS)
-                return redirect(self._url("change", letter.pk))
-        return self._page(request, "edit", _("Edit %s") % letter, letter, form=form)
+                return redirect(self._url("change", dead_letter.pk))
+        return self._page(request, "edit", _("Edit %s") % dead_letter, dead_letter, form=form)
 
     @method_decorator(require_POST)
     def discard_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """The button beside the reason on a letter's own page."""
-        letter = self._letter(request, object_id, self.has_discard_permission)
-        self._discard(request, [letter])
-        return redirect(self._url("change", letter.pk))
+        dead_letter = self._dead_letter(request, object_id, self.has_discard_permission)
+        self._discard(request, [dead_letter])
+        return redirect(self._url("change", dead_letter.pk))
 
     # Groups
 
@@ -234,9 +237,8 @@ class DeadLetterAdmin(AboutOrderAdmin):
             return redirect(self._url("group", fingerprint))
         Outcome = DeadLetterAction.Outcome  # noqa: N806 (it is a class)
         latest = (
-            table_of(service, "Redrive")
-            .objects.using(alias_of(service))
-            .filter(fingerprint=fingerprint)
+            ServiceTables(service)
+            .redrives.filter(fingerprint=fingerprint)
             .annotate(
                 sent=Count("actions"),
                 resolved=Count("actions", filter=Q(actions__outcome=Outcome.RESOLVED)),
@@ -297,29 +299,29 @@ class DeadLetterAdmin(AboutOrderAdmin):
         ]
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        letter: DeadLetter = kwargs["obj"]
+        dead_letter: DeadLetter = kwargs["obj"]
         may = {
             "can_dry_run": self.has_dry_run_permission(request),
-            "can_retry": self.has_retry_permission(request) and is_open(letter),
-            "can_edit": self.has_edit_permission(request) and is_open(letter),
-            "can_discard": self.has_discard_permission(request) and is_open(letter),
+            "can_retry": self.has_retry_permission(request) and is_open(dead_letter),
+            "can_edit": self.has_edit_permission(request) and is_open(dead_letter),
+            "can_discard": self.has_discard_permission(request) and is_open(dead_letter),
         }
         return super().render_change_form(request, context | may, *args, **kwargs)
 
-    def _letter(self, request: HttpRequest, object_id: str, may: Callable[[HttpRequest], bool]) -> DeadLetter:
+    def _dead_letter(self, request: HttpRequest, object_id: str, may: Callable[[HttpRequest], bool]) -> DeadLetter:
         """The letter of a page, for someone who may do this to it."""
         if not may(request):
             raise PermissionDenied
-        letter: DeadLetter | None = self.get_object(request, unquote(object_id))
-        if letter is None:
+        dead_letter: DeadLetter | None = self.get_object(request, unquote(object_id))
+        if dead_letter is None:
             raise Http404
-        return letter
+        return dead_letter
 
     def _discard(self, request: HttpRequest, chosen: Iterable[DeadLetter]) -> None:
         discarded, by = 0, _by(request)
-        for letter in chosen:
+        for dead_letter in chosen:
             try:
-                actions.discard(letter, by)
+                actions.discard(dead_letter, by)
                 discarded += 1
             except actions.NoReason as refusal:
                 self.message_user(request, str(refusal), messages.ERROR)
@@ -334,9 +336,14 @@ class DeadLetterAdmin(AboutOrderAdmin):
         self.message_user(request, text, messages.ERROR)
 
     def _page(
-        self, request: HttpRequest, template: str, title: Any, letter: DeadLetter | None = None, **more: Any
+        self, request: HttpRequest, template: str, title: Any, dead_letter: DeadLetter | None = None, **more: Any
     ) -> HttpResponse:
-        context = {**self.admin_site.each_context(request), "opts": self.opts, "title": title, "letter": letter}
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": title,
+            "dead_letter": dead_letter,
+        }
         request.current_app = self.admin_site.name
         return TemplateResponse(request, f"choreography/{template}.html", context | more)
 
@@ -359,4 +366,4 @@ def _cells(line: Any) -> tuple[Any, ...]:
 
 def _diff(line: Any) -> SafeString:
     old, new = (indented(bytes(body).decode(errors="replace")).splitlines() for body in (line.old_body, line.new_body))
-    return as_it_is("\n".join(list(difflib.unified_diff(old, new, lineterm=""))[2:]))
+    return preformatted("\n".join(list(difflib.unified_diff(old, new, lineterm=""))[2:]))

@@ -1,15 +1,15 @@
-"""Admin pages for the tables every service has: outbox and inbox (dead letters: see ``letter_pages``).
+"""Admin pages for the outbox and the inbox of every service, and what read-only pages have in common.
 
-Base classes. A service's ``admin.py`` registers them for its own tables, so that it decides who may see what.
 These tables grow to tens of millions of rows. A list reads the newest by an index; nothing it does by itself reads all.
 """
 
 import json
 from collections.abc import Iterable
-from functools import cached_property
-from typing import Any, ClassVar
+from functools import cache, cached_property
+from typing import Any
 from uuid import UUID
 
+from django.apps import apps
 from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import Model, Q, QuerySet
@@ -20,6 +20,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from choreography.storage.models import Outbox
+from choreography.storage.rows import SubjectQuerySet
 
 #: Bytes of a body that are shown; and of one that is no text, where each takes three characters.
 _SHOWN, _SHOWN_AS_HEX = 64 * 1024, 1024
@@ -27,9 +28,12 @@ _SHOWN, _SHOWN_AS_HEX = 64 * 1024, 1024
 LISTED = 10_000
 
 
-def number(order_id: UUID) -> str:
-    """An order's id as people say it: its last eight digits."""
-    return order_id.hex[-8:].upper()
+def short(subject: str) -> str:
+    """A subject as people say it: the last eight digits of a UUID, any other as it is."""
+    try:
+        return UUID(subject).hex[-8:].upper()
+    except ValueError:
+        return subject
 
 
 class FirstPaginator(Paginator):  # type: ignore[type-arg]
@@ -79,38 +83,24 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return response
 
 
-class OrderKeyedAdmin(ReadOnlyAdmin):
-    """Rows whose key is an order's id. Such ids sort by time, so the key's index has the newest at its end."""
+class AboutSubjectAdmin(ReadOnlyAdmin):
+    """Rows with a ``subject``, linked to the row that the service itself has of it."""
 
-    ordering = ("-pk",)
-
-    @admin.display(description=_("order number"), ordering="pk")
-    def number(self, row: Any) -> str:
-        return number(row.pk)
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        """A whole id is found by the key. Anything else is looked for in every row."""
-        found = _rows_with(search_term, queryset, "pk")
-        if found is not None and found.exists():
-            return found, False
-        return super().get_search_results(request, queryset, search_term)
-
-
-class AboutOrderAdmin(ReadOnlyAdmin):
-    """Rows with a ``subject``, the order they are about."""
-
-    subject_model: ClassVar[type[Model] | None] = None
-    """The service's own table that has the order's id as its key, to link to."""
-
-    @admin.display(description=_("order number"), ordering="subject")
+    @admin.display(description=_("about"), ordering="subject")
     def about(self, row: Any) -> SafeString | str:
-        if row.subject is None or self.subject_model is None:
-            return number(row.subject) if row.subject else "-"
-        meta = self.subject_model._meta
-        link = reverse(f"admin:{meta.app_label}_{meta.model_name}_change", args=[row.subject])
-        return format_html('<a href="{}">{}</a>', link, number(row.subject))
+        model = _subject_model(self.opts.app_label)
+        if not row.subject or model is None:
+            return short(row.subject) if row.subject else "-"
+        link = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_change", args=[row.subject])
+        return format_html('<a href="{}">{}</a>', link, short(row.subject))
+
+
+@cache
+def _subject_model(app_label: str) -> type[Model] | None:
+    """The model of a service whose keys are subjects, if it has an admin page."""
+    models = apps.get_app_config(app_label).get_models()
+    keyed = (model for model in models if isinstance(model._default_manager.all(), SubjectQuerySet))
+    return next((model for model in keyed if admin.site.is_registered(model)), None)
 
 
 class PublishedFilter(admin.SimpleListFilter):
@@ -128,21 +118,23 @@ class PublishedFilter(admin.SimpleListFilter):
         return queryset.filter(published_at__isnull=self.value() == "waiting")
 
 
-class EventAdmin(AboutOrderAdmin):
+class EventAdmin(AboutSubjectAdmin):
     """Events. Found by an id, and by nothing that has no index."""
 
     paginator = FirstPaginator
     search_fields = ("event_id", "subject")
-    search_help_text = _("An event's id or an order's id.")
+    search_help_text = _("An event's id or a subject.")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """By a whole id; text that is none finds nothing."""
-        if not search_term:
+        """By a whole event id or a whole subject; anything else finds nothing."""
+        wanted = search_term.strip()
+        if not wanted:
             return queryset, False
-        found = _rows_with(search_term, queryset, *self.search_fields)
-        return queryset.none() if found is None else found, False
+        found = rows_with_id(wanted, queryset, "event_id")
+        by_subject = queryset.filter(subject=wanted)
+        return (by_subject if found is None else by_subject | found), False
 
 
 class OutboxAdmin(EventAdmin):
@@ -185,10 +177,10 @@ class InboxAdmin(EventAdmin):
     readonly_fields = fields
 
 
-def _rows_with(an_id: str, rows: QuerySet[Any], *columns: str) -> QuerySet[Any] | None:
-    """The rows that have an id in one of these columns; ``None`` if it is no id."""
+def rows_with_id(text: str, rows: QuerySet[Any], *columns: str) -> QuerySet[Any] | None:
+    """The rows that have an id in one of these columns; ``None`` if the text is no id."""
     try:
-        wanted = UUID(an_id.strip())
+        wanted = UUID(text.strip())
     except ValueError:
         return None
     return rows.filter(Q.create([(column, wanted) for column in columns], connector=Q.OR))
@@ -203,13 +195,13 @@ def readable(body: bytes) -> SafeString:
     except UnicodeDecodeError:
         limit = _SHOWN_AS_HEX
         text = body[:limit].hex(" ")
-    shown = as_it_is(indented(text))
+    shown = preformatted(indented(text))
     if len(body) > limit:
         return format_html("{}<p>{}</p>", shown, _("and %d bytes more") % (len(body) - limit))
     return shown
 
 
-def as_it_is(text: str) -> SafeString:
+def preformatted(text: str) -> SafeString:
     """Text with its line breaks. JSON may escape half characters that HTML can't hold: they stay escaped."""
     return format_html("<pre>{}</pre>", text.encode(errors="backslashreplace").decode() or "-")
 

@@ -111,7 +111,7 @@ def retry_queues(service: str) -> list[Queue]:
                 "x-overflow": "reject-publish",
             },
         )
-        for seconds in conf().retry_tiers
+        for seconds in conf().retry_rungs
     ]
 
 

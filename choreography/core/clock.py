@@ -1,7 +1,7 @@
-"""Time, identity and chance: the three things a program can't repeat, in one place that tests can replace.
+"""Time, identifiers and jitter: what a program can't repeat, in one place that tests can replace.
 
-Product code asks ``world.now()``, ``world.new_id()`` and ``world.jitter()`` and never the system itself, so
-that a test or a simulation decides them (see ``testing.FrozenWorld``).
+Product code asks ``clock.now()``, ``clock.new_id()`` and ``clock.jitter()`` and never the system itself, so that a
+test or a simulation decides them (see ``testing.FrozenClock``).
 """
 
 import random
@@ -14,8 +14,8 @@ from uuid import UUID
 import uuid_utils.compat as uuid_utils
 
 
-class World(Protocol):
-    """Where time, identity and chance come from."""
+class Clock(Protocol):
+    """Where time, identifiers and jitter come from."""
 
     def now(self) -> datetime:
         """The time, aware, in UTC."""
@@ -27,7 +27,7 @@ class World(Protocol):
         """A number from 0 up to, not including, 1."""
 
 
-class RealWorld:
+class SystemClock:
     """The system's own clock and randomness."""
 
     def now(self) -> datetime:
@@ -40,30 +40,30 @@ class RealWorld:
         return random.random()  # noqa: S311 (spreads retries, keeps no secret)
 
 
-_world: World = RealWorld()
+_clock: Clock = SystemClock()
 
 
 def now() -> datetime:
     """The time, aware, in UTC."""
-    return _world.now()
+    return _clock.now()
 
 
 def new_id() -> UUID:
     """A new UUIDv7."""
-    return _world.new_id()
+    return _clock.new_id()
 
 
 def jitter() -> float:
     """A number from 0 up to, not including, 1."""
-    return _world.jitter()
+    return _clock.jitter()
 
 
 @contextmanager
-def replaced(world: World) -> Iterator[None]:
-    """Use another world for the duration, in every thread of the process."""
-    global _world
-    before, _world = _world, world
+def use_clock(clock: Clock) -> Iterator[None]:
+    """Use another clock for the duration, in every thread of the process."""
+    global _clock
+    before, _clock = _clock, clock
     try:
         yield
     finally:
-        _world = before
+        _clock = before

@@ -1,13 +1,13 @@
-"""Signs of life: a process touches a file now and then, and ``manage.py alive NAME`` looks how old it is."""
+"""Signs of life: a process touches a file now and then, and ``manage.py alive NAME`` checks how old it is."""
 
 import time
 from pathlib import Path
 
-from django.conf import settings
+from choreography.core.conf import conf
 
 
-def sign(name: str) -> None:
-    """Show that the process ``name`` (``relay-orders``) lives."""
+def show(name: str) -> None:
+    """Show that the process ``name`` (``relay-orders``) is alive."""
     path = _path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -27,4 +27,4 @@ def forget(name: str) -> None:
 
 
 def _path(name: str) -> Path:
-    return Path(settings.DATA_DIR) / "run" / f"{name}.alive"
+    return conf().data_dir / "run" / f"{name}.alive"

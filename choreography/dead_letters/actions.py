@@ -1,8 +1,9 @@
-"""What a person can do with a dead letter: send it again, mend it and send it again, discard it.
+"""What a person can do with a dead letter: send it again, edit it and send it again, discard it.
 
-Each leaves a line in the letter's history: who, when, why, and what came of it. What becomes of a message that was
-sent again is told by ``handling``: in the transaction in which the reaction takes effect the letter is resolved, or it
-is parked again with the new error. Trying out without any effect is in ``dry_run``, whole groups are in ``redrive``.
+Each action leaves a line in the dead letter's history: who, when, why, and with what outcome. The outcome of a message
+that was sent again is recorded by ``inbox.handler``: the dead letter is resolved in the transaction in which the
+reaction takes effect, or it is parked again with the new error. Dry runs are in ``dry_runs``, whole groups in
+``redrives``.
 """
 
 import getpass
@@ -23,18 +24,19 @@ from choreography.core import clock
 from choreography.core.errors import ChoreographyError
 from choreography.dead_letters import editing
 from choreography.events.messages import CONTENT_TYPE
-from choreography.inbox.deliveries import LETTER, NOTES_OF_THE_BROKER
+from choreography.inbox.deliveries import BROKER_HEADERS, DEAD_LETTER
 from choreography.inbox.fingerprints import fingerprint
-from choreography.inbox.parking import resolve_letters
+from choreography.inbox.parking import resolve_dead_letters
 from choreography.outbox.announcing import transaction_of
 from choreography.outbox.relay import declare_topology
-from choreography.storage.models import DeadLetter, DeadLetterAction, alias_of, table_of
+from choreography.storage.models import DeadLetter, DeadLetterAction
+from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
 
-#: A letter that was sent again and has had no answer for so long is overdue: its message may be lost (a queue was
+#: A dead letter that was sent again and has had no outcome for so long is overdue: its message may be lost (a queue was
 #: purged) or still wait for something. It may then be sent once more, as the inbox makes that safe.
-ANSWER_WITHIN = timedelta(minutes=15)
+OUTCOME_WITHIN = timedelta(minutes=15)
 
 _OPEN = (DeadLetter.State.PARKED, DeadLetter.State.RETRYING)
 #: Letters looked at in one go for whether their event has taken effect.
@@ -55,18 +57,18 @@ class NoReason(ChoreographyError):
 class By:
     """Who does something to a letter, and why. It goes into the letter's history."""
 
-    who: str = field(default_factory=lambda: the_one_at_the_keyboard())
+    who: str = field(default_factory=lambda: operating_system_user())
     why: str = ""
 
 
 @dataclass(frozen=True)
-class Group:
+class FingerprintGroup:
     """The letters of one fingerprint that still need somebody or something."""
 
     fingerprint: str
     reaction: str
     error: str
-    place: str
+    location: str
     parked: int
     sent_again: int
     overdue: int
@@ -75,18 +77,18 @@ class Group:
     last_seen: datetime
 
 
-def the_one_at_the_keyboard() -> str:
-    """Whoever runs this process, by the operating system's name for them."""
+def operating_system_user() -> str:
+    """The operating system's name of whoever runs this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have a number only
         return str(os.getuid())
 
 
-def groups(service: str, fingerprint: str | None = None) -> list[Group]:
+def groups(service: str, fingerprint: str | None = None) -> list[FingerprintGroup]:
     """A service's open letters by fingerprint, the largest group first. One query."""
-    letters = table_of(service, "DeadLetter").objects.using(alias_of(service))
-    open_ones = letters.filter(state__in=_OPEN)
+    dead_letters = ServiceTables(service).dead_letters
+    open_ones = dead_letters.filter(state__in=_OPEN)
     if fingerprint is not None:
         open_ones = open_ones.filter(fingerprint=fingerprint)
     rows = (
@@ -95,7 +97,7 @@ def groups(service: str, fingerprint: str | None = None) -> list[Group]:
         .annotate(
             reaction=Max("reaction"),
             error=Max("error"),
-            place=Max("place"),
+            location=Max("location"),
             parked=Count("pk", filter=Q(state=DeadLetter.State.PARKED)),
             sent_again=Count("pk", filter=Q(state=DeadLetter.State.RETRYING)),
             overdue=Count("pk", filter=overdue()),
@@ -104,28 +106,28 @@ def groups(service: str, fingerprint: str | None = None) -> list[Group]:
         )
         .order_by("-parked", "-last_seen")
     )
-    return [Group(**row) for row in rows]
+    return [FingerprintGroup(**row) for row in rows]
 
 
-def open_letters(service: str, fingerprint: str) -> QuerySet[Any]:
+def open_dead_letters(service: str, fingerprint: str) -> QuerySet[Any]:
     """The letters of a group, without what is large."""
-    letters: QuerySet[Any] = table_of(service, "DeadLetter").objects.using(alias_of(service))
-    return letters.filter(state__in=_OPEN, fingerprint=fingerprint).defer("body", "headers", "traceback")
+    dead_letters: QuerySet[Any] = ServiceTables(service).dead_letters
+    return dead_letters.filter(state__in=_OPEN, fingerprint=fingerprint).defer("body", "headers", "traceback")
 
 
-def is_open(letter: DeadLetter) -> bool:
+def is_open(dead_letter: DeadLetter) -> bool:
     """Whether something may be done about it: it is parked, or was sent again and has had no answer for long."""
-    return letter.state == DeadLetter.State.PARKED or is_overdue(letter)
+    return dead_letter.state == DeadLetter.State.PARKED or is_overdue(dead_letter)
 
 
-def is_overdue(letter: DeadLetter) -> bool:
-    """It was sent again and has had no answer for ``ANSWER_WITHIN``."""
-    return letter.state == DeadLetter.State.RETRYING and (
-        letter.sent_at is None or clock.now() - letter.sent_at >= ANSWER_WITHIN
+def is_overdue(dead_letter: DeadLetter) -> bool:
+    """It was sent again and has had no answer for ``OUTCOME_WITHIN``."""
+    return dead_letter.state == DeadLetter.State.RETRYING and (
+        dead_letter.sent_at is None or clock.now() - dead_letter.sent_at >= OUTCOME_WITHIN
     )
 
 
-def send_again(letter: DeadLetter, publisher: Publisher | None = None, by: By | None = None) -> None:
+def send_again(dead_letter: DeadLetter, publisher: Publisher | None = None, by: By | None = None) -> None:
     """Put a letter's message back into its service's queue.
 
     It is published before the transaction commits: a crash in between leaves a letter that is still parked and a
@@ -138,19 +140,19 @@ def send_again(letter: DeadLetter, publisher: Publisher | None = None, by: By | 
         NotParked: it is not parked (any more); nothing was sent.
         Transient: the broker did not confirm; the letter is still parked.
     """
-    service = letter._meta.app_label
+    service = dead_letter._meta.app_label
     if publisher is None:
         with to_the_broker(service) as publisher:
-            return send_again(letter, publisher, by)
+            return send_again(dead_letter, publisher, by)
     with transaction_of(service):
-        held = _held(letter)
-        note(held, by or By(), DeadLetterAction.What.RETRY)
-        publish_again(service, [held], publisher)
-    log.info("dead letter sent again", service=service, letter=letter.pk, reaction=letter.reaction)
+        locked = _locked(dead_letter)
+        record_action(locked, by or By(), DeadLetterAction.What.RETRY)
+        publish_again(service, [locked], publisher)
+    log.info("dead letter sent again", service=service, dead_letter=dead_letter.pk, reaction=dead_letter.reaction)
     return None
 
 
-def edit(letter: DeadLetter, body: bytes, by: By, publisher: Publisher | None = None) -> None:
+def edit(dead_letter: DeadLetter, body: bytes, by: By, publisher: Publisher | None = None) -> None:
     """Give a letter's message another body, and put it into its service's queue.
 
     The old body stays in the letter's history, beside the new one.
@@ -159,26 +161,26 @@ def edit(letter: DeadLetter, body: bytes, by: By, publisher: Publisher | None = 
         editing.Refused: the service could not handle it, or it would be another event; nothing was changed.
         NotParked, Transient: as for ``send_again``; nothing was changed.
     """
-    service = letter._meta.app_label
+    service = dead_letter._meta.app_label
     if publisher is None:
         with to_the_broker(service) as publisher:
-            return edit(letter, body, by, publisher)
+            return edit(dead_letter, body, by, publisher)
     with transaction_of(service):
-        held = _held(letter)
-        old = bytes(held.body)
-        headline, reaction = editing.check(service, old, body)
-        note(held, by, DeadLetterAction.What.EDIT, old_body=old, new_body=body)
-        held.body, held.content_type = body, CONTENT_TYPE
-        held.event_id, held.event_type, held.subject = headline.id, headline.type, headline.subject
-        held.reaction = reaction.name
-        held.fingerprint = fingerprint(held.reaction, held.error, held.place)
-        held.save()
-        publish_again(service, [held], publisher)
-    log.info("dead letter edited and sent again", service=service, letter=letter.pk, reaction=reaction.name)
+        locked = _locked(dead_letter)
+        old = bytes(locked.body)
+        envelope, reaction = editing.check(service, old, body)
+        record_action(locked, by, DeadLetterAction.What.EDIT, old_body=old, new_body=body)
+        locked.body, locked.content_type = body, CONTENT_TYPE
+        locked.event_id, locked.event_type, locked.subject = envelope.id, envelope.type, envelope.subject
+        locked.reaction = reaction.name
+        locked.fingerprint = fingerprint(locked.reaction, locked.error, locked.location)
+        locked.save()
+        publish_again(service, [locked], publisher)
+    log.info("dead letter edited and sent again", service=service, dead_letter=dead_letter.pk, reaction=reaction.name)
     return None
 
 
-def discard(letter: DeadLetter, by: By) -> None:
+def discard(dead_letter: DeadLetter, by: By) -> None:
     """Decide that nothing is to come of a letter. It is kept, with the reason.
 
     Raises:
@@ -187,32 +189,34 @@ def discard(letter: DeadLetter, by: By) -> None:
     """
     if not by.why.strip():
         raise NoReason(_("Say why it is to be discarded."))
-    service = letter._meta.app_label
+    service = dead_letter._meta.app_label
     with transaction_of(service):
-        held = _held(letter)
-        note(held, by, DeadLetterAction.What.DISCARD, outcome=DeadLetterAction.Outcome.DISCARDED, ended_at=clock.now())
-        held.state = DeadLetter.State.DISCARDED
-        held.save(update_fields=["state"])
-    log.info("dead letter discarded", service=service, letter=letter.pk, reaction=letter.reaction)
+        locked = _locked(dead_letter)
+        record_action(
+            locked, by, DeadLetterAction.What.DISCARD, outcome=DeadLetterAction.Outcome.DISCARDED, ended_at=clock.now()
+        )
+        locked.state = DeadLetter.State.DISCARDED
+        locked.save(update_fields=["state"])
+    log.info("dead letter discarded", service=service, dead_letter=dead_letter.pk, reaction=dead_letter.reaction)
 
 
-def note(letter: DeadLetter, by: By, what: DeadLetterAction.What, **more: Any) -> None:
+def record_action(dead_letter: DeadLetter, by: By, what: DeadLetterAction.What, **more: Any) -> None:
     """Add a line to a letter's history. One that had no answer yet has none to wait for any more."""
-    service = letter._meta.app_label
-    lines = table_of(service, "DeadLetterAction").objects.using(alias_of(service))
+    service = dead_letter._meta.app_label
+    lines = ServiceTables(service).actions
     if what != DeadLetterAction.What.DRY_RUN:
-        lines.filter(letter=letter, outcome=DeadLetterAction.Outcome.PENDING).update(
+        lines.filter(Q(dead_letter=dead_letter), outcome=DeadLetterAction.Outcome.PENDING).update(
             outcome=DeadLetterAction.Outcome.SUPERSEDED, ended_at=clock.now()
         )
-    lines.create(letter=letter, who=by.who, why=by.why.strip(), what=what, **more)
+    lines.create(dead_letter=dead_letter, who=by.who, why=by.why.strip(), what=what, **more)
 
 
-def publish_again(service: str, letters: Sequence[DeadLetter], publisher: Publisher) -> None:
+def publish_again(service: str, dead_letters: Sequence[DeadLetter], publisher: Publisher) -> None:
     """Publish the messages of letters that this transaction holds, and mark them as sent."""
-    table_of(service, "DeadLetter").objects.using(alias_of(service)).filter(
-        pk__in=[letter.pk for letter in letters]
-    ).update(state=DeadLetter.State.RETRYING, sent_at=clock.now())
-    publisher.publish([_message(letter) for letter in letters])
+    ServiceTables(service).dead_letters.filter(pk__in=[dead_letter.pk for dead_letter in dead_letters]).update(
+        state=DeadLetter.State.RETRYING, sent_at=clock.now()
+    )
+    publisher.publish([_message(dead_letter) for dead_letter in dead_letters])
 
 
 def resolve_what_took_effect(service: str) -> int:
@@ -223,14 +227,15 @@ def resolve_what_took_effect(service: str) -> int:
     Returns:
         How many were resolved.
     """
-    alias = alias_of(service)
-    letters = table_of(service, "DeadLetter").objects.using(alias)
-    inbox = table_of(service, "Inbox").objects.using(alias)
+    dead_letters = ServiceTables(service).dead_letters
+    inbox = ServiceTables(service).inbox
     heard = Exists(inbox.filter(event_id=OuterRef("event_id"), reaction=OuterRef("reaction")))
-    newest = letters.filter(state__in=_OPEN).annotate(heard=heard).order_by("-pk").values_list("pk", "heard")[:_NEWEST]
+    newest = (
+        dead_letters.filter(state__in=_OPEN).annotate(heard=heard).order_by("-pk").values_list("pk", "heard")[:_NEWEST]
+    )
     found = [pk for pk, has_been_heard in newest if has_been_heard]
     if found:
-        resolve_letters(service, pk__in=found)
+        resolve_dead_letters(service, pk__in=found)
     return len(found)
 
 
@@ -254,38 +259,39 @@ def to_the_broker(service: str) -> Iterator[Publisher]:
         publisher.close()
 
 
-def _held(letter: DeadLetter) -> DeadLetter:
-    """The letter as it is now, held against others until the transaction ends.
+def _locked(dead_letter: DeadLetter) -> DeadLetter:
+    """The letter as it is now, locked against others until the transaction ends.
 
     Raises:
         NotParked: nothing may be done about it (any more).
     """
-    service = letter._meta.app_label
-    letters = table_of(service, "DeadLetter").objects.using(alias_of(service))
-    held: DeadLetter = letters.select_for_update().get(pk=letter.pk)
-    if not is_open(held):
+    service = dead_letter._meta.app_label
+    dead_letters = ServiceTables(service).dead_letters
+    locked: DeadLetter = dead_letters.select_for_update().get(pk=dead_letter.pk)
+    if not is_open(locked):
         raise NotParked(
-            _("%(letter)s is not parked but %(state)s.") % {"letter": held, "state": DeadLetter.State(held.state).label}
+            _("%(letter)s is not parked but %(state)s.")
+            % {"dead_letter": locked, "state": DeadLetter.State(locked.state).label}
         )
-    return held
+    return locked
 
 
 def overdue() -> Q:
     """``is_overdue`` as a condition of a query."""
-    return Q(state=DeadLetter.State.RETRYING) & (Q(sent_at=None) | Q(sent_at__lte=clock.now() - ANSWER_WITHIN))
+    return Q(state=DeadLetter.State.RETRYING) & (Q(sent_at=None) | Q(sent_at__lte=clock.now() - OUTCOME_WITHIN))
 
 
-def _message(letter: DeadLetter) -> Outgoing:
+def _message(dead_letter: DeadLetter) -> Outgoing:
     return Outgoing(
-        body=bytes(letter.body),
+        body=bytes(dead_letter.body),
         exchange="",
-        routing_key=topology.queue_name(letter._meta.app_label),
-        content_type=letter.content_type or None,
-        headers=_own(letter.headers) | {LETTER: letter.key},
-        message_id=str(letter.event_id) if letter.event_id else None,
+        routing_key=topology.queue_name(dead_letter._meta.app_label),
+        content_type=dead_letter.content_type or None,
+        headers=_own(dead_letter.headers) | {DEAD_LETTER: dead_letter.key},
+        message_id=str(dead_letter.event_id) if dead_letter.event_id else None,
     )
 
 
 def _own(headers: Mapping[str, Any]) -> dict[str, Any]:
     """The headers the message had when it was published: no history, so that its attempts count from the start."""
-    return {name: value for name, value in headers.items() if not name.startswith((_OURS, *NOTES_OF_THE_BROKER))}
+    return {name: value for name, value in headers.items() if not name.startswith((_OURS, *BROKER_HEADERS))}

@@ -21,12 +21,13 @@ from django.db.models import Model
 from django.db.models.signals import post_delete, post_save, pre_delete, pre_save
 
 from choreography.core import clock
-from choreography.dead_letters.actions import By, note
-from choreography.events.external_systems import WouldAsk, only_looking
+from choreography.dead_letters.actions import By, record_action
+from choreography.events.external_systems import WouldCall, refusing_calls
 from choreography.inbox import handler
 from choreography.inbox.deliveries import Delivery, Duplicate
 from choreography.outbox.announcing import transaction_of
-from choreography.storage.models import DeadLetter, DeadLetterAction, Inbox, Outbox, alias_of
+from choreography.storage.models import DeadLetter, DeadLetterAction, Inbox, Outbox
+from choreography.storage.tables import ServiceTables
 
 Outcome = DeadLetterAction.Outcome
 #: A row as the database has it, by column; ``None``: there is none.
@@ -57,8 +58,8 @@ class DryRun:
     """``{"type": ..., "data": {...}}`` of each event."""
     statements: list[str] = field(default_factory=list)
     """Statements that change rows unseen: ``UPDATE payments_payment (3 rows)``."""
-    asks: dict[str, Any] | None = None
-    """``{"host": ..., "question": ..., "details": {...}}``"""
+    calls: dict[str, Any] | None = None
+    """The external call it would make: ``{"system": ..., "method": ..., "arguments": {...}}``"""
     error: str = ""
     traceback: str = ""
 
@@ -68,30 +69,32 @@ class DryRun:
         return self.outcome in (Outcome.WOULD_TAKE_EFFECT, Outcome.WOULD_DO_NOTHING)
 
 
-def dry_run(letter: DeadLetter, by: By) -> DryRun:
+def dry_run(dead_letter: DeadLetter, by: By) -> DryRun:
     """Tell what sending a letter again would do now, and note in its history that someone asked."""
-    service = letter._meta.app_label
-    alias = alias_of(service)
-    with only_looking(), transaction.atomic(using=alias):
+    service = dead_letter._meta.app_label
+    alias = ServiceTables(service).alias
+    with refusing_calls(), transaction.atomic(using=alias):
         try:
-            found = _try_out(letter, service, alias)
+            found = _try_out(dead_letter, service, alias)
         finally:
             transaction.set_rollback(True, using=alias)
-    asked = "{host}: {question}".format(**found.asks) if found.asks else ""
-    detail = asked or found.error.partition(":")[0]
+    call = "{system}: {method}".format(**found.calls) if found.calls else ""
+    detail = call or found.error.partition(":")[0]
     with transaction_of(service):
         what = DeadLetterAction.What.DRY_RUN
-        note(letter, by, what, outcome=found.outcome, detail=detail, ended_at=clock.now())
+        record_action(dead_letter, by, what, outcome=found.outcome, detail=detail, ended_at=clock.now())
     return found
 
 
-def _try_out(letter: DeadLetter, service: str, alias: str) -> DryRun:
-    mail = Delivery(service, bytes(letter.body), letter.content_type or None)
+def _try_out(dead_letter: DeadLetter, service: str, alias: str) -> DryRun:
+    delivery = Delivery(service, bytes(dead_letter.body), dead_letter.content_type or None)
     try:
         with _watching(alias) as watch:
-            outcome = handler.try_out(mail)
-    except WouldAsk as ask:
-        return DryRun(Outcome.WOULD_ASK, asks={"host": ask.host, "question": ask.question, "details": ask.details})
+            outcome = handler.try_out(delivery)
+    except WouldCall as call:
+        return DryRun(
+            Outcome.WOULD_CALL, calls={"system": call.system, "method": call.method, "arguments": call.arguments}
+        )
     except Exception as error:  # whatever it is, a person asked to see it
         return DryRun(
             Outcome.WOULD_FAIL,

@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 from choreography.core.conf import conf
 from choreography.core.errors import ChoreographyError, Unusable
 from choreography.events.compatibility import committed
-from choreography.events.messages import CONTENT_TYPE, Headline, read_event, read_headline
+from choreography.events.messages import CONTENT_TYPE, Envelope, read_envelope, read_event
 from choreography.events.registry import Reaction, reaction_to
 
 #: What makes an event that event.
@@ -23,35 +23,35 @@ class Refused(ChoreographyError):
     """The new message can't take the old one's place."""
 
 
-def check(service: str, old: bytes, new: bytes) -> tuple[Headline, Reaction]:
+def check(service: str, old: bytes, new: bytes) -> tuple[Envelope, Reaction]:
     """Tell which event the new message is, and which reaction handles it.
 
     Raises:
         Refused: with everything that is wrong, fields named and values left out.
     """
     try:
-        headline = read_headline(new, CONTENT_TYPE, conf().max_body_bytes)
+        envelope = read_envelope(new, CONTENT_TYPE, conf().max_body_bytes)
     except Unusable as error:
         raise Refused(_("It is no event: %s") % error) from None
-    changed = _changed(old, headline)
+    changed = _changed(old, envelope)
     if changed:
         raise Refused(_("It would be another event: %s must stay as it was.") % ", ".join(changed))
-    reaction = reaction_to(service, headline.type)
+    reaction = reaction_to(service, envelope.type)
     if reaction is None:
-        raise Refused(_("%(service)s has no reaction to %(type)s.") % {"service": service, "type": headline.type})
-    faults = list(_breaches(headline.type, new))
+        raise Refused(_("%(service)s has no reaction to %(type)s.") % {"service": service, "type": envelope.type})
+    faults = list(_breaches(envelope.type, new))
     if faults:
-        raise Refused(_("It breaks the contract of %s: ") % headline.type + "; ".join(faults))
+        raise Refused(_("It breaks the contract of %s: ") % envelope.type + "; ".join(faults))
     try:
         read_event(new, reaction.reads)
     except Unusable as error:
         raise Refused(_("%(reaction)s can't read it: %(why)s") % {"reaction": reaction.name, "why": error}) from None
-    return headline, reaction
+    return envelope, reaction
 
 
-def _changed(old: bytes, new: Headline) -> list[str]:
+def _changed(old: bytes, new: Envelope) -> list[str]:
     try:
-        before = read_headline(old, CONTENT_TYPE, len(old))
+        before = read_envelope(old, CONTENT_TYPE, len(old))
     except Unusable:
         return []
     return [name for name in _IDENTITY if getattr(before, name) != getattr(new, name)]

@@ -1,8 +1,8 @@
-"""Deliveries that are not back from the retry ladder long after their time are sent again.
+"""Deliveries that are not back from the retry ladder long after they were due are published again.
 
-The ladder is the broker's, and brokers have been seen to keep what they were to hand back: RabbitMQ's at-least-once
+The ladder is the broker's, and brokers have been seen to lose what they were to return: RabbitMQ's at-least-once
 dead-lettering can stall when queues change their leaders (https://github.com/rabbitmq/rabbitmq-server/issues/16652).
-So a service notes what it puts there, in its own database, and a timer looks for notes that should be gone. If the
+So a service records what it puts there, in its own database, and a timer looks for records that should be gone. If the
 message was only late, the inbox absorbs the copy.
 """
 
@@ -16,39 +16,39 @@ from choreography.core import clock
 from choreography.core.conf import conf
 from choreography.core.errors import Transient
 from choreography.dead_letters.actions import to_the_broker
-from choreography.storage.models import alias_of, table_of
+from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
 
-#: Notes looked at in one tick.
-_AT_ONCE = 100
-#: Pauses between copies of one message double, for it may wait in a long queue, up to this.
-_LONGEST = timedelta(hours=1)
+#: Records looked at in one tick.
+_BATCH = 100
+#: Pauses between copies of one message double, as it may wait in a long queue, up to this.
+_LONGEST_PAUSE = timedelta(hours=1)
 
 
-def send_overdue(service: str) -> int:
-    """Send what is overdue to the service's inbox. A broker that is down is left to the next tick.
+def resend_lost_retries(service: str) -> int:
+    """Publish lost retries to the service's inbox. A broker that is down is left to the next tick.
 
     Returns:
-        How many messages were sent.
+        How many messages were published.
     """
-    notes = table_of(service, "Retry").objects.using(alias_of(service))
-    found = list(notes.filter(overdue_at__lte=clock.now()).order_by("overdue_at")[:_AT_ONCE])
-    if not found:
+    retries = ServiceTables(service).retries
+    lost = list(retries.filter(due_back_at__lte=clock.now()).order_by("due_back_at")[:_BATCH])
+    if not lost:
         return 0
     inbox = topology.queue_name(service)
     try:
         with to_the_broker(service) as publisher:
             publisher.publish(
-                [Outgoing(bytes(note.body), "", inbox, note.content_type or None, note.headers) for note in found]
+                [Outgoing(bytes(each.body), "", inbox, each.content_type or None, each.headers) for each in lost]
             )
     except Transient as error:
-        log.warning("overdue retries wait", service=service, error=type(error).__name__)
+        log.warning("lost retries wait", service=service, error=type(error).__name__)
         return 0
-    for note in found:
-        pause = min(conf().retry_overdue * 2 ** min(note.copies, 10), _LONGEST)
-        notes.filter(pk=note.pk, overdue_at=note.overdue_at).update(
-            overdue_at=clock.now() + pause, copies=note.copies + 1
+    for each in lost:
+        pause = min(conf().lost_retry_after * 2 ** min(each.copies, 10), _LONGEST_PAUSE)
+        retries.filter(pk=each.pk, due_back_at=each.due_back_at).update(
+            due_back_at=clock.now() + pause, copies=each.copies + 1
         )
-    log.warning("overdue retries sent again", service=service, messages=len(found))
-    return len(found)
+    log.warning("lost retries published again", service=service, messages=len(lost))
+    return len(lost)

@@ -1,7 +1,7 @@
 """Send all parked letters of one fingerprint again, carefully: one, then five, then fifty at a time.
 
 A step begins when every letter of the one before has taken effect, and the first letter that is parked again stops
-everything. A redrive is a row: a timer of the service moves it on (``go_on``), so it survives whatever dies, and a
+everything. A redrive is a row: a timer of the service moves it on (``advance_all``), so it survives whatever dies, and a
 command that follows it may move it on as well, for only one of them holds the row at a time.
 """
 
@@ -18,17 +18,18 @@ from choreography.broker.publisher import Publisher
 from choreography.core import clock
 from choreography.core.errors import ChoreographyError, Transient
 from choreography.dead_letters.actions import (
-    ANSWER_WITHIN,
+    OUTCOME_WITHIN,
     By,
-    note,
     overdue,
     publish_again,
+    record_action,
     resolve_what_took_effect,
     to_the_broker,
 )
 from choreography.events.timers import for_each
 from choreography.outbox.announcing import transaction_of
-from choreography.storage.models import DeadLetter, DeadLetterAction, Redrive, alias_of, table_of
+from choreography.storage.models import DeadLetter, DeadLetterAction, Redrive
+from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +66,7 @@ def start(service: str, fingerprint: str, by: By, rate: float = RATE) -> Redrive
     """
     if not 0 < rate <= HIGHEST_RATE:
         raise CannotStart(_("The rate must be above 0 and at most %d letters per second.") % HIGHEST_RATE)
-    redrives = table_of(service, "Redrive").objects.using(alias_of(service))
+    redrives = ServiceTables(service).redrives
     redrive: Redrive = redrives.model(fingerprint=fingerprint, rate=rate, who=by.who, why=by.why.strip())
     if not _candidates(redrive).exists():
         raise CannotStart(_("No letter of %s is parked.") % fingerprint)
@@ -80,7 +81,7 @@ def start(service: str, fingerprint: str, by: By, rate: float = RATE) -> Redrive
 
 def running(service: str, fingerprint: str | None = None) -> QuerySet[Any]:
     """The redrives that are under way, of all groups or of one."""
-    found: QuerySet[Any] = table_of(service, "Redrive").objects.using(alias_of(service))
+    found: QuerySet[Any] = ServiceTables(service).redrives
     found = found.filter(state=Redrive.State.RUNNING)
     return found if fingerprint is None else found.filter(fingerprint=fingerprint)
 
@@ -88,13 +89,13 @@ def running(service: str, fingerprint: str | None = None) -> QuerySet[Any]:
 def stop(redrive: Redrive, by: By) -> Redrive:
     """Send nothing more. What was sent is still answered. One that has ended stays as it is."""
     with transaction_of(redrive._meta.app_label):
-        held = _held(redrive)
-        if held.state == Redrive.State.RUNNING:
-            _end(held, Redrive.State.STOPPED, _("Stopped by %s. %s") % (by.who, by.why.strip()))
-        return held
+        locked = _locked(redrive)
+        if locked.state == Redrive.State.RUNNING:
+            _end(locked, Redrive.State.STOPPED, _("Stopped by %s. %s") % (by.who, by.why.strip()))
+        return locked
 
 
-def go_on(service: str) -> None:
+def advance_all(service: str) -> None:
     """What a timer does each time: move on every redrive, and resolve what took effect by another copy."""
     resolve_what_took_effect(service)
     under_way = list(running(service))
@@ -103,10 +104,10 @@ def go_on(service: str) -> None:
     try:
         with to_the_broker(service) as publisher:
 
-            def move_on(redrive: Redrive) -> None:
+            def advance_one(redrive: Redrive) -> None:
                 advance(redrive, publisher)
 
-            for_each(under_way, move_on)
+            for_each(under_way, advance_one)
     except Transient as error:
         log.warning("redrive waits", service=service, error=type(error).__name__)
 
@@ -122,30 +123,32 @@ def advance(redrive: Redrive, publisher: Publisher) -> Redrive:
     """
     service = redrive._meta.app_label
     with transaction_of(service):
-        held = _held(redrive)
-        if held.state != Redrive.State.RUNNING:
-            return held
-        lines = _lines(held)
+        locked = _locked(redrive)
+        if locked.state != Redrive.State.RUNNING:
+            return locked
+        lines = _lines(locked)
         if refusal := _refusal(lines):
-            return _end(held, Redrive.State.STOPPED, refusal)
-        room = _size(held.step) - lines.filter(step=held.step).count()
+            return _end(locked, Redrive.State.STOPPED, refusal)
+        room = _size(locked.step) - lines.filter(step=locked.step).count()
         waiting = lines.filter(outcome=_PENDING).exists()
         if room <= 0 and not waiting:
-            held.step += 1
-            room = _size(held.step)
-        at_once = max(1, int(held.rate))
-        letters = list(_candidates(held).select_for_update().order_by("pk")[: max(0, min(room, at_once))])
-        if not letters:
-            return held if waiting else _end(held, Redrive.State.DONE)
-        if clock.now() < held.next_at:
-            return held
-        for letter in letters:
-            note(letter, By(held.who, held.why), DeadLetterAction.What.RETRY, redrive=held, step=held.step)
+            locked.step += 1
+            room = _size(locked.step)
+        at_once = max(1, int(locked.rate))
+        dead_letters = list(_candidates(locked).select_for_update().order_by("pk")[: max(0, min(room, at_once))])
+        if not dead_letters:
+            return locked if waiting else _end(locked, Redrive.State.DONE)
+        if clock.now() < locked.next_at:
+            return locked
+        for dead_letter in dead_letters:
+            record_action(
+                dead_letter, By(locked.who, locked.why), DeadLetterAction.What.RETRY, redrive=locked, step=locked.step
+            )
         # A look that comes late has up to a second's worth to catch up.
-        held.next_at = max(held.next_at, clock.now() - _SECOND) + len(letters) / held.rate * _SECOND
-        held.save()
-        publish_again(service, letters, publisher)
-        return held
+        locked.next_at = max(locked.next_at, clock.now() - _SECOND) + len(dead_letters) / locked.rate * _SECOND
+        locked.save()
+        publish_again(service, dead_letters, publisher)
+        return locked
 
 
 def progress(redrive: Redrive) -> Progress:
@@ -158,25 +161,25 @@ def progress(redrive: Redrive) -> Progress:
     return Progress(**counts, left=_candidates(redrive).count())
 
 
-def _held(redrive: Redrive) -> Redrive:
-    """It as it is now, held against others until the transaction ends."""
+def _locked(redrive: Redrive) -> Redrive:
+    """It as it is now, locked against others until the transaction ends."""
     service = redrive._meta.app_label
-    redrives = table_of(service, "Redrive").objects.using(alias_of(service))
-    held: Redrive = redrives.select_for_update().get(pk=redrive.pk)
-    return held
+    redrives = ServiceTables(service).redrives
+    locked: Redrive = redrives.select_for_update().get(pk=redrive.pk)
+    return locked
 
 
 def _lines(redrive: Redrive) -> QuerySet[Any]:
     service = redrive._meta.app_label
-    lines: QuerySet[Any] = table_of(service, "DeadLetterAction").objects.using(alias_of(service))
-    return lines.filter(redrive=redrive)
+    lines: QuerySet[Any] = ServiceTables(service).actions
+    return lines.filter(Q(redrive=redrive))
 
 
 def _candidates(redrive: Redrive) -> QuerySet[Any]:
     """The group's letters that were there when it began, and have not been sent."""
     service = redrive._meta.app_label
-    letters: QuerySet[Any] = table_of(service, "DeadLetter").objects.using(alias_of(service))
-    there = letters.filter(fingerprint=redrive.fingerprint, parked_at__lte=redrive.started_at)
+    dead_letters: QuerySet[Any] = ServiceTables(service).dead_letters
+    there = dead_letters.filter(fingerprint=redrive.fingerprint, parked_at__lte=redrive.started_at)
     return there.filter(Q(state=DeadLetter.State.PARKED) | overdue())
 
 
@@ -184,11 +187,11 @@ def _refusal(lines: QuerySet[Any]) -> str:
     """Why it must not go on, or ``""``."""
     failed = lines.filter(outcome=_PARKED).order_by("ended_at").first()
     if failed:
-        return _("Letter %d was parked again: %s") % (failed.letter_id, failed.detail)
-    late = lines.filter(outcome=_PENDING, at__lte=clock.now() - ANSWER_WITHIN).first()
+        return _("Letter %d was parked again: %s") % (failed.dead_letter_id, failed.detail)
+    late = lines.filter(outcome=_PENDING, at__lte=clock.now() - OUTCOME_WITHIN).first()
     if late:
-        minutes = ANSWER_WITHIN // timedelta(minutes=1)
-        return _("Letter %d has had no answer for %d minutes.") % (late.letter_id, minutes)
+        minutes = OUTCOME_WITHIN // timedelta(minutes=1)
+        return _("Letter %d has had no answer for %d minutes.") % (late.dead_letter_id, minutes)
     return ""
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import jsoncompat
-from django.conf import settings
 from pydantic import BaseModel
 
+from choreography.core.conf import conf
 from choreography.events.messages import Announced, published
 from choreography.events.registry import Reaction, reactions
 
@@ -37,9 +37,9 @@ def faults() -> Iterator[str]:
         elif schema_of(event) != contract:
             yield f"the committed contract of {event_type} is out of date: run manage.py choreography contracts --write"
         yield from (f"{event_type} breaks {fault}" for fault in broken_readers(event))
-    for path in sorted(Path(settings.CONTRACTS_DIR).glob("*.json")):
+    for path in sorted(conf().contracts_dir.glob("*.json")):
         service = path.name.partition(".")[0]
-        if path.stem not in published and service in settings.SERVICES:
+        if path.stem not in published and service in conf().services:
             yield f"{path.stem} was published and is gone from the code: {_who(readers_of(path.stem))}"
 
 
@@ -59,7 +59,7 @@ def readers_of(event_type: str) -> list[Reaction]:
 def write() -> list[Path]:
     """Write every contract to its file. Returns the files that changed."""
     changed = []
-    Path(settings.CONTRACTS_DIR).mkdir(exist_ok=True)
+    conf().contracts_dir.mkdir(exist_ok=True)
     for event_type, event in sorted(published.items()):
         path = _path(event_type)
         text = json.dumps(schema_of(event), indent=2) + "\n"
@@ -97,7 +97,7 @@ def committed(event_type: str) -> dict[str, Any] | None:
 
 
 def _path(event_type: str) -> Path:
-    return Path(settings.CONTRACTS_DIR) / f"{event_type}.json"
+    return conf().contracts_dir / f"{event_type}.json"
 
 
 def _who(readers: list[Reaction]) -> str:

@@ -1,11 +1,13 @@
-"""The companies outside that a service asks: who answers, how to tell that nobody does, and a way only to look.
+"""The external systems a service calls: how to reach one, how to tell that it is down, and a way to call nothing.
 
 A service declares each one once, beside its protocol (``payments/gateway.py``)::
 
-    gateway = Host[Gateway]("payment gateway", "PAYMENT_GATEWAY", reads={"find"}, probe=lambda it: it.find("probe"))
+    gateway = ExternalSystem[Gateway](
+        "payment gateway", "PAYMENT_GATEWAY", reads={"find"}, probe=lambda client: client.find("probe")
+    )
 
-and calls ``gateway()`` wherever it talks to it. A reaction names the host it asks, ``@reacts_to(..., host=gateway)``,
-so that its worker can hold back while the host is down.
+and uses ``gateway()`` wherever it calls it. A reaction names the system it calls,
+``@reacts_to(..., ask=..., external_system=gateway)``, so that its worker can pause while the system is down.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -22,19 +24,19 @@ from choreography.core.errors import ChoreographyError
 
 Client = TypeVar("Client")
 
-_only_looking: ContextVar[bool] = ContextVar("only_looking", default=False)
+_calls_are_refused: ContextVar[bool] = ContextVar("calls_are_refused", default=False)
 
 
-class WouldAsk(ChoreographyError):
-    """Raised instead of asking, where only looking is allowed: what would have been asked, and of whom."""
+class WouldCall(ChoreographyError):
+    """Raised instead of calling, inside ``refusing_calls``: what would have been called, and with what."""
 
-    def __init__(self, host: str, question: str, details: dict[str, Any]) -> None:
-        super().__init__(f"would ask the {host} to {question}")
-        self.host, self.question, self.details = host, question, details
+    def __init__(self, system: str, method: str, arguments: dict[str, Any]) -> None:
+        super().__init__(f"would call {method} of the {system}")
+        self.system, self.method, self.arguments = system, method, arguments
 
 
-class Host(Generic[Client]):
-    """One company outside. Calling it gives the client, made once per process from the class the setting names."""
+class ExternalSystem(Generic[Client]):
+    """One external system. Calling it gives the client, made once per process from the class the setting names."""
 
     def __init__(self, name: str, setting: str, *, reads: Collection[str], probe: Callable[[Client], object]) -> None:
         """``reads`` names the client's methods that change nothing; ``probe`` calls one, to see whether it answers."""
@@ -47,16 +49,18 @@ class Host(Generic[Client]):
         setting_changed.connect(self._forget)
 
     def __call__(self) -> Client:
-        """The client. Inside ``only_looking`` one whose every method but those that read raises ``WouldAsk``."""
+        """The client. Inside ``refusing_calls`` one whose every method but those that read raises ``WouldCall``."""
         if self._client is None:
             self._client = cast(Client, import_string(getattr(settings, self._setting))())
-        return cast(Client, _Looking(self.name, self._client, self._reads)) if _only_looking.get() else self._client
+        if _calls_are_refused.get():
+            return cast(Client, _ReadOnlyClient(self.name, self._client, self._reads))
+        return self._client
 
     def probe(self) -> None:
-        """Ask something harmless.
+        """Call something harmless.
 
         Raises:
-            Outage: the host can't be reached.
+            Outage: the system can't be reached.
         """
         self._probe(self())
 
@@ -65,23 +69,23 @@ class Host(Generic[Client]):
 
 
 @contextmanager
-def only_looking() -> Iterator[None]:
-    """Nobody outside is asked to do anything: it raises ``WouldAsk`` instead. For dry runs."""
-    token = _only_looking.set(True)
+def refusing_calls() -> Iterator[None]:
+    """No external system is called to do anything: that raises ``WouldCall`` instead. For dry runs."""
+    token = _calls_are_refused.set(True)
     try:
         yield
     finally:
-        _only_looking.reset(token)
+        _calls_are_refused.reset(token)
 
 
-class _Looking:
-    """A client that can be asked, but not moved."""
+class _ReadOnlyClient:
+    """A client that can be read, and refuses everything else."""
 
-    def __init__(self, host: str, client: Any, reads: frozenset[str]) -> None:
-        self._host, self._client, self._reads = host, client, reads
+    def __init__(self, system: str, client: Any, reads: frozenset[str]) -> None:
+        self._system, self._client, self._reads = system, client, reads
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name) if name in self._reads else partial(self._refuse, name)
 
-    def _refuse(self, question: str, **details: Any) -> None:
-        raise WouldAsk(self._host, question, details)
+    def _refuse(self, method: str, **arguments: Any) -> None:
+        raise WouldCall(self._system, method, arguments)

@@ -7,16 +7,19 @@ nothing of Celery in it, so that a program in any language can take part.
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from choreography.core.conf import SUBJECT_LENGTH
 from choreography.core.errors import ContractError, Unusable
 
 Data = TypeVar("Data", bound=BaseModel)
 
 CONTENT_TYPE = "application/cloudevents+json"
+
+Subject = Annotated[str, Field(min_length=1, max_length=SUBJECT_LENGTH)]
 
 _EVENT_TYPE = re.compile(r"(?P<service>[a-z][a-z0-9_]*)\.(?P<name>[a-z][a-z0-9_]*)\.v(?P<version>[1-9][0-9]*)")
 
@@ -25,7 +28,7 @@ published: dict[str, type["Announced"]] = {}
 
 
 class Announced(BaseModel):
-    """Base of what a publisher says: ``class OrderPlaced(Announced, type="orders.order_placed.v1")``.
+    """Base of what a publisher announces: ``class OrderPlaced(Announced, type="orders.order_placed.v1")``.
 
     The class is the contract: frozen, every field described, unknown fields refused when it is built.
     """
@@ -63,10 +66,10 @@ class Event(BaseModel, Generic[Data]):
     id: UUID = Field(description="UUIDv7 of this event")
     type: str = Field(description="<service>.<event>.v<N>, also the name of the exchange")
     source: str = Field(min_length=1, description="the service that announced it")
-    subject: UUID = Field(description="the order it is about")
+    subject: Subject = Field(description="what it is about: all events of one subject are a flow")
     time: AwareDatetime = Field(description="when it became true, UTC")
     datacontenttype: Literal["application/json"] = "application/json"
-    correlationid: str = Field(default="", description="the flow: the order's id")
+    correlationid: str = Field(default="", description="the flow: the subject of its first event")
     causationid: UUID | None = Field(default=None, description="the event this one is a reaction to")
     sequence: int | None = Field(default=None, ge=1, description="count per subject and source")
     traceparent: str | None = Field(default=None, description="W3C trace context")
@@ -88,7 +91,7 @@ def parse_type(event_type: str) -> tuple[str, str, int]:
     return match["service"], match["name"], int(match["version"])
 
 
-class Headline(BaseModel):
+class Envelope(BaseModel):
     """The part of an envelope that says what it is, readable even where the rest is wrong."""
 
     model_config = ConfigDict(extra="ignore")
@@ -96,12 +99,12 @@ class Headline(BaseModel):
     specversion: Literal["1.0"]
     id: UUID
     type: str
-    subject: UUID
+    subject: Subject
     source: str = Field(min_length=1)
     time: datetime
 
 
-def read_headline(body: bytes, content_type: str | None, max_bytes: int) -> Headline:
+def read_envelope(body: bytes, content_type: str | None, max_bytes: int) -> Envelope:
     """Tell which event a message holds.
 
     Raises:
@@ -111,7 +114,7 @@ def read_headline(body: bytes, content_type: str | None, max_bytes: int) -> Head
         raise Unusable(f"the body has {len(body)} bytes, more than the {max_bytes} allowed")
     if (content_type or "").partition(";")[0].strip().lower() != CONTENT_TYPE:
         raise Unusable(f"the content type is {content_type or 'missing'!r}, not {CONTENT_TYPE!r}")
-    return _parse(Headline, body)
+    return _parse(Envelope, body)
 
 
 def read_event(body: bytes, reads: type[Data]) -> Event[Data]:
@@ -127,10 +130,10 @@ def _parse(model: type[Data], body: bytes) -> Data:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        faults = (f"{place(fault) or 'body'}: {fault['msg']}" for fault in error.errors(include_input=False))
+        faults = (f"{path_of(fault) or 'body'}: {fault['msg']}" for fault in error.errors(include_input=False))
         raise Unusable("; ".join(faults)) from None
 
 
-def place(fault: Mapping[str, Any]) -> str:
+def path_of(fault: Mapping[str, Any]) -> str:
     """Where in a document a pydantic fault is: ``data.lines.0.quantity``."""
     return ".".join(str(step) for step in fault["loc"])

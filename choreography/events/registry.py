@@ -1,17 +1,29 @@
 """Who reacts to what. ``@reacts_to`` is the only way to subscribe, and stands in a service's ``reactions.py``."""
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints, overload
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar, get_type_hints
 
+from django.apps import apps
 from pydantic import BaseModel
 
 from choreography.core.errors import ContractError
-from choreography.events.external_systems import Host
-from choreography.events.messages import Announced, Data, Event, parse_type
+from choreography.events.external_systems import ExternalSystem
+from choreography.events.messages import Announced, parse_type
 
-Answer = TypeVar("Answer")
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+class Rows(Protocol):
+    """Where the row of a subject comes from: ``Payment.objects``, if it is made of ``models.SubjectQuerySet``."""
+
+    def locked(self, subjects: Sequence[str]) -> AbstractContextManager[Sequence[Any]]:
+        """A row for each subject, locked until the transaction ends. What was changed is written when the block ends."""
+
+    def current(self, subjects: Sequence[str]) -> Sequence[Any]:
+        """A row for each subject as it is now, not locked."""
 
 
 @dataclass(frozen=True)
@@ -19,19 +31,19 @@ class Reaction:
     """One function of one service that reacts to one or more event types."""
 
     service: str
-    """The service that reacts: the package the function lives in."""
+    """The label of the Django app the function lives in."""
     function: Callable[..., None]
+    """Takes the row of the event's subject (with ``rows``), the event, and the answer (with ``ask``)."""
     event_types: tuple[str, ...]
     reads: type[BaseModel]
     """The service's own model of the data it reads."""
-    announces: frozenset[str]
+    announces: frozenset[str] = frozenset()
     """The event types it may announce. The outbox refuses any other."""
-    calls: Callable[[Any], Any] | None
-    """What it asks of the outside world first, outside the transaction. Its result is the second argument."""
-    host: Host[Any] | None = None
-    """Whom it asks: while that host is down the worker holds back."""
-    grouped: bool = False
-    """It is written for many events at once."""
+    rows: Rows | None = None
+    prepare: Callable[[Any, Any], None] | None = None
+    ask: Callable[..., Any] | None = None
+    external_system: ExternalSystem[Any] | None = None
+    """What ``ask`` calls: while it is down the worker pauses."""
 
     @property
     def name(self) -> str:
@@ -50,7 +62,7 @@ def reactions(service: str | None = None) -> list[Reaction]:
 
 
 def reaction_to(service: str, event_type: str) -> Reaction | None:
-    """The reaction of a service to an event type. There is one at most: ``register`` sees to it."""
+    """The reaction of a service to an event type. There is one at most: ``register`` refuses a second."""
     return _reactions.get(_names.get((service, event_type), ""))
 
 
@@ -74,78 +86,68 @@ def register(reaction: Reaction) -> None:
     _names.update({(reaction.service, event_type): reaction.name for event_type in reaction.event_types})
 
 
-@overload
-def reacts_to(
-    *event_types: str, announces: Sequence[type[Announced]] = ()
-) -> Callable[[Callable[[Event[Data]], None]], Callable[[Event[Data]], None]]: ...
+@contextmanager
+def overridden(name: str, **changes: Any) -> Iterator[Reaction]:
+    """Use a changed copy of the reaction ``name`` for the duration; yields the original. See ``testing.override``.
+
+    Raises:
+        KeyError: there is no such reaction.
+    """
+    original = _reactions[name]
+    _reactions[name] = replace(original, **changes)
+    try:
+        yield original
+    finally:
+        _reactions[name] = original
 
 
-@overload
-def reacts_to(
-    *event_types: str, announces: Sequence[type[Announced]] = (), grouped: Literal[True]
-) -> Callable[[Callable[[Sequence[Event[Data]]], None]], Callable[[Sequence[Event[Data]]], None]]: ...
-
-
-@overload
-def reacts_to(
-    *event_types: str,
-    announces: Sequence[type[Announced]] = (),
-    calls: Callable[[Event[Data]], Answer],
-    host: Host[Any] | None = None,
-) -> Callable[[Callable[[Event[Data], Answer], None]], Callable[[Event[Data], Answer], None]]: ...
-
-
-@overload
-def reacts_to(
-    *event_types: str,
-    announces: Sequence[type[Announced]] = (),
-    calls: Callable[[Sequence[Event[Data]]], Callable[[Event[Data]], Answer]],
-    host: Host[Any] | None = None,
-    grouped: Literal[True],
-) -> Callable[
-    [Callable[[Sequence[Event[Data]], Sequence[Answer]], None]],
-    Callable[[Sequence[Event[Data]], Sequence[Answer]], None],
-]: ...
+def service_of(function: Callable[..., Any]) -> str:
+    """The label of the Django app a function lives in; outside of any app the first part of its module's name."""
+    app = apps.get_containing_app_config(function.__module__)
+    return app.label if app else function.__module__.partition(".")[0]
 
 
 def reacts_to(
     *event_types: str,
     announces: Sequence[type[Announced]] = (),
-    calls: Callable[[Any], Any] | None = None,
-    host: Host[Any] | None = None,
-    grouped: bool = False,
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    rows: Rows | None = None,
+    prepare: Callable[[Any, Any], None] | None = None,
+    ask: Callable[..., Any] | None = None,
+    external_system: ExternalSystem[Any] | None = None,
+) -> Callable[[Function], Function]:
     """Run the function below once for every event of these types.
 
-    The function takes the event, annotated as ``Event[What]`` where ``What`` is the service's own ``Heard`` model,
-    and runs inside one transaction on the service's database together with its inbox row and what it announces.
-    Events that wait together may share that transaction; if one of them fails, each is handled on its own.
-
-    With ``grouped`` it takes many events at once, ``Sequence[Event[What]]``, no two of them of one subject and sorted
-    by subject, so that it can change all their rows with a few statements. One event is a sequence of one.
+    The function takes, in this order: the row of the event's subject, if ``rows`` is given; the event, annotated as
+    ``Event[What]``, where ``What`` is the service's own ``Heard`` model; and the external system's answer, if ``ask``
+    is given. It runs inside one transaction on the service's database, together with the inbox row and what it
+    announces. It changes the row and does not save it. Events that wait together may share the transaction; if it
+    fails, each event is handled in a transaction of its own.
 
     Args:
         event_types: ``"orders.order_placed.v1"``, one or more that the same model can read.
         announces: the event classes it may announce; announcing another raises ``ContractError``.
-        calls: a function of the event that talks to the outside world. It runs before the transaction, may run
-            again, and so must be idempotent; what it returns becomes the reaction's second argument. Of a grouped
-            reaction it takes all the events, looks up what it needs for all of them, and returns the function that
-            asks for one; the second argument then holds an answer for each event.
-        host: whom ``calls`` asks, so that the worker holds back while it is down.
-        grouped: the function takes many events at once.
+        rows: the rows of the subjects, ``Payment.objects``; loaded, locked and written for all events at once.
+        ask: calls the external system, before the transaction, with the row as it is then and the event, or with the
+            event alone where there are no ``rows``. It may run again, and so must be idempotent.
+        prepare: changes the row before ``ask`` is called, in a transaction of its own.
+        external_system: what ``ask`` calls, so that the worker pauses while it is down.
+
+    Raises:
+        ContractError: the function's parameters are not those above, or see ``register``.
     """
 
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+    def decorate(function: Function) -> Function:
         register(
             Reaction(
-                service=function.__module__.partition(".")[0],
+                service=service_of(function),
                 function=function,
                 event_types=event_types,
-                reads=_model_read_by(function, grouped),
+                reads=_model_read_by(function, ["row"] * (rows is not None), ["answer"] * (ask is not None)),
                 announces=frozenset(event.event_type for event in announces),
-                calls=calls,
-                host=host,
-                grouped=grouped,
+                rows=rows,
+                prepare=prepare,
+                ask=ask,
+                external_system=external_system,
             )
         )
         return function
@@ -153,15 +155,20 @@ def reacts_to(
     return decorate
 
 
-def _model_read_by(function: Callable[..., None], grouped: bool) -> type[BaseModel]:
-    """``def f(event: Event[OrderPlaced])``, or ``def f(events: Sequence[Event[OrderPlaced]])``: ``OrderPlaced``."""
-    first = next(iter(inspect.signature(function).parameters), "")
-    annotation = get_type_hints(function).get(first)
-    if grouped:
-        (annotation,) = get_args(annotation) if get_origin(annotation) is Sequence else (None,)
+def _model_read_by(function: Callable[..., None], before: list[str], after: list[str]) -> type[BaseModel]:
+    """``OrderPlaced`` of ``def f(payment, event: Event[OrderPlaced], answer)``, which has so many parameters around."""
+    names = list(inspect.signature(function).parameters)
+    expected = [*before, "event", *after]
+    if len(names) != len(expected):
+        raise ContractError(
+            f"{function.__qualname__} takes {len(names)} parameters; "
+            f"it is called with {len(expected)}: {', '.join(expected)}"
+        )
+    annotation = get_type_hints(function).get(names[len(before)])
     arguments = getattr(annotation, "__pydantic_generic_metadata__", {}).get("args", ())
     if len(arguments) != 1:
-        wanted = "Sequence[Event[<what it reads>]]" if grouped else "Event[<what it reads>]"
-        raise ContractError(f"annotate the first parameter of {function.__qualname__} as {wanted}")
+        raise ContractError(
+            f"annotate the parameter {names[len(before)]} of {function.__qualname__} as Event[<what it reads>]"
+        )
     model: type[BaseModel] = arguments[0]
     return model

@@ -1,17 +1,19 @@
-"""Time acts too: ``@every("TRACK_PARCELS_SECONDS")`` has Celery beat tick a function of a service."""
+"""Time acts too: ``@every("TRACK_PARCELS_SECONDS")`` has Celery beat run a function of a service at an interval."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import structlog
 from django.conf import settings
 
 from choreography.core.errors import ContractError, Transient
+from choreography.events.registry import service_of
 
 log = structlog.get_logger(__name__)
 
-Thing = TypeVar("Thing")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,9 @@ class Timer:
     service: str
     function: Callable[[], None]
     setting: str
-    """The Django setting that holds the interval in seconds."""
+    """The setting that holds the interval, as a person would write it."""
+    interval: Callable[[], float]
+    """Gives the interval in seconds."""
 
     @property
     def name(self) -> str:
@@ -30,7 +34,7 @@ class Timer:
 
     @property
     def seconds(self) -> float:
-        return float(getattr(settings, self.setting))
+        return float(self.interval())
 
 
 _timers: dict[str, Timer] = {}
@@ -39,6 +43,17 @@ _timers: dict[str, Timer] = {}
 def timers() -> list[Timer]:
     """All timers of this process."""
     return list(_timers.values())
+
+
+def register(timer: Timer) -> None:
+    """Add a timer.
+
+    Raises:
+        ContractError: the service has a timer of that name already.
+    """
+    if timer.name in _timers:
+        raise ContractError(f"there are two timers named {timer.name}: rename one")
+    _timers[timer.name] = timer
 
 
 def every(setting: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
@@ -52,30 +67,27 @@ def every(setting: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """
 
     def decorate(function: Callable[[], None]) -> Callable[[], None]:
-        timer = Timer(function.__module__.partition(".")[0], function, setting)
-        if timer.name in _timers:
-            raise ContractError(f"there are two timers named {timer.name}: rename one")
-        _timers[timer.name] = timer
+        register(Timer(service_of(function), function, setting, partial(getattr, settings, setting)))
         return function
 
     return decorate
 
 
-def for_each(things: Iterable[Thing], do: Callable[[Thing], None]) -> None:
-    """What a tick does to each thing that is due: no fault of one keeps the others from their turn.
+def for_each(items: Iterable[Item], do: Callable[[Item], None]) -> None:
+    """What a tick does to each item that is due: the fault of one does not keep the others from being handled.
 
-    A passing fault is left to the next tick.
+    A transient fault is left to the next tick.
 
     Raises:
-        ExceptionGroup: the other faults, after everything has had its turn.
+        ExceptionGroup: the other faults, after every item was handled.
     """
     faults = []
-    for thing in things:
+    for item in items:
         try:
-            do(thing)
+            do(item)
         except Transient as error:
-            log.warning("postponed", about=str(thing), error=type(error).__name__)
+            log.warning("postponed", about=str(item), error=type(error).__name__)
         except Exception as error:
             faults.append(error)
     if faults:
-        raise ExceptionGroup(f"{len(faults)} of the things that were due failed", faults)
+        raise ExceptionGroup(f"{len(faults)} of the items that were due failed", faults)

@@ -1,11 +1,11 @@
-"""A message handed to one service, and what can come of it. ``handling`` says what does.
+"""A message delivered to one service, and the outcomes of handling it.
 
 Knows neither Celery nor the broker, nor any database.
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -13,33 +13,35 @@ from typing import Any
 from choreography.broker.publisher import Outgoing
 from choreography.core import clock
 from choreography.core.conf import conf
-from choreography.events.messages import Headline, read_headline
+from choreography.core.errors import Unusable
+from choreography.events.messages import Envelope, Event, read_envelope, read_event
+from choreography.events.registry import Reaction, reaction_to
 from choreography.inbox.retry_policy import History
 
 #: Headers in which a delivery's history and its dead letter travel. Foreign publishers need none of them.
-ATTEMPTS, WAITS, FIRST_SEEN, LETTER, GIVEN_UP = (
+ATTEMPTS, WAITS, FIRST_SEEN, DEAD_LETTER, GIVEN_UP = (
     "x-choreography-attempts",
     "x-choreography-waits",
     "x-choreography-first-seen",
-    "x-choreography-letter",
+    "x-choreography-dead-letter",
     "x-choreography-given-up",
 )
 
-#: What is down when a service can't reach its own database; otherwise it is called by its host's name.
+#: What is down when a service can't reach its own database; an external system is called by its own name.
 DATABASE = "database"
 
-#: What headers may claim, whoever wrote them: more attempts or waits are no history, and more letters no key.
+#: What headers may claim, whoever wrote them: more attempts or waits are no history, and longer text no key.
 _MOST = 10**6
 _LONGEST_KEY = 150
 
-#: Headers in which the broker notes a message's way; they are not sent again.
-NOTES_OF_THE_BROKER = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
+#: Headers in which the broker records a message's way; they are not sent again.
+BROKER_HEADERS = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
 
-#: Deliveries without an answer after which a message may be what ends its workers.
+#: Deliveries without an acknowledgement after which a message is suspected of killing its workers.
 _SUSPICIOUS = 3
 
 
-@dataclass(frozen=True)
+@dataclass
 class Delivery:
     """A message as it came from the broker, for one service."""
 
@@ -48,7 +50,24 @@ class Delivery:
     content_type: str | None = None
     headers: Mapping[str, Any] = field(default_factory=dict)
     given_up: str | None = None
-    """Why the broker gave it up (``delivery_limit``, ``rejected``), if it comes from the dead queue."""
+    """Why the broker dead-lettered it (``delivery_limit``, ``rejected``), if it comes from the dead-letter queue."""
+    message: Any = field(default=None, repr=False, compare=False)
+    """The broker's message, to be acknowledged. Stays in the process that received it."""
+    alone: bool = False
+    """It must not share a transaction with others."""
+
+    def __post_init__(self) -> None:
+        """What the broker gave up stays given up when it comes back from the ladder, where it waited to be parked."""
+        if GIVEN_UP in self.headers:
+            headers = dict(self.headers)
+            self.given_up = self.given_up or str(headers.pop(GIVEN_UP))
+            self.headers = headers
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to a process of the pool: not the broker's message, nor what was read already."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "message"} | {
+            "message": None
+        }
 
     @property
     def history(self) -> History:
@@ -58,37 +77,90 @@ class Delivery:
             attempts, waits = int(self.headers[ATTEMPTS]), int(self.headers[WAITS])
         except (KeyError, TypeError, ValueError, OverflowError):
             return History(clock.now())
-        sensible = first_seen.tzinfo is not None and 0 <= attempts <= _MOST and 0 <= waits <= _MOST
-        return History(first_seen, attempts, waits) if sensible else History(clock.now())
+        is_sensible = first_seen.tzinfo is not None and 0 <= attempts <= _MOST and 0 <= waits <= _MOST
+        return History(first_seen, attempts, waits) if is_sensible else History(clock.now())
 
     @cached_property
-    def headline(self) -> Headline:
-        """What event it holds.
+    def envelope(self) -> Envelope:
+        """Which event it holds.
 
         Raises:
             Unusable: it can't be told.
         """
-        return read_headline(self.body, self.content_type, conf().max_body_bytes)
+        return read_envelope(self.body, self.content_type, conf().max_body_bytes)
+
+    @property
+    def reaction(self) -> Reaction:
+        """The service's reaction to it.
+
+        Raises:
+            Unusable: there is none, or it can't be told which event it is.
+        """
+        reaction = reaction_to(self.service, self.envelope.type)
+        if reaction is None:
+            raise Unusable(f"{self.service} has no reaction to {self.envelope.type}")
+        return reaction
+
+    @cached_property
+    def event(self) -> Event[Any]:
+        """The event, with its data as the reaction reads it.
+
+        Raises:
+            Unusable: the reaction can't read it, or the broker has given it up.
+        """
+        reaction = self.reaction
+        if self.given_up is not None:
+            raise Unusable(f"the broker gave it up: {self.given_up}")
+        return read_event(self.body, reaction.reads)
+
+    @cached_property
+    def task(self) -> str:
+        """The name of the task that handles it: the reaction's, or that of what parks unusable messages."""
+        try:
+            return self.reaction.name
+        except Unusable:
+            return parking_task(self.service)
+
+    @property
+    def has_reaction(self) -> bool:
+        """It can be told which event it is, and the service reacts to it."""
+        return self.task != parking_task(self.service)
+
+    @cached_property
+    def identity(self) -> str:
+        """What tells it apart from others of the service: the event's id, or a digest of what could not be read."""
+        try:
+            return str(self.envelope.id)
+        except Unusable:
+            return hashlib.sha256(self.body).hexdigest()
+
+    @cached_property
+    def flow(self) -> tuple[str, str]:
+        """What deliveries are handled in the order of their arrival for: a subject, or the message alone."""
+        try:
+            return "subject", f"{self.service}:{self.envelope.subject}"
+        except Unusable:
+            return "message", self.identity
 
     @property
     def is_suspect(self) -> bool:
         """It has failed before, here or with a worker that died: others should not share a transaction with it."""
-        if self.given_up is not None or GIVEN_UP in self.headers or LETTER in self.headers:
+        if self.given_up is not None or DEAD_LETTER in self.headers:
             return True
         if ATTEMPTS in self.headers and self.history.attempts > 0:
             return True
-        unanswered = self.headers.get("x-delivery-count")
-        return isinstance(unanswered, int) and unanswered >= _SUSPICIOUS
+        redelivered = self.headers.get("x-delivery-count")
+        return isinstance(redelivered, int) and redelivered >= _SUSPICIOUS
 
     @property
     def key(self) -> str:
-        """One letter per message and service: the same bytes again are the same message, whatever id they claim."""
+        """One per message and service: the same bytes again are the same message, whatever id they claim."""
         return hashlib.sha256(self.body + b"\0" + (self.content_type or "").encode(errors="replace")).hexdigest()
 
     @property
-    def letter(self) -> str | None:
+    def dead_letter(self) -> str | None:
         """The key of the dead letter that a person sent again, if this is one."""
-        key = self.headers.get(LETTER)
+        key = self.headers.get(DEAD_LETTER)
         return key if isinstance(key, str) and key.isprintable() and 0 < len(key) <= _LONGEST_KEY else None
 
 
@@ -103,14 +175,14 @@ class Duplicate:
 
 
 @dataclass(frozen=True)
-class Later:
+class RetryLater:
     """Nothing was changed. ``again`` belongs on the retry ladder; it comes back after ``delay`` seconds."""
 
     again: Outgoing
     delay: float
     error: Exception
     down: str | None = None
-    """What seems to be down, if that is why: ``DATABASE`` or the name of the host the reaction asks."""
+    """What seems to be down, if that is why: ``DATABASE`` or the name of the external system the reaction calls."""
 
 
 @dataclass(frozen=True)
@@ -120,19 +192,24 @@ class Parked:
     error: Exception
 
 
-Outcome = Done | Duplicate | Later | Parked
+Outcome = Done | Duplicate | RetryLater | Parked
 
 
 @dataclass(frozen=True)
-class Left:
-    """Nothing was changed and nothing is decided: it is to be handed in again."""
+class Unhandled:
+    """Nothing was changed and nothing is decided: hand it in again. Never the outcome of a delivery on its own."""
 
     alone: bool
-    """On its own: with others it did not go well. Otherwise there was just no time to ask for it."""
+    """On its own, because it failed with others. Otherwise there was no time left to call the external system."""
+
+
+def parking_task(service: str) -> str:
+    """The task that parks a service's unusable messages."""
+    return f"{service}.park_unusable_message"
 
 
 def reason_of_death(headers: Mapping[str, Any]) -> str:
-    """The broker's note why it dead-lettered a message: ``rejected``, ``delivery_limit``, ``expired``, ``maxlen``."""
+    """Why the broker dead-lettered a message, as it says: ``rejected``, ``delivery_limit``, ``expired``, ``maxlen``."""
     match headers.get("x-death"):
         case [{"reason": str(reason)}, *_]:
             return reason

@@ -1,4 +1,4 @@
-"""What a service keeps of messages that did not take effect: the note of a retry, and the dead letter."""
+"""What a service keeps of messages that did not take effect: the record of a retry, and the dead letter."""
 
 import base64
 import math
@@ -9,127 +9,126 @@ from typing import Any
 
 import structlog
 from django.db import DatabaseError, transaction
+from django.db.models import Q
 
 from choreography.broker.publisher import Outgoing
 from choreography.core import clock
 from choreography.core.conf import conf
-from choreography.events.messages import Event, Headline
+from choreography.events.messages import Envelope, Event
 from choreography.events.registry import Reaction
 from choreography.inbox.deliveries import FIRST_SEEN, Delivery
-from choreography.inbox.fingerprints import fingerprint, place_of
-from choreography.storage.models import alias_of, table_of
+from choreography.inbox.fingerprints import fingerprint, location_of
+from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
 
 
-def note_retry(delivery: Delivery, again: Outgoing, seconds: float) -> None:
-    """Note what goes to the ladder for so long, so that it is sent again if it does not come back (see ``overdue``).
+def record_retry(delivery: Delivery, again: Outgoing, seconds: float) -> None:
+    """Record what goes to the ladder for so long, so that it is published again if it is lost (``lost_retries``).
 
-    Where that can't be written the ladder alone is trusted: what a service can't note it must still be able to retry.
+    Where the record can't be written, the ladder alone is relied on: retrying must not depend on it.
     """
-    retry = table_of(delivery.service, "Retry")
-    row = retry(
+    retries = ServiceTables(delivery.service).retries
+    row = retries.model(
         key=delivery.key,
         body=again.body,
-        content_type=_legible(again.content_type or "")[:200],
-        headers=_plain(again.headers),
-        overdue_at=clock.now() + timedelta(seconds=seconds) + conf().retry_overdue,
+        content_type=_storable(again.content_type or "")[:200],
+        headers=_as_json(again.headers),
+        due_back_at=clock.now() + timedelta(seconds=seconds) + conf().lost_retry_after,
     )
     try:
-        retry.objects.using(alias_of(delivery.service)).bulk_create(
-            [row], update_conflicts=True, unique_fields=["key"], update_fields=["headers", "overdue_at", "copies"]
+        retries.bulk_create(
+            [row], update_conflicts=True, unique_fields=["key"], update_fields=["headers", "due_back_at", "copies"]
         )
     except DatabaseError as error:
-        log.warning("retry not noted", service=delivery.service, error=type(error).__name__)
+        log.warning("retry not recorded", service=delivery.service, error=type(error).__name__)
 
 
 def park(
     delivery: Delivery,
-    about: Event[Any] | Headline | None,
+    about: Event[Any] | Envelope | None,
     reaction: Reaction | None,
     error: Exception,
     attempts: int,
 ) -> None:
-    """Write the dead letter, or write on the one this message already has, and on what people did to it."""
-    letters = table_of(delivery.service, "DeadLetter")
-    actions = table_of(delivery.service, "DeadLetterAction")
-    alias, key = alias_of(delivery.service), delivery.letter or delivery.key
-    name, kind, place = reaction.name if reaction else "", type(error).__name__, place_of(error)
+    """Write the dead letter, or update the one this message has already, and what people did to it."""
+    tables = ServiceTables(delivery.service)
+    states, outcomes = tables.dead_letters.model.State, tables.actions.model.Outcome
+    key = delivery.dead_letter or delivery.key
+    name, kind, location = reaction.name if reaction else "", type(error).__name__, location_of(error)
     fault = {
-        "state": letters.State.PARKED,
-        "fingerprint": fingerprint(name, kind, place),
+        "state": states.PARKED,
+        "fingerprint": fingerprint(name, kind, location),
         "reaction": name,
         "error": kind,
-        "place": place,
-        "message": _legible(str(error)),
-        "traceback": _legible("".join(traceback.format_exception(error))),
+        "location": location,
+        "message": _storable(str(error)),
+        "traceback": _storable("".join(traceback.format_exception(error))),
         "attempts": attempts,
         "parked_at": clock.now(),
         "resolved_at": None,
     }
     origin = {
         "event_id": about and about.id,
-        "event_type": _legible(about.type)[:200] if about else "",
-        "subject": about and about.subject,
+        "event_type": _storable(about.type)[:200] if about else "",
+        "subject": _storable(about.subject) if about else "",
         "body": delivery.body,
-        "content_type": _legible(delivery.content_type or "")[:200],
-        "headers": _plain(delivery.headers),
+        "content_type": _storable(delivery.content_type or "")[:200],
+        "headers": _as_json(delivery.headers),
         "first_parked_at": fault["parked_at"],
     }
-    with transaction.atomic(using=alias):
-        _are_back([delivery])
-        letters.objects.using(alias).update_or_create(key=key, defaults=fault, create_defaults=fault | origin)
-        actions.objects.using(alias).filter(letter__key=key, outcome=actions.Outcome.PENDING).update(
-            outcome=actions.Outcome.PARKED, detail=f"{kind} {place}".rstrip(), ended_at=clock.now()
+    with transaction.atomic(using=tables.alias):
+        _forget_retries([delivery])
+        tables.dead_letters.update_or_create(key=key, defaults=fault, create_defaults=fault | origin)
+        tables.actions.filter(Q(dead_letter__key=key), outcome=outcomes.PENDING).update(
+            outcome=outcomes.PARKED, detail=f"{kind} {location}".rstrip(), ended_at=clock.now()
         )
 
 
 def resolve(deliveries: Sequence[Delivery]) -> None:
-    """They have taken effect: if a person had sent one again from the dead letters, the letter has done its work."""
-    _are_back(deliveries)
+    """They have taken effect: resolve the dead letters that people had sent again."""
+    _forget_retries(deliveries)
     for delivery in deliveries:
-        if delivery.letter is not None:
-            resolve_letters(delivery.service, key=delivery.letter)
+        if delivery.dead_letter is not None:
+            resolve_dead_letters(delivery.service, key=delivery.dead_letter)
 
 
-def resolve_letters(service: str, **which: Any) -> None:
-    """Note on letters, and in their history, that they took effect. ``which`` selects them: ``key=...``."""
-    alias = alias_of(service)
-    letters = table_of(service, "DeadLetter")
-    actions = table_of(service, "DeadLetterAction")
+def resolve_dead_letters(service: str, **which: Any) -> None:
+    """Record on dead letters, and in their history, that they took effect. ``which`` selects them: ``key=...``."""
+    tables = ServiceTables(service)
+    states, outcomes = tables.dead_letters.model.State, tables.actions.model.Outcome
     now = clock.now()
-    with transaction.atomic(using=alias):
-        chosen = letters.objects.using(alias).filter(**which)
-        waiting = actions.objects.using(alias).filter(letter__in=chosen, outcome=actions.Outcome.PENDING)
-        waiting.update(outcome=actions.Outcome.RESOLVED, ended_at=now)
-        chosen.update(state=letters.State.RESOLVED, resolved_at=now)
+    with transaction.atomic(using=tables.alias):
+        chosen = tables.dead_letters.filter(**which)
+        pending = tables.actions.filter(Q(dead_letter__in=chosen), outcome=outcomes.PENDING)
+        pending.update(outcome=outcomes.RESOLVED, ended_at=now)
+        chosen.update(state=states.RESOLVED, resolved_at=now)
 
 
-def _are_back(deliveries: Sequence[Delivery]) -> None:
-    """Those of one service that were on the ladder are dealt with: nobody has to look for them."""
+def _forget_retries(deliveries: Sequence[Delivery]) -> None:
+    """Those of one service that were on the ladder are dealt with: they are not lost."""
     keys = [delivery.key for delivery in deliveries if FIRST_SEEN in delivery.headers]
     if keys:
-        service = deliveries[0].service
-        table_of(service, "Retry").objects.using(alias_of(service)).filter(key__in=keys).delete()
+        ServiceTables(deliveries[0].service).retries.filter(key__in=keys).delete()
 
 
-def _plain(headers: Mapping[str, Any]) -> dict[str, Any]:
+def _as_json(headers: Mapping[str, Any]) -> dict[str, Any]:
     """Headers as JSON can hold them: bytes as base64, anything else unknown as its text."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, bytes):
             return base64.b64encode(value).decode()
         if isinstance(value, Mapping):
-            return {_legible(str(key)): plain(item) for key, item in value.items()}
+            return {_storable(str(key)): plain(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
         if isinstance(value, int | None) or (isinstance(value, float) and math.isfinite(value)):
             return value
-        return _legible(str(value))
+        return _storable(str(value))
 
-    return {_legible(str(key)): plain(value) for key, value in headers.items()}
+    return {_storable(str(key)): plain(value) for key, value in headers.items()}
 
 
-def _legible(text: str) -> str:
-    """Text as every database can hold it: PostgreSQL has no NUL, and UTF-8 no half of a pair of surrogates."""
+def _storable(text: str) -> str:
+    """Text as every database can hold it: PostgreSQL has no NUL, and UTF-8 no lone surrogates."""
     return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -1,7 +1,7 @@
-"""Deliveries that wait for another event are tried at once when it has come, where one process sees both.
+"""Deliveries that wait for another event are tried as soon as it has been handled, where one process sees both.
 
-The ladder is the promise and this only a short cut: what a process remembers dies with it, and the copy on the
-ladder finds the work done.
+The retry ladder keeps the promise; this only saves time. What a process remembers ends with it, and the copy on the
+ladder then finds the work done.
 """
 
 import threading
@@ -10,17 +10,17 @@ from uuid import UUID
 
 from choreography.core.errors import NotYet
 from choreography.inbox import handler
-from choreography.inbox.deliveries import Delivery, Done, Later, Outcome
+from choreography.inbox.deliveries import Delivery, Done, Outcome, RetryLater
 
-#: For how many flows a process remembers what waits.
+#: How many flows a process remembers.
 _MOST = 1000
 
-Flow = tuple[str, UUID]
+Flow = tuple[str, str]
 """A service, and the subject all events of one flow share."""
 
 
-class Waiting:
-    """What a process put on the ladder for a prerequisite that has not arrived. Safe among threads.
+class WaitingDeliveries:
+    """What a process put on the ladder for a prerequisite that has not arrived. Thread-safe.
 
     It remembers ``most`` flows, and forgets the oldest first.
     """
@@ -30,39 +30,39 @@ class Waiting:
         self._remembered: OrderedDict[Flow, dict[UUID, Delivery]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def note(self, mail: Delivery, outcome: Outcome) -> None:
-        """Remember what waits for another event, once the ladder has it; try what waited when that event is done.
+    def update(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Remember a delivery that waits for another event; after any other that is done, try what waited for it.
 
-        Never raises for anything a resumed delivery meets.
+        Call it once the ladder has the delivery. Never raises for anything a resumed delivery meets.
         """
         match outcome:
-            case Later(error=NotYet()):
-                self._remember(mail)
+            case RetryLater(error=NotYet()):
+                self._remember(delivery)
             case Done() if self._remembered:
-                self._resume_after(mail)
+                self._resume_after(delivery)
 
     def forget(self) -> None:
         """As when the process dies."""
         with self._lock:
             self._remembered.clear()
 
-    def _remember(self, waiting: Delivery) -> None:
-        headline = waiting.headline
+    def _remember(self, delivery: Delivery) -> None:
+        envelope = delivery.envelope
         with self._lock:
-            self._remembered.setdefault((waiting.service, headline.subject), {})[headline.id] = waiting
+            self._remembered.setdefault((delivery.service, envelope.subject), {})[envelope.id] = delivery
             while len(self._remembered) > self._most:
                 self._remembered.popitem(last=False)
 
     def _resume_after(self, done: Delivery) -> None:
-        """Try what waits for the same flow in the same service, as long as any of it gets on."""
-        headline = done.headline
+        """Try what waits for the same flow in the same service, as long as any of it takes effect."""
+        envelope = done.envelope
         with self._lock:
-            waiting = self._remembered.pop((done.service, headline.subject), {})
-        waiting.pop(headline.id, None)
+            waiting = self._remembered.pop((done.service, envelope.subject), {})
+        waiting.pop(envelope.id, None)
         while waiting:
-            left = {event: each for event, each in waiting.items() if not handler.resume(each)}
-            if len(left) == len(waiting):
+            still_waiting = {event: each for event, each in waiting.items() if not handler.resume(each)}
+            if len(still_waiting) == len(waiting):
                 break
-            waiting = left
+            waiting = still_waiting
         for each in waiting.values():
             self._remember(each)

@@ -1,4 +1,4 @@
-"""The one retry policy: error + history -> again later, or park. Pure: no clock, no chance, no I/O of its own."""
+"""The one retry policy: error + history -> try again later, or park. Pure: time and jitter are passed in; no I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from choreography.core.errors import ContractError, NotYet, Outage, Transient, U
 
 #: Waits that stay on one rung before the next is taken, where another event is waited for: it is likely to come soon.
 _WAITS_PER_RUNG = 10
-#: Seconds of the longest rung on which anything waits that did not fail itself, so that it goes on soon afterwards.
+#: Seconds of the longest rung on which anything waits that did not fail itself, so that it is handled soon afterwards.
 _LONGEST_WAIT = 30
 
 
@@ -27,10 +27,10 @@ class History:
 
 
 @dataclass(frozen=True)
-class Again:
-    """Try again after ``delay`` seconds, on the rung of the ladder that lasts ``tier`` seconds."""
+class TryAgain:
+    """Try again after ``delay`` seconds, on the rung of the ladder that lasts ``rung`` seconds."""
 
-    tier: int
+    rung: int
     delay: float
     history: History
 
@@ -42,7 +42,7 @@ class Park:
     attempts: int
 
 
-def decide(error: Exception, history: History, now: datetime, jitter: float, conf: Conf) -> Again | Park:
+def decide(error: Exception, history: History, now: datetime, jitter: float, conf: Conf) -> TryAgain | Park:
     """Say what becomes of a delivery whose attempt ended with ``error``.
 
     ========================  ==========================================================================
@@ -55,7 +55,7 @@ def decide(error: Exception, history: History, now: datetime, jitter: float, con
     anything else (a bug)     backs off; parked after ``conf.max_attempts_of_a_bug``
     ========================  ==========================================================================
 
-    The seconds are those of the ladder as ``conf.retry_tiers`` has it by default.
+    The seconds are those of the ladder as ``conf.retry_rungs`` has it by default.
 
     Args:
         jitter: from 0 up to 1; delays are spread over the upper half of the rung (equal jitter, see
@@ -79,13 +79,13 @@ def decide(error: Exception, history: History, now: datetime, jitter: float, con
             return Park(attempts)
     elif attempts >= conf.max_attempts_of_a_bug:
         return Park(attempts)
-    return _again(history.attempts, replace(history, attempts=attempts), jitter, conf.retry_tiers)
+    return _again(history.attempts, replace(history, attempts=attempts), jitter, conf.retry_rungs)
 
 
 def _rungs_to_wait_on(conf: Conf) -> Sequence[int]:
-    return [tier for tier in conf.retry_tiers if tier <= _LONGEST_WAIT] or conf.retry_tiers[:1]
+    return [rung for rung in conf.retry_rungs if rung <= _LONGEST_WAIT] or conf.retry_rungs[:1]
 
 
-def _again(step: int, history: History, jitter: float, tiers: Sequence[int]) -> Again:
-    tier = tiers[min(step, len(tiers) - 1)]
-    return Again(tier=tier, delay=tier * (0.5 + jitter / 2), history=history)
+def _again(step: int, history: History, jitter: float, rungs: Sequence[int]) -> TryAgain:
+    rung = rungs[min(step, len(rungs) - 1)]
+    return TryAgain(rung=rung, delay=rung * (0.5 + jitter / 2), history=history)

@@ -1,7 +1,6 @@
-"""The one transaction in which deliveries to a reaction take effect, and what is asked of the outside world before."""
+"""The one transaction in which deliveries to a reaction take effect, and the external calls before it."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -13,118 +12,137 @@ from choreography.core.conf import conf
 from choreography.core.errors import NotYet, Outage
 from choreography.events.messages import Event
 from choreography.events.registry import Reaction
-from choreography.inbox.deliveries import Delivery, Done, Duplicate, Left, Outcome
+from choreography.inbox.deliveries import Delivery, Done, Duplicate, Outcome, Unhandled
 from choreography.inbox.parking import resolve
 from choreography.outbox.announcing import caused_by, transaction_of
 from choreography.storage.bulk import insert_new
 from choreography.storage.claims import claimed
-from choreography.storage.models import alias_of, table_of
+from choreography.storage.tables import ServiceTables
 
 
-@dataclass(frozen=True)
-class Item:
-    """A delivery whose event could be read."""
+def take_effect(reaction: Reaction, deliveries: Sequence[Delivery]) -> list[Outcome | Unhandled]:
+    """Call the external system first, if the reaction does, and keep the claims until the result is committed.
 
-    delivery: Delivery
-    event: Event[Any]
+    A single delivery is never ``Unhandled``; whatever goes wrong with it is raised.
 
-
-def take_effect(reaction: Reaction, items: Sequence[Item]) -> list[Outcome | Left]:
-    """Ask the outside world first, if the reaction does, and hold the claims until what came of it is committed.
-
-    What is the only one is never left: then it raises whatever went wrong.
+    Args:
+        deliveries: to ``reaction``, whose events could be read, no two of one subject.
 
     Raises:
-        NotYet: another copy of the only one is being handled.
+        NotYet: another copy of the single delivery is being handled.
     """
-    if reaction.calls is None:
-        return [*_commit(reaction, items)]
-    outcomes: dict[UUID, Outcome | Left] = {item.event.id: Left(alone=True) for item in items}
-    alias = alias_of(reaction.service)
-    with claimed(alias, reaction.name, outcomes) as claims:
-        if not claims and len(items) == 1:
-            raise NotYet(f"another copy of {reaction.name}:{items[0].event.id} is being handled")
-        handled = _handled(reaction, alias, claims)
-        answers, left = _ask(reaction, [item.event for item in items if item.event.id in claims - handled])
-        outcomes |= left
-        ready = [item for item in items if item.event.id in handled or item.event.id in answers]
+    if reaction.ask is None:
+        return [*_commit(reaction, deliveries)]
+    tables = ServiceTables(reaction.service)
+    outcomes: dict[UUID, Outcome | Unhandled] = {each.event.id: Unhandled(alone=True) for each in deliveries}
+    with claimed(tables.alias, reaction.name, outcomes) as claims:
+        if not claims and len(deliveries) == 1:
+            raise NotYet(f"another copy of {reaction.name}:{deliveries[0].event.id} is being handled")
+        handled = _handled(reaction, tables, claims)
+        answers, unhandled = _ask(reaction, [each.event for each in deliveries if each.event.id in claims - handled])
+        outcomes |= unhandled
+        ready = [each for each in deliveries if each.event.id in handled or each.event.id in answers]
         if ready:
-            outcomes |= zip((item.event.id for item in ready), _commit(reaction, ready, answers), strict=True)
+            outcomes |= zip((each.event.id for each in ready), _commit(reaction, ready, answers), strict=True)
     return [*outcomes.values()]
 
 
-def _handled(reaction: Reaction, alias: str, event_ids: Collection[UUID]) -> set[UUID]:
-    """Those that have taken effect before."""
+def _handled(reaction: Reaction, tables: ServiceTables, event_ids: Collection[UUID]) -> set[UUID]:
+    """The events that have taken effect before."""
     if not event_ids:
         return set()
-    table = table_of(reaction.service, "Inbox")._meta
-    connection, field = connections[alias], table.get_field("event_id")
+    meta, connection = tables.inbox.model._meta, connections[tables.alias]
+    field: Any = meta.get_field("event_id")
     prepared = {field.get_db_prep_value(event_id, connection): event_id for event_id in event_ids}
-    places = ", ".join(["%s"] * len(prepared))
+    values = ", ".join(["%s"] * len(prepared))
     with connection.cursor() as cursor:
         cursor.execute(
-            f'SELECT event_id FROM "{table.db_table}" WHERE event_id IN ({places}) AND reaction = %s',  # noqa: S608
+            f'SELECT event_id FROM "{meta.db_table}" WHERE event_id IN ({values}) AND reaction = %s',  # noqa: S608
             [*prepared, reaction.name],
         )
         return {prepared[found] for (found,) in cursor.fetchall()}
 
 
-def _ask(reaction: Reaction, events: Sequence[Event[Any]]) -> tuple[dict[UUID, Any], dict[UUID, Left]]:
-    """Ask for one event after the other, until time is up or there is nobody to ask.
+def _ask(reaction: Reaction, events: Sequence[Event[Any]]) -> tuple[dict[UUID, Any], dict[UUID, Unhandled]]:
+    """Call the external system for one event after the other, until time is up or the system is down.
 
     Returns:
-        The answers by event id, and what was not asked for or could not be answered.
+        The answers by event id, and the events that have none.
 
     Raises:
         Exception: whatever went wrong, if it is the only event.
     """
-    if not events or reaction.calls is None:
+    if not events or reaction.ask is None:
         return {}, {}
-    ask = reaction.calls(events) if reaction.grouped else reaction.calls
     answers: dict[UUID, Any] = {}
-    left = {event.id: Left(alone=False) for event in events}
-    until = clock.now() + conf().asking
-    for event in events:
+    unhandled = {event.id: Unhandled(alone=False) for event in events}
+    until = clock.now() + conf().call_budget
+    for event, arguments in zip(events, _arguments_to_ask(reaction, events), strict=True):
         try:
-            answers[event.id] = ask(event)
+            answers[event.id] = reaction.ask(*arguments)
         except Exception as error:  # judged when it happens to the event on its own
             if len(events) == 1:
                 raise
-            left[event.id] = Left(alone=True)
+            unhandled[event.id] = Unhandled(alone=True)
             if issubclass(classify(error), Outage):
                 break
         else:
-            del left[event.id]
+            del unhandled[event.id]
         if clock.now() >= until:
             break
-    return answers, left
+    return answers, unhandled
+
+
+def _arguments_to_ask(reaction: Reaction, events: Sequence[Event[Any]]) -> Iterable[tuple[Any, ...]]:
+    """What ``ask`` takes for each event, its row prepared and committed if the reaction says so."""
+    if reaction.rows is None:
+        return [(event,) for event in events]
+    subjects = [event.subject for event in events]
+    if reaction.prepare is None:
+        return zip(reaction.rows.current(subjects), events, strict=True)
+    with transaction_of(reaction.service), reaction.rows.locked(subjects) as rows:
+        for row, event in zip(rows, events, strict=True):
+            reaction.prepare(row, event)
+    return zip(rows, events, strict=True)
 
 
 def _commit(
-    reaction: Reaction, items: Sequence[Item], answers: Mapping[UUID, Any] | None = None
+    reaction: Reaction, deliveries: Sequence[Delivery], answers: Mapping[UUID, Any] | None = None
 ) -> list[Done | Duplicate]:
     """The one transaction: the inbox rows, the reaction's changes, and what it announces."""
-    alias = alias_of(reaction.service)
-    inbox = table_of(reaction.service, "Inbox")
+    tables = ServiceTables(reaction.service)
+    inbox = tables.inbox.model
     rows = [
         inbox(
-            event_id=item.event.id,
+            event_id=each.event.id,
             reaction=reaction.name,
-            event_type=item.event.type,
-            subject=item.event.subject,
-            attempts=item.delivery.history.attempts + 1,
+            event_type=each.event.type,
+            subject=each.event.subject,
+            attempts=each.history.attempts + 1,
         )
-        for item in items
+        for each in deliveries
     ]
     with transaction_of(reaction.service):
-        entered = {row.event_id for row in insert_new(rows, by=("event_id", "reaction"), using=alias)}
-        events = [item.event for item in items if item.event.id in entered]
-        if reaction.grouped and events:
-            with caused_by(reaction, *events):
-                reaction.function(events, *([] if answers is None else [[answers[event.id] for event in events]]))
-        else:
-            for event in events:
-                with caused_by(reaction, event):
-                    reaction.function(event, *([] if answers is None else [answers[event.id]]))
-        resolve([item.delivery for item in items])
-    return [Done() if item.event.id in entered else Duplicate() for item in items]
+        new = {row.event_id for row in insert_new(rows, by=("event_id", "reaction"), using=tables.alias)}
+        _react(reaction, [each.event for each in deliveries if each.event.id in new], answers)
+        resolve(deliveries)
+    return [Done() if each.event.id in new else Duplicate() for each in deliveries]
+
+
+def _react(reaction: Reaction, events: Sequence[Event[Any]], answers: Mapping[UUID, Any] | None) -> None:
+    """Call the reaction's function for each event, with all their rows locked at once."""
+    if not events:
+        return
+    if reaction.rows is None:
+        for event in events:
+            with caused_by(reaction, event):
+                reaction.function(event, *_answer(event, answers))
+        return
+    with reaction.rows.locked([event.subject for event in events]) as rows:
+        for row, event in zip(rows, events, strict=True):
+            with caused_by(reaction, event):
+                reaction.function(row, event, *_answer(event, answers))
+
+
+def _answer(event: Event[Any], answers: Mapping[UUID, Any] | None) -> tuple[Any, ...]:
+    return () if answers is None else (answers[event.id],)

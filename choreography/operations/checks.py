@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.apps import apps
-from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
 from choreography.core.conf import conf
@@ -13,7 +12,7 @@ from choreography.events.registry import Reaction, reactions
 from choreography.events.timers import Timer, timers
 
 #: What every service has of its own (see ``models``).
-_TABLES = ("Outbox", "Counted", "Inbox", "DeadLetter", "DeadLetterAction", "Redrive", "Retry")
+_TABLES = ("Outbox", "SubjectCounter", "Inbox", "DeadLetter", "DeadLetterAction", "Redrive", "Retry")
 
 
 @register("choreography")
@@ -75,10 +74,10 @@ def check_contracts(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
 @register("choreography")
 def check_settings(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
     """The settings can work."""
-    tiers = conf().retry_tiers
-    if not tiers or list(tiers) != sorted(set(tiers)) or tiers[0] < 1:
+    rungs = conf().retry_rungs
+    if not rungs or list(rungs) != sorted(set(rungs)) or rungs[0] < 1:
         yield Error(
-            f"RETRY_TIERS is {tiers}.",
+            f"RETRY_RUNGS is {rungs}.",
             hint="Give rising whole seconds, such as (1, 5, 30, 300).",
             id="choreography.E007",
         )
@@ -89,9 +88,16 @@ def check_settings(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
             id="choreography.E008",
         )
     for timer in timers():
-        if not isinstance(getattr(settings, timer.setting, None), int | float) or timer.seconds <= 0:
+        if not _is_positive(timer):
             yield Error(
-                f"{timer.name} runs every settings.{timer.setting} seconds, which is no positive number.",
+                f"{timer.name} runs every {timer.setting} seconds, which is no positive number.",
                 hint=f"Set {timer.setting}.",
                 id="choreography.E009",
             )
+
+
+def _is_positive(timer: Timer) -> bool:
+    try:
+        return timer.seconds > 0
+    except (AttributeError, TypeError, ValueError):  # the setting is missing, or no number
+        return False

@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from django.conf import settings
 from django.db import DatabaseError
 from kombu import Connection
 
@@ -18,7 +17,7 @@ from choreography.broker.embedded.transport import open_store
 from choreography.broker.publisher import broker_errors, connect
 from choreography.core import clock
 from choreography.core.conf import conf
-from choreography.storage.models import alias_of, table_of
+from choreography.storage.tables import ServiceTables
 
 #: An event that waits longer than this in an outbox is late.
 _LATE = timedelta(seconds=30)
@@ -52,8 +51,8 @@ def findings() -> Iterator[Finding]:
 
 
 def _database(service: str) -> Iterator[Finding]:
-    alias, now = alias_of(service), clock.now()
-    waiting = table_of(service, "Outbox").objects.using(alias).filter(published_at=None)
+    tables, now = ServiceTables(service), clock.now()
+    waiting = tables.outbox.filter(published_at=None)
     oldest = waiting.order_by("position").first()
     if oldest is not None and now - oldest.announced_at > _LATE:
         yield Finding(
@@ -61,8 +60,7 @@ def _database(service: str) -> Iterator[Finding]:
             f"{waiting.count()} event(s) wait, the oldest for {(now - oldest.announced_at).total_seconds():.0f} s",
             f"is 'manage.py relay {service}' running?",
         )
-    letters = table_of(service, "DeadLetter")
-    parked = letters.objects.using(alias).filter(state=letters.State.PARKED).count()
+    parked = tables.dead_letters.filter(state=tables.dead_letters.model.State.PARKED).count()
     if parked:
         yield Finding(
             f"{service} dead letters", f"{parked} parked", f"run manage.py dead_letters list --service {service}"
@@ -107,10 +105,10 @@ def _bindings_on_broker() -> set[tuple[str, str]] | None:
     url = conf().broker_url
     if url.startswith("embedded:"):
         return {(binding.exchange, binding.queue) for binding in open_store(url).bindings()}
-    if not settings.RABBITMQ_MANAGEMENT_URL:
+    if not conf().rabbitmq_management_url:
         return None
     vhost = urlsplit(url).path[1:] or "/"
-    rows: list[dict[str, Any]] = _get_json(f"{settings.RABBITMQ_MANAGEMENT_URL}/api/bindings/{quote(vhost, safe='')}")
+    rows: list[dict[str, Any]] = _get_json(f"{conf().rabbitmq_management_url}/api/bindings/{quote(vhost, safe='')}")
     return {(row["source"], row["destination"]) for row in rows}
 
 

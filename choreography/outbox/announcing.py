@@ -3,6 +3,7 @@
 What one transaction announces is collected and written with one statement before it commits.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,46 +17,34 @@ import structlog
 from django.db import connections, transaction
 
 from choreography.core import clock
+from choreography.core.conf import SUBJECT_LENGTH
 from choreography.core.errors import ContractError
 from choreography.events.messages import Announced, Event
 from choreography.events.registry import Reaction
 from choreography.storage.bulk import insert_all
-from choreography.storage.models import alias_of, table_of
+from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Cause:
-    """The reaction that is running, and what it reacts to: one event, or several of different subjects."""
+    """The reaction that is running, and the event it reacts to."""
 
     reaction: Reaction
-    events: Sequence[Event[Any]]
-
-    def of(self, subject: UUID) -> Event[Any]:
-        """The event because of which something is announced about ``subject``.
-
-        Raises:
-            ContractError: there are several events and none is about it.
-        """
-        if len(self.events) == 1:
-            return self.events[0]
-        event = next((event for event in self.events if event.subject == subject), None)
-        if event is None:
-            raise ContractError(f"{self.reaction.name} announces something about {subject}, which no event is about")
-        return event
+    event: Event[Any]
 
 
 @dataclass(frozen=True)
 class Fact:
     """Something announced that is not in the outbox yet.
 
-    It is left with Django as something to do after the commit, because Django drops that together with the savepoint
-    in which it became true.
+    It is registered with Django as an on-commit callback, because Django drops those together with the savepoint in
+    which they were registered.
     """
 
     data: Announced
-    subject: UUID
+    subject: str
     id: UUID
     time: datetime
     cause: Event[Any] | None
@@ -70,9 +59,9 @@ _collected: ContextVar[dict[str, list[Fact]] | None] = ContextVar("collected", d
 
 
 @contextmanager
-def caused_by(reaction: Reaction, *events: Event[Any]) -> Iterator[None]:
-    """Everything announced inside is announced by ``reaction`` because of one of ``events``."""
-    token = _cause.set(Cause(reaction, events))
+def caused_by(reaction: Reaction, event: Event[Any]) -> Iterator[None]:
+    """Everything announced inside is announced by ``reaction`` because of ``event``."""
+    token = _cause.set(Cause(reaction, event))
     try:
         yield
     finally:
@@ -82,9 +71,9 @@ def caused_by(reaction: Reaction, *events: Event[Any]) -> Iterator[None]:
 @contextmanager
 def transaction_of(service: str) -> Iterator[None]:
     """One transaction on a service's database: its own change and the events that report it."""
-    alias = alias_of(service)
+    tables = ServiceTables(service)
     outer = _collected.get() or {}
-    with transaction.atomic(using=alias):
+    with transaction.atomic(using=tables.alias):
         if service in outer:
             yield
             return
@@ -94,23 +83,23 @@ def transaction_of(service: str) -> Iterator[None]:
             yield
         finally:
             _collected.reset(token)
-        # Django forgets what is to be done on commit with the savepoint that is rolled back: those are not announced.
-        standing = {id(todo) for _, todo, *_ in connections[alias].run_on_commit}
+        # Django drops the on-commit callbacks of a savepoint that was rolled back: those facts are not announced.
+        standing = {id(callback) for _, callback, *_ in connections[tables.alias].run_on_commit}
         facts = [fact for fact in facts if id(fact) in standing]
-        if facts and not connections[alias].needs_rollback:
-            _write(service, alias, facts)
+        if facts and not connections[tables.alias].needs_rollback:
+            _write(tables, facts)
 
 
-def announce(fact: Announced, *, subject: UUID) -> None:
+def announce(fact: Announced, *, subject: UUID | str) -> None:
     """Append ``fact`` to the outbox of the service whose fact it is, when the open transaction ends.
 
     Args:
         fact: what became true in the transaction that is open now.
-        subject: the order it is about.
+        subject: what it is about, such as the id of an order: 1 to 200 characters.
 
     Raises:
-        ContractError: there is no open ``transaction_of`` the service, or the running reaction belongs to another
-            service, did not declare that it announces this, or reacts to no event about this subject.
+        ContractError: there is no open ``transaction_of`` the service, the subject is empty or too long, or the running
+            reaction belongs to another service or did not declare that it announces this.
     """
     cause = _cause.get()
     _refuse_undeclared(fact, cause)
@@ -120,76 +109,83 @@ def announce(fact: Announced, *, subject: UUID) -> None:
             f"{fact.event_type} must be announced inside transaction_of({fact.service!r}), "
             "together with the change it reports"
         )
-    announced = Fact(fact, subject, clock.new_id(), clock.now(), cause.of(subject) if cause else None)
+    if not 0 < len(str(subject)) <= SUBJECT_LENGTH:
+        raise ContractError(
+            f"{fact.event_type} is announced about a subject of {len(str(subject))} characters: "
+            f"a subject has 1 to {SUBJECT_LENGTH}"
+        )
+    announced = Fact(fact, str(subject), clock.new_id(), clock.now(), cause.event if cause else None)
     facts.append(announced)
-    transaction.on_commit(announced, using=alias_of(fact.service))
+    transaction.on_commit(announced, using=ServiceTables(fact.service).alias)
 
 
-def wake_channel(service: str) -> str:
+def notification_channel(service: str) -> str:
     """The PostgreSQL notification channel on which a service's relay listens."""
     return f"{service}_outbox"
 
 
-def _write(service: str, alias: str, facts: Sequence[Fact]) -> None:
-    outbox = table_of(service, "Outbox")
-    counts = _count_and_wake(service, alias, {fact.subject for fact in facts})
+def _write(tables: ServiceTables, facts: Sequence[Fact]) -> None:
+    sequences = _last_sequences(tables, {fact.subject for fact in facts})
+    outbox = tables.outbox.model
     rows = []
     for fact in facts:
-        counts[fact.subject] += 1
-        event = _event(fact, counts[fact.subject])
+        sequences[fact.subject] += 1
+        sequence = sequences[fact.subject]
+        event = _event(fact, sequence)
         rows.append(
             outbox(
                 event_id=event.id,
                 event_type=event.type,
                 subject=event.subject,
-                sequence=event.sequence,
+                sequence=sequence,
                 caused_by=event.causationid,
                 body=event.to_json(),
                 announced_at=event.time,
             )
         )
-    insert_all(rows, alias)
+    insert_all(rows, tables.alias)
     for row in rows:
-        log.debug("event announced", event_id=str(row.event_id), event_type=row.event_type, flow=str(row.subject))
+        log.debug("event announced", event_id=str(row.event_id), event_type=row.event_type, flow=row.subject)
 
 
-def _count_and_wake(service: str, alias: str, subjects: set[UUID]) -> Counter[UUID]:
-    """Ask how many events of each subject were announced, those included that the outbox has forgotten.
+def _last_sequences(tables: ServiceTables, subjects: set[str]) -> Counter[str]:
+    """The last sequence of each subject, purged events included; and wake the relay.
 
-    The same statement tells a waiting relay, once this transaction commits (PostgreSQL; elsewhere the relay polls).
+    The same statement notifies a relay that waits, once this transaction commits (PostgreSQL; elsewhere the relay
+    polls).
     """
-    outbox, counted = table_of(service, "Outbox")._meta, table_of(service, "Counted")._meta
-    connection, field = connections[alias], outbox.get_field("subject")
-    prepared = {field.get_db_prep_value(subject, connection): subject for subject in subjects}
-    places = ", ".join(["%s"] * len(prepared))
+    outbox, counters = tables.outbox.model._meta.db_table, tables.counters.model._meta.db_table
+    connection = connections[tables.alias]
+    values = ", ".join(["%s"] * len(subjects))
     query = (
-        f'SELECT subject, sequence FROM "{counted.db_table}" WHERE subject IN ({places}) UNION ALL'  # noqa: S608
-        f' SELECT subject, max(sequence) FROM "{outbox.db_table}" WHERE subject IN ({places}) GROUP BY subject'
+        f'SELECT subject, sequence FROM "{counters}" WHERE subject IN ({values}) UNION ALL'  # noqa: S608
+        f' SELECT subject, max(sequence) FROM "{outbox}" WHERE subject IN ({values}) GROUP BY subject'
     )
-    values = [*prepared, *prepared]
+    parameters = [*subjects, *subjects]
     if connection.vendor == "postgresql":
         query += " UNION ALL SELECT NULL, NULL FROM pg_notify(%s, '')"
-        values.append(wake_channel(service))
-    found: Counter[UUID] = Counter()
+        parameters.append(notification_channel(tables.service))
+    found: Counter[str] = Counter()
     with connection.cursor() as cursor:
-        cursor.execute(query, values)
-        for subject, count in cursor.fetchall():
+        cursor.execute(query, parameters)
+        for subject, sequence in cursor.fetchall():
             if subject is not None:
-                found[prepared[subject]] = max(found[prepared[subject]], count)
+                found[subject] = max(found[subject], sequence)
     return found
 
 
 def _event(fact: Fact, sequence: int) -> Event[Any]:
+    flow = (fact.cause.correlationid or fact.subject) if fact.cause else fact.subject
     return Event[Any](
         id=fact.id,
         type=fact.data.event_type,
         source=fact.data.service,
         subject=fact.subject,
         time=fact.time,
-        correlationid=fact.cause.correlationid or str(fact.subject) if fact.cause else str(fact.subject),
+        correlationid=flow,
         causationid=fact.cause.id if fact.cause else None,
         sequence=sequence,
-        traceparent=f"00-{fact.subject.hex}-{fact.id.hex[-16:]}-01",
+        traceparent=f"00-{hashlib.blake2b(flow.encode(), digest_size=16).hexdigest()}-{fact.id.hex[-16:]}-01",
         data=fact.data,
     )
 

@@ -1,7 +1,7 @@
-"""Many rows at once: insert, update or hold them with one statement each, on PostgreSQL and SQLite alike.
+"""Bulk statements: insert, update or lock many rows with one statement each, on PostgreSQL and SQLite alike.
 
-For some hundreds of rows at a time, in a transaction of the caller's. Django's signals are sent as for ``save()``, so
-that whoever listens learns of each row.
+For some hundreds of rows at a time, inside a transaction of the caller. Django's signals are sent as for ``save()``, so
+that receivers learn of each row.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,13 +28,13 @@ def insert_all(rows: Sequence[Row], using: str) -> None:
         key = type(rows[0])._meta.pk
         for row, (value,) in zip(rows, _insert(rows, using, "", [key]), strict=True):
             setattr(row, key.attname, key.to_python(value))
-        _tell_saved(rows, using, created=True)
+        _send_saved(rows, using, created=True)
 
 
 def insert_new(rows: Sequence[Row], by: Sequence[str], using: str) -> list[Row]:
-    """Insert the rows that are not there yet, and leave those alone that are.
+    """Insert the rows that are not there yet.
 
-    A row that another transaction is inserting is waited for. Whoever may meet others gives the rows in a fixed order.
+    A row that another transaction is inserting is waited for. To avoid deadlocks, give the rows in a fixed order.
 
     Args:
         rows: all of one model.
@@ -60,7 +60,7 @@ def insert_new(rows: Sequence[Row], by: Sequence[str], using: str) -> list[Row]:
         if key is not None:
             row.pk = meta.pk.to_python(key)
             inserted.append(row)
-    _tell_saved(inserted, using, created=True)
+    _send_saved(inserted, using, created=True)
     return inserted
 
 
@@ -75,7 +75,7 @@ def update_rows(rows: Sequence[Model], names: Iterable[str], using: str) -> None
         return
     connection, meta = connections[using], type(rows[0])._meta
     fields: list[Any] = [meta.pk, *(meta.get_field(name) for name in names)]
-    _tell_saving(rows, using, names)
+    _send_saving(rows, using, names)
     # The columns of VALUES have these names, and take PostgreSQL's type from the values: NULL alone has none.
     given = [
         f"column{number}::{field.db_type(connection)}" if connection.vendor == "postgresql" else f"column{number}"
@@ -88,13 +88,13 @@ def update_rows(rows: Sequence[Model], names: Iterable[str], using: str) -> None
             f' WHERE "{meta.db_table}"."{meta.pk.column}" = {given[0]}',
             _prepared(rows, fields, connection),
         )
-    _tell_saved(rows, using, created=False, names=names)
+    _send_saved(rows, using, created=False, names=names)
 
 
-def find(queryset: QuerySet[Row], keys: Iterable[Any], *, hold: bool = False) -> dict[Any, Row]:
-    """The rows that have these primary keys, by key; with ``hold``, held until the transaction ends.
+def find(queryset: QuerySet[Row], keys: Iterable[Any], *, lock: bool = False) -> dict[Any, Row]:
+    """The rows that have these primary keys, by key; with ``lock``, locked until the transaction ends.
 
-    Django would take longer to write the statement than the database to answer it.
+    Written by hand because the ORM takes longer to compile this statement than the database to answer it.
     """
     model, connection = queryset.model, connections[queryset.db]
     fields, key = model._meta.concrete_fields, model._meta.pk
@@ -103,12 +103,12 @@ def find(queryset: QuerySet[Row], keys: Iterable[Any], *, hold: bool = False) ->
         return {}
     columns = ", ".join(f'"{field.column}"' for field in fields)
     places = ", ".join(["%s"] * len(prepared))
-    # In one order, whoever asks: so two who want the same rows never wait for each other.
-    lock = " FOR UPDATE" if hold and connection.features.has_select_for_update else ""
+    # Always in the order of the keys, so that two transactions that lock the same rows do not deadlock.
+    for_update = " FOR UPDATE" if lock and connection.features.has_select_for_update else ""
     with connection.cursor() as cursor:
         cursor.execute(
             f'SELECT {columns} FROM "{model._meta.db_table}" WHERE "{key.column}" IN ({places})'  # noqa: S608
-            f' ORDER BY "{key.column}"{lock}',
+            f' ORDER BY "{key.column}"{for_update}',
             prepared,
         )
         records = cursor.fetchall()
@@ -118,30 +118,30 @@ def find(queryset: QuerySet[Row], keys: Iterable[Any], *, hold: bool = False) ->
 
 
 @contextmanager
-def held(
+def locked(
     queryset: QuerySet[Row], keys: Iterable[Any], missing: Callable[[Any], Row] | None = None
 ) -> Iterator[list[Row]]:
-    """Hold rows against others until the transaction ends, and write what was changed about them inside.
+    """Lock rows until the transaction ends, and write what the block has changed about them.
 
-    Rows that were not changed are not written, and of the others only columns that were.
+    Rows that were not changed are not written, and of the others only the changed columns.
 
     Args:
         queryset: where to look.
         keys: the primary keys of the rows.
-        missing: gives the row for a key that has none, or raises an error. Without it, a blank one.
+        missing: gives the row for a key that has none, or raises an error. Default: a blank row.
 
     Yields:
         A row for each key, in the order given.
 
     Raises:
-        Conflict: somebody else has made a row that was missing.
+        Conflict: another transaction has created a row that was missing.
         IntegrityError: a change breaks a constraint.
     """
     model, using = queryset.model, queryset.db
     if not connections[using].in_atomic_block:
-        raise TransactionManagementError("rows can only be held inside a transaction")
+        raise TransactionManagementError("rows can only be locked inside a transaction")
     keys, make = list(keys), missing or (lambda key: model(pk=key))
-    found = find(queryset, keys, hold=True)
+    found = find(queryset, keys, lock=True)
     rows = {key: found.get(key) or make(key) for key in keys}
     before = [vars(row).copy() for row in rows.values()]
 
@@ -157,7 +157,7 @@ def held(
     update_rows([row for row, _ in known], names, using)
     new = sorted((row for row, _ in changed if row._state.adding), key=lambda row: row.pk)
     if len(insert_new(new, [model._meta.pk.name], using)) < len(new):
-        raise Conflict(f"somebody else has made a row of {model._meta.label} meanwhile")
+        raise Conflict(f"another transaction has created a row of {model._meta.label}")
 
 
 def _converter(fields: Sequence[Any], connection: Any) -> Callable[[Sequence[Any]], Sequence[Any]]:
@@ -187,7 +187,7 @@ def _insert(rows: Sequence[Model], using: str, conflict: str, returning: Iterabl
     ]
     columns = ", ".join(f'"{field.column}"' for field in fields)
     returned = ", ".join(f'"{field.column}"' for field in returning)
-    _tell_saving(rows, using, None)
+    _send_saving(rows, using, None)
     with connection.cursor() as cursor:
         cursor.execute(
             f'INSERT INTO "{meta.db_table}" ({columns}) {_values(len(rows), len(fields))}{conflict}'
@@ -208,14 +208,14 @@ def _prepared(rows: Iterable[Model], fields: Iterable[Any], connection: Any) -> 
     return [prepare(getattr(row, name), connection) for row in rows for name, prepare in columns]
 
 
-def _tell_saving(rows: Sequence[Model], using: str, names: Iterable[str] | None) -> None:
+def _send_saving(rows: Sequence[Model], using: str, names: Iterable[str] | None) -> None:
     model = type(rows[0])
     if pre_save.has_listeners(model):
         for row in rows:
             pre_save.send(sender=model, instance=row, raw=False, using=using, update_fields=names)
 
 
-def _tell_saved(rows: Sequence[Model], using: str, *, created: bool, names: Iterable[str] | None = None) -> None:
+def _send_saved(rows: Sequence[Model], using: str, *, created: bool, names: Iterable[str] | None = None) -> None:
     for row in rows:
         row._state.adding, row._state.db = False, using
     if rows and post_save.has_listeners(model := type(rows[0])):

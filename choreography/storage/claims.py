@@ -1,12 +1,13 @@
-"""Only one copy of a delivery at a time may ask the outside world, and only one tick of a timer may run.
+"""Claims: only one copy of a delivery at a time may call an external system, and only one tick of a timer may run.
 
-The broker may hand one message to two workers: a relay published it twice, or a lost connection made it come again
-while it was still being handled. The inbox keeps the second from taking effect, but only once the first has. Between
-the two the outside world could be asked after the answer "nothing happened" was recorded, and nobody would ever look
-at what it did. So whoever asks holds a claim until the effect is committed, and a copy waits.
+The broker may deliver one message to two workers: a relay published it twice, or a lost connection caused a redelivery
+while it was still being handled. The inbox keeps the second copy from taking effect, but only after the first has
+committed. Before that, the second copy could call the external system although the first one is about to commit that
+nothing was called, and nobody would ever learn what the call did. So a claim is taken before the call and kept until
+the commit, and a copy waits.
 
-A claim ends with the process that holds it: it is an advisory lock of the PostgreSQL session, elsewhere a lock on a
-file, which the kernel frees.
+A claim ends with the process that has it: it is an advisory lock of the PostgreSQL session, elsewhere a lock on a
+file, which the kernel releases.
 """
 
 import fcntl
@@ -15,13 +16,13 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from uuid import UUID
 
-from django.conf import settings
 from django.db import DatabaseError, connections
 
-#: Files the claims share where the database has no advisory locks. Two claims that fall on one file only wait.
+from choreography.core.conf import conf
+
+#: Lock files, where the database has no advisory locks. Claims share them; two claims on one file wait for each other.
 _FILES = 256
 
 _mine: set[str] = set()
@@ -30,10 +31,10 @@ _mine_lock = threading.Lock()
 
 @contextmanager
 def claimed(alias: str, who: str, event_ids: Iterable[UUID]) -> Iterator[frozenset[UUID]]:
-    """Hold the claims on these events for one reaction (``who``).
+    """Take the claims on these events for one reaction (``who``), until the block ends.
 
     Yields:
-        Those that are held. Of the others another copy is being handled.
+        The events that were claimed. A copy of each of the others is being handled.
     """
     names = {event_id: f"{who}:{event_id}" for event_id in event_ids}
     with _mine_lock:
@@ -41,8 +42,8 @@ def claimed(alias: str, who: str, event_ids: Iterable[UUID]) -> Iterator[frozens
         _mine.update(free.values())
     try:
         lock = _in_database if connections[alias].vendor == "postgresql" else _in_files
-        with lock(alias, free) as held:
-            yield held
+        with lock(alias, free) as claims:
+            yield claims
     finally:
         _mine.difference_update(free.values())
 
@@ -51,20 +52,20 @@ def claimed(alias: str, who: str, event_ids: Iterable[UUID]) -> Iterator[frozens
 def _in_database(alias: str, names: dict[UUID, str]) -> Iterator[frozenset[UUID]]:
     keys = {_key(name): event_id for event_id, name in names.items()}
     try:
-        held = _ask(alias, "SELECT key FROM unnest(%s::bigint[]) key WHERE pg_try_advisory_lock(key)", list(keys))
+        granted = _query(alias, "SELECT key FROM unnest(%s::bigint[]) key WHERE pg_try_advisory_lock(key)", list(keys))
     except DatabaseError:
-        connections[alias].close()  # some may be held: they go with the session
+        connections[alias].close()  # some may have been granted: they end with the session
         raise
     try:
-        yield frozenset(keys[key] for key in held)
+        yield frozenset(keys[key] for key in granted)
     finally:
         try:
-            _ask(alias, "SELECT pg_advisory_unlock(key) FROM unnest(%s::bigint[]) key", held)
+            _query(alias, "SELECT pg_advisory_unlock(key) FROM unnest(%s::bigint[]) key", granted)
         except DatabaseError:
-            connections[alias].close()  # the locks go with the session
+            connections[alias].close()  # the locks end with the session
 
 
-def _ask(alias: str, query: str, keys: list[int]) -> list[int]:
+def _query(alias: str, query: str, keys: list[int]) -> list[int]:
     with connections[alias].cursor() as cursor:
         cursor.execute(query, [keys])
         return [first for (first, *_) in cursor.fetchall()]
@@ -72,12 +73,12 @@ def _ask(alias: str, query: str, keys: list[int]) -> list[int]:
 
 @contextmanager
 def _in_files(alias: str, names: dict[UUID, str]) -> Iterator[frozenset[UUID]]:
-    folder = Path(settings.DATA_DIR) / "run"
+    folder = conf().data_dir / "run"
     folder.mkdir(parents=True, exist_ok=True)
     by_file: dict[int, list[UUID]] = {}
     for event_id, name in names.items():
         by_file.setdefault(_key(name) % _FILES, []).append(event_id)
-    held: list[UUID] = []
+    granted: list[UUID] = []
     with ExitStack() as stack:
         for number, event_ids in by_file.items():
             descriptor = os.open(folder / f"{alias}.claim-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -86,8 +87,8 @@ def _in_files(alias: str, names: dict[UUID, str]) -> Iterator[frozenset[UUID]]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            held += event_ids
-        yield frozenset(held)
+            granted += event_ids
+        yield frozenset(granted)
 
 
 def _key(name: str) -> int:

@@ -4,13 +4,13 @@ Abstract here; a service makes them concrete in its ``models.py`` (``class Outbo
 each service's rows, permissions and admin pages are its own and no table is shared.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from django.apps import apps
-from django.db import models, router
+from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from choreography.core import clock
+from choreography.core.conf import SUBJECT_LENGTH
 
 
 class Outbox(models.Model):
@@ -22,8 +22,8 @@ class Outbox(models.Model):
     position = models.BigAutoField(_("position"), primary_key=True)
     event_id = models.UUIDField(_("event"), unique=True)
     event_type = models.CharField(_("event type"), max_length=100)
-    subject = models.UUIDField(_("order"))
-    sequence = models.PositiveIntegerField(_("sequence"), help_text=_("Counts the events of one order."))
+    subject = models.CharField(_("subject"), max_length=SUBJECT_LENGTH)
+    sequence = models.PositiveIntegerField(_("sequence"), help_text=_("Counts the events of one subject."))
     caused_by = models.UUIDField(_("caused by"), null=True, help_text=_("The event this is a reaction to."))
     body = models.TextField(_("body"), help_text=_("The event as it goes out: CloudEvents JSON."))
     announced_at = models.DateTimeField(_("announced at"), default=clock.now)
@@ -50,16 +50,16 @@ class Outbox(models.Model):
         return f"{self.event_type} {self.event_id}"
 
 
-class Counted(models.Model):
-    """How many events of one order were announced, once the outbox has forgotten them: counting goes on from it."""
+class SubjectCounter(models.Model):
+    """The last ``sequence`` of a subject whose events were purged from the outbox: counting continues from it."""
 
-    subject = models.UUIDField(_("order"), primary_key=True)
-    sequence = models.PositiveIntegerField(_("sequence"), help_text=_("Of the last event that was forgotten."))
+    subject = models.CharField(_("subject"), max_length=SUBJECT_LENGTH, primary_key=True)
+    sequence = models.PositiveIntegerField(_("sequence"), help_text=_("Of the last event that was purged."))
 
     class Meta:
         abstract = True
-        verbose_name = _("count of announced events")
-        verbose_name_plural = _("counts of announced events")
+        verbose_name = _("subject counter")
+        verbose_name_plural = _("subject counters")
         default_permissions = ("view",)
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ class Inbox(models.Model):
     event_id = models.UUIDField(_("event"))
     reaction = models.CharField(_("reaction"), max_length=100)
     event_type = models.CharField(_("event type"), max_length=100)
-    subject = models.UUIDField(_("order"), db_index=True)
+    subject = models.CharField(_("subject"), max_length=SUBJECT_LENGTH, db_index=True)
     handled_at = models.DateTimeField(_("handled at"), default=clock.now)
     attempts = models.PositiveIntegerField(_("attempts"), default=1, help_text=_("The one that worked included."))
 
@@ -100,16 +100,20 @@ class DeadLetter(models.Model):
         DISCARDED = "discarded", _("discarded")
 
     state = models.CharField(_("state"), max_length=10, choices=State.choices, default=State.PARKED, db_index=True)
-    key = models.CharField(_("key"), max_length=150, unique=True, help_text=_("One letter per message and reaction."))
+    key = models.CharField(
+        _("key"), max_length=150, unique=True, help_text=_("One dead letter per message and reaction.")
+    )
     fingerprint = models.CharField(
         _("fingerprint"), max_length=12, default="", db_index=True, help_text=_("The same for all that fail alike.")
     )
     event_id = models.UUIDField(_("event"), null=True)
     event_type = models.CharField(_("event type"), max_length=200, blank=True)
-    subject = models.UUIDField(_("order"), null=True, db_index=True)
+    subject = models.CharField(_("subject"), max_length=SUBJECT_LENGTH, blank=True, db_index=True)
     reaction = models.CharField(_("reaction"), max_length=100, blank=True)
     error = models.CharField(_("error"), max_length=200)
-    place = models.CharField(_("place"), max_length=200, blank=True, help_text=_("Where in our code it failed."))
+    location = models.CharField(
+        _("location"), max_length=200, blank=True, help_text=_("The function in which it failed.")
+    )
     message = models.TextField(_("message"))
     traceback = models.TextField(_("traceback"), blank=True)
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
@@ -139,14 +143,14 @@ class DeadLetter(models.Model):
 
 
 class Retry(models.Model):
-    """A delivery on the retry ladder, noted lest the broker keeps it. The row goes when the message has come back."""
+    """A delivery on the retry ladder, recorded in case the broker loses it. Deleted when the message has come back."""
 
     key = models.CharField(_("key"), max_length=64, primary_key=True, help_text=_("One row per message."))
     body = models.BinaryField(_("body"))
     content_type = models.CharField(_("content type"), max_length=200, blank=True)
     headers = models.JSONField(_("headers"), default=dict)
-    overdue_at = models.DateTimeField(_("overdue at"), db_index=True)
-    copies = models.PositiveIntegerField(_("copies"), default=0, help_text=_("How often it was sent again."))
+    due_back_at = models.DateTimeField(_("due back at"), db_index=True)
+    copies = models.PositiveIntegerField(_("copies"), default=0, help_text=_("How often it was published again."))
 
     class Meta:
         abstract = True
@@ -159,7 +163,7 @@ class Retry(models.Model):
 
 
 class Redrive(models.Model):
-    """All parked letters of one fingerprint on their way back into the service's queue, step by step."""
+    """All parked dead letters of one fingerprint on their way back into the service's queue, step by step."""
 
     class State(models.TextChoices):
         RUNNING = "running", _("running")
@@ -168,13 +172,13 @@ class Redrive(models.Model):
 
     fingerprint = models.CharField(_("fingerprint"), max_length=12, db_index=True)
     state = models.CharField(_("state"), max_length=10, choices=State.choices, default=State.RUNNING)
-    rate = models.FloatField(_("rate"), help_text=_("Letters per second, at most."))
+    rate = models.FloatField(_("rate"), help_text=_("Dead letters per second, at most."))
     step = models.PositiveIntegerField(_("step"), default=0)
     who = models.CharField(_("who"), max_length=150)
     why = models.TextField(_("why"), blank=True)
     note = models.TextField(_("note"), blank=True, help_text=_("Why it stopped."))
     started_at = models.DateTimeField(_("started at"), default=clock.now)
-    next_at = models.DateTimeField(_("goes on at"), default=clock.now, help_text=_("As the rate allows."))
+    next_at = models.DateTimeField(_("continues at"), default=clock.now, help_text=_("As the rate allows."))
     ended_at = models.DateTimeField(_("ended at"), null=True)
 
     class Meta:
@@ -197,7 +201,7 @@ class Redrive(models.Model):
 
 
 class DeadLetterAction(models.Model):
-    """One line of a letter's history: who did what to it, when, why, and what came of it."""
+    """One line of a dead letter's history: who did what to it, when, why, and with what outcome."""
 
     class What(models.TextChoices):
         DRY_RUN = "dry_run", _("dry run")
@@ -206,17 +210,17 @@ class DeadLetterAction(models.Model):
         DISCARD = "discard", _("discarded")
 
     class Outcome(models.TextChoices):
-        PENDING = "pending", _("no answer yet")
+        PENDING = "pending", _("no outcome yet")
         RESOLVED = "resolved", _("took effect")
         PARKED = "parked", _("parked again")
-        SUPERSEDED = "superseded", _("sent once more before there was an answer")
+        SUPERSEDED = "superseded", _("sent once more before there was an outcome")
         DISCARDED = "discarded", _("discarded")
         WOULD_TAKE_EFFECT = "would_take_effect", _("would take effect")
         WOULD_DO_NOTHING = "would_do_nothing", _("already took effect: a retry changes nothing")
-        WOULD_ASK = "would_ask", _("would ask outside")
+        WOULD_CALL = "would_call", _("would call an external system")
         WOULD_FAIL = "would_fail", _("would fail")
 
-    letter = models.ForeignKey(
+    dead_letter = models.ForeignKey(
         "DeadLetter", verbose_name=_("dead letter"), on_delete=models.CASCADE, related_name="actions"
     )
     redrive = models.ForeignKey(
@@ -242,17 +246,3 @@ class DeadLetterAction(models.Model):
 
     def __str__(self) -> str:
         return f"{self.what}: {self.outcome}"
-
-
-def table_of(service: str, name: str) -> Any:
-    """A service's own class for one of the tables above: ``Outbox``, ``Inbox``, ``DeadLetter``, ...
-
-    Raises:
-        LookupError: the service is not installed in this process or lacks the table.
-    """
-    return apps.get_model(service, name)
-
-
-def alias_of(service: str) -> str:
-    """The alias of the database a service lives in."""
-    return router.db_for_write(table_of(service, "Outbox"))

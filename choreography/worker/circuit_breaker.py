@@ -1,8 +1,8 @@
-"""Hold back while something is down: a circuit opens, probes and closes.
+"""Circuit breakers: stop taking messages while something is down, probe it, and start again.
 
-A delivery that met an outage only raises a suspicion. The circuit asks for itself: if what the delivery could not
-reach answers, one delivery was unlucky and nothing opens. If it does not, the service takes no more messages until it
-answers again. Knows neither Celery nor the broker; the worker does the holding back (``consumer.EventConsumer``).
+A delivery that met an outage only raises a suspicion. The breaker probes for itself: if the probe succeeds, the delivery
+was unlucky and nothing opens. If it fails, the circuit is open, and the service takes no more messages until a probe
+succeeds. Knows neither Celery nor the broker; the worker does the pausing (``consumer.EventConsumer``).
 """
 
 import threading
@@ -21,7 +21,7 @@ from choreography.core.classification import classify
 from choreography.core.errors import Outage, describe
 from choreography.events.registry import reactions
 from choreography.inbox.deliveries import DATABASE
-from choreography.storage.models import alias_of, table_of
+from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
 
@@ -31,22 +31,22 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.5, 5.0
 
 @dataclass(frozen=True)
 class Circuit:
-    """One thing a service can't do without, that is down."""
+    """Something a service can't work without."""
 
     service: str
-    what: str
-    """``DATABASE``, or the name of a host its reactions ask."""
+    dependency: str
+    """``DATABASE``, or the name of an external system its reactions call."""
     id: UUID = field(default_factory=lambda: clock.new_id(), compare=False)
     """Of this one opening."""
 
     @property
     def name(self) -> str:
         """``payments.wait_for_payment_gateway``."""
-        return f"{self.service}.wait_for_{self.what.replace(' ', '_')}"
+        return f"{self.service}.wait_for_{self.dependency.replace(' ', '_')}"
 
 
-class Holder(Protocol):
-    """Who holds back. Called on threads of the circuits."""
+class CircuitListener(Protocol):
+    """Whoever pauses. Called on threads of the circuit breakers."""
 
     def opened(self, circuit: Circuit, error: str) -> None:
         """Take nothing more for the service. ``error`` says why, without personal data."""
@@ -55,14 +55,14 @@ class Holder(Protocol):
         """Another probe failed."""
 
     def closed(self, circuit: Circuit, seconds: float) -> None:
-        """It answers again, after so long."""
+        """A probe succeeded, after so long."""
 
 
-class Circuits:
+class CircuitBreakers:
     """Every circuit of a worker process."""
 
-    def __init__(self, holder: Holder) -> None:
-        self._holder = holder
+    def __init__(self, listener: CircuitListener) -> None:
+        self._listener = listener
         self._lock = threading.Lock()
         self._watched: set[Circuit] = set()
         self._open: set[Circuit] = set()
@@ -74,9 +74,9 @@ class Circuits:
         with self._lock:
             return frozenset(self._open)
 
-    def suspect(self, service: str, what: str) -> None:
-        """Have a look whether it is down, in a thread of its own; nothing more if that is being done already."""
-        circuit = Circuit(service, what)
+    def suspect(self, service: str, dependency: str) -> None:
+        """Probe it, in a thread of its own; do nothing if that is being done already."""
+        circuit = Circuit(service, dependency)
         with self._lock:
             if circuit in self._watched or self._stopping.is_set():
                 return
@@ -84,32 +84,34 @@ class Circuits:
         threading.Thread(target=self._watch, args=(circuit,), name=circuit.name, daemon=True).start()
 
     def stop(self) -> None:
-        """Probe no more. What is open stays so until the process ends."""
+        """Probe no more. What is open stays open until the process ends."""
         self._stopping.set()
 
     def _watch(self, circuit: Circuit) -> None:
-        """A circuit's whole life: a look, and if that fails, probes until one succeeds."""
+        """A circuit's whole life: one probe, and if that fails, more of them until one succeeds."""
         probe = _probe_of(circuit)
         try:
-            down = _failure_of(circuit, probe)
-            if down is None:
+            failure = _failure_of(circuit, probe)
+            if failure is None:
                 return
-            began, pause = time.monotonic(), _FIRST_PAUSE
+            opened_at, pause = time.monotonic(), _FIRST_PAUSE
             self._set_open(circuit, True)
-            log.warning("circuit opened", service=circuit.service, host=circuit.what, error=down)
-            self._holder.opened(circuit, down)
+            log.warning("circuit opened", service=circuit.service, dependency=circuit.dependency, error=failure)
+            self._listener.opened(circuit, failure)
             while not self._stopping.wait(pause):
                 pause = min(pause * 2, _LAST_PAUSE)
-                down = _failure_of(circuit, probe)
-                if down is None:
+                failure = _failure_of(circuit, probe)
+                if failure is None:
                     break
-                self._holder.still_open(circuit, down)
+                self._listener.still_open(circuit, failure)
             else:
                 return
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - opened_at
             self._set_open(circuit, False)
-            log.warning("circuit closed", service=circuit.service, host=circuit.what, seconds=round(seconds, 1))
-            self._holder.closed(circuit, seconds)
+            log.warning(
+                "circuit closed", service=circuit.service, dependency=circuit.dependency, seconds=round(seconds, 1)
+            )
+            self._listener.closed(circuit, seconds)
         finally:
             with self._lock:
                 self._watched.discard(circuit)
@@ -126,21 +128,22 @@ def _failure_of(circuit: Circuit, probe: Callable[[], None]) -> str | None:
     except Exception as error:  # a probe that is broken itself must not stop a service for ever
         if issubclass(classify(error), Outage):
             return describe(error)
-        log.warning("probe failed", service=circuit.service, host=circuit.what, error=describe(error))
+        log.warning("probe failed", service=circuit.service, dependency=circuit.dependency, error=describe(error))
     return None
 
 
 def _probe_of(circuit: Circuit) -> Callable[[], None]:
-    if circuit.what == DATABASE:
-        return partial(_ask_database, circuit.service)
-    hosts = {reaction.host.name: reaction.host for reaction in reactions(circuit.service) if reaction.host}
-    return hosts[circuit.what].probe
+    if circuit.dependency == DATABASE:
+        return partial(_probe_database, circuit.service)
+    systems = (reaction.external_system for reaction in reactions(circuit.service))
+    return {system.name: system.probe for system in systems if system}[circuit.dependency]
 
 
-def _ask_database(service: str) -> None:
-    """Write nothing, on a connection of its own: one that may only read is no use."""
-    inbox = table_of(service, "Inbox")._meta.db_table
-    database = connections[alias_of(service)].copy()
+def _probe_database(service: str) -> None:
+    """Write nothing, on a connection of its own: a database that can only be read is of no use."""
+    tables = ServiceTables(service)
+    inbox = tables.inbox.model._meta.db_table
+    database = connections[tables.alias].copy()
     if database.vendor == "postgresql":
         database.settings_dict["OPTIONS"]["connect_timeout"] = 5
     try:

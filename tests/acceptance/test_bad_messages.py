@@ -27,17 +27,17 @@ class Counter:
     sender: Sender
     worn_out: bytes
 
-    def letters(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.shop.ask("letters", service="payments")
+    def dead_letters(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.shop.ask("dead_letters", service="payments")
         return found
 
-    def letter_of(self, body: bytes) -> dict[str, Any]:
+    def dead_letter_of(self, body: bytes) -> dict[str, Any]:
         """The dead letter that holds exactly these bytes, once there is one."""
         encoded = base64.b64encode(body).decode()
         return eventually(
-            lambda: next((letter for letter in self.letters() if letter["body"] == encoded), {}),
+            lambda: next((dead_letter for dead_letter in self.dead_letters() if dead_letter["body"] == encoded), {}),
             within=30,
-            otherwise=lambda: (self.letters()[-3:], self.shop["worker-payments"].says()[-3000:]),
+            otherwise=lambda: (self.dead_letters()[-3:], self.shop["worker-payments"].says()[-3000:]),
         )
 
     def handles(self, document: dict[str, Any], **properties: Any) -> None:
@@ -46,7 +46,7 @@ class Counter:
         eventually(
             lambda: document["id"] in self.shop.ask("heard", service="payments"),
             within=30,
-            otherwise=lambda: (self.letters()[-3:], self.shop["worker-payments"].says()[-3000:]),
+            otherwise=lambda: (self.dead_letters()[-3:], self.shop["worker-payments"].says()[-3000:]),
         )
 
 
@@ -99,9 +99,9 @@ NOT_EVENTS = {
 def test_a_message_that_is_no_event_is_kept(counter: Counter, body: bytes) -> None:
     counter.sender.send(Wire(body))
 
-    letter = counter.letter_of(body)
-    assert letter["error"] == "Unusable"
-    assert letter["state"] == "parked"
+    dead_letter = counter.dead_letter_of(body)
+    assert dead_letter["error"] == "Unusable"
+    assert dead_letter["state"] == "parked"
 
 
 UNUSABLE_EVENTS = {
@@ -121,14 +121,14 @@ def test_an_event_that_can_not_be_read_is_kept_with_the_reason(
 ) -> None:
     counter.sender.send(Wire(text(document)))
 
-    assert reason in counter.letter_of(text(document))["message"]
+    assert reason in counter.dead_letter_of(text(document))["message"]
 
 
 def test_an_event_about_an_order_nobody_knows_is_kept(counter: Counter) -> None:
     dispatched = event("shipping.shipment_dispatched.v1", data={"parcel": "p1"})
     counter.sender.send_event(dispatched)
 
-    assert counter.letter_of(text(dispatched))["error"] == "NothingHeld"
+    assert counter.dead_letter_of(text(dispatched))["error"] == "NothingHeld"
 
 
 CONTENT_TYPES = [None, "", "application/json", "text/plain", "application/x-python-serialize", "a\0b", "x" * 250]
@@ -139,7 +139,7 @@ def test_an_event_of_another_content_type_is_kept(counter: Counter, content_type
     body = text(event())
     counter.sender.send(Wire(body, content_type=content_type))
 
-    assert "content type" in counter.letter_of(body)["message"]
+    assert "content type" in counter.dead_letter_of(body)["message"]
 
 
 CELERYS_HEADERS = {
@@ -167,7 +167,7 @@ def test_celerys_own_headers_make_no_task_of_a_message(counter: Counter, headers
     body = text([[str(uuid.uuid4())], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
     counter.sender.send(Wire(body, headers=headers))
 
-    assert counter.letter_of(body)["error"] == "Unusable"
+    assert counter.dead_letter_of(body)["error"] == "Unusable"
 
 
 @pytest.mark.parametrize("headers", FORGED_HEADERS.values(), ids=FORGED_HEADERS.keys())
@@ -181,7 +181,7 @@ def test_an_older_kind_of_celery_message_is_kept(counter: Counter) -> None:
     body = text({"task": "payments.authorize_payment", "id": str(uuid.uuid4()), "args": [], "kwargs": {}})
     counter.sender.send(Wire(body, content_type="application/json", content_encoding="utf-8"))
 
-    assert counter.letter_of(body)["error"] == "Unusable"
+    assert counter.dead_letter_of(body)["error"] == "Unusable"
 
 
 HISTORIES: dict[str, dict[str, Any]] = {
@@ -196,9 +196,9 @@ HISTORIES: dict[str, dict[str, Any]] = {
         "x-choreography-waits": 1,
         "x-choreography-first-seen": "2026-01-01T00:00:00",
     },
-    "a letter that is no text": {"x-choreography-letter": 42},
-    "a letter without end": {"x-choreography-letter": "x" * 5000},
-    "a letter with a NUL": {"x-choreography-letter": "\0"},
+    "a letter that is no text": {"x-choreography-dead-letter": 42},
+    "a letter without end": {"x-choreography-dead-letter": "x" * 5000},
+    "a letter with a NUL": {"x-choreography-dead-letter": "\0"},
     "a NUL": {"a\0key": ["a\0value"]},
     "bytes": {"bytes": b"\xff\x00"},
     "a death that is none": {"x-death": "rubbish"},
@@ -212,7 +212,7 @@ def test_a_message_is_kept_whatever_history_it_claims(counter: Counter, headers:
     body = text(event(data={}))
     counter.sender.send(Wire(body, headers=headers))
 
-    assert counter.letter_of(body)["state"] == "parked"
+    assert counter.dead_letter_of(body)["state"] == "parked"
 
 
 @pytest.mark.parametrize("headers", HISTORIES.values(), ids=HISTORIES.keys())
@@ -225,7 +225,7 @@ def test_a_failing_event_is_kept_whatever_history_it_claims(counter: Counter, he
     dispatched = event("shipping.shipment_dispatched.v1", data={"parcel": "p1"})
     counter.sender.send_event(dispatched, headers=headers)
 
-    assert counter.letter_of(text(dispatched))["error"] == "NothingHeld"
+    assert counter.dead_letter_of(text(dispatched))["error"] == "NothingHeld"
 
 
 @pytest.mark.parametrize("headers", HISTORIES.values(), ids=HISTORIES.keys())
@@ -235,7 +235,7 @@ def test_a_message_sent_to_the_dead_is_kept_whatever_history_it_claims(
     body = text(event())
     counter.sender.send(Wire(body, exchange="payments.dlx", headers=headers))
 
-    assert "gave it up" in counter.letter_of(body)["message"]
+    assert "gave it up" in counter.dead_letter_of(body)["message"]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-99", "base64", "binary"])
@@ -244,7 +244,7 @@ def test_the_bytes_are_kept_whatever_encoding_they_claim(counter: Counter, encod
     body += uuid.uuid4().bytes
     counter.sender.send(Wire(body, content_encoding=encoding))
 
-    counter.letter_of(body)
+    counter.dead_letter_of(body)
 
 
 TICK = {"task": "payments.purge_old_events", "id": "1"}
@@ -268,8 +268,8 @@ def test_what_celery_itself_refuses_is_kept(counter: Counter, tick: Wire) -> Non
         Wire(tick.body, "payments.timers", "payments", content_type, content_encoding="utf-8", headers=tick.headers)
     )
 
-    counter.letter_of(tick.body)
+    counter.dead_letter_of(tick.body)
 
 
 def test_what_the_broker_gave_up_is_kept_with_the_reason(counter: Counter) -> None:
-    assert "delivery_limit" in counter.letter_of(counter.worn_out)["message"]
+    assert "delivery_limit" in counter.dead_letter_of(counter.worn_out)["message"]

@@ -83,7 +83,7 @@ def each_counted_once(shop: RunningShop, *events: dict[str, Any]) -> None:
     assert sorted(rows(shop, "SELECT subject::text FROM payments_outbox")) == subjects
     assert sorted(rows(shop, "SELECT caused_by::text FROM payments_outbox")) == ids
     assert [shop.ask("gateway_calls", order_id=subject) for subject in subjects] == [["authorized"]] * len(subjects)
-    assert shop.ask("letters", service="payments") == []
+    assert shop.ask("dead_letters", service="payments") == []
 
 
 @contextmanager
@@ -198,7 +198,7 @@ def test_one_that_is_poison_costs_the_others_nothing(shop: RunningShop, pool: st
     work(shop, pool)
 
     wait_until_done(shop, *others)
-    eventually(lambda: shop.ask("letters", service="payments"), otherwise=lambda: shop.ask("standing"))
+    eventually(lambda: shop.ask("dead_letters", service="payments"), otherwise=lambda: shop.ask("standing"))
     eventually(lambda: rows(shop, "SELECT key FROM payments_retry"), otherwise=lambda: shop.ask("standing"))
     assert heard(shop) == {each["id"] for each in (first, *others)}
     assert set(rows(shop, "SELECT attempts FROM payments_inbox")) == {1}

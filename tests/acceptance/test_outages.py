@@ -77,7 +77,7 @@ def hold_back_and_go_on(shop: RunningShop, payments: Process, orders: list[str])
     eventually(lambda: "circuit closed" in payments.says(), otherwise=payments.says)
     eventually(lambda: shop.ask("is_quiet"), otherwise=lambda: shop.ask("standing"))
     assert {shop.ask("status", order_id=order) for order in orders} == {"completed"}
-    assert shop.ask("letters", service="payments") == []
+    assert shop.ask("dead_letters", service="payments") == []
     assert shop.ask("broken_promises") == []
     assert shop.have_ended() == []
 
@@ -180,7 +180,7 @@ def test_ticks_that_nobody_took_in_time_are_no_work_for_a_person(shop: RunningSh
         eventually(lambda: line.size("payments.dead") == 0, otherwise=shop["worker-payments"].says)
     shop["worker-payments"].end()
 
-    assert shop.ask("letters", service="payments") == []
+    assert shop.ask("dead_letters", service="payments") == []
 
 
 def flower(shop: RunningShop) -> str:

@@ -72,7 +72,7 @@ def ended(shop: RunningShop, name: str, *words: str) -> int | None:
 
 
 def states(shop: RunningShop) -> Counter[str]:
-    return Counter(letter["state"] for letter in shop.ask("letters", service="orders"))
+    return Counter(dead_letter["state"] for dead_letter in shop.ask("dead_letters", service="orders"))
 
 
 def fingerprint(shop: RunningShop) -> str:
@@ -94,7 +94,7 @@ def test_a_person_mends_a_group_in_the_browser(shop: RunningShop, page: Page) ->
     subjects = park(shop, 8)
 
     page.goto("/admin/orders/deadletter/")
-    look(page, "letters")
+    look(page, "dead_letters")
     page.click("text=By fingerprint")
     expect(page.locator("#groups")).to_contain_text("orders.record_capture")
     look(page, "groups")
@@ -114,7 +114,7 @@ def test_a_person_mends_a_group_in_the_browser(shop: RunningShop, page: Page) ->
     assert states(shop) == {"resolved": 8}
 
 
-def test_a_person_tries_out_edits_and_discards_letters_in_the_browser(shop: RunningShop, page: Page) -> None:
+def test_a_person_tries_out_edits_and_discards_dead_letters_in_the_browser(shop: RunningShop, page: Page) -> None:
     (subject,) = park(shop, 1)
     mend(shop, [subject])
     broken = event("payments.payment_captured.v1", subject=str(uuid4()), data={"amount": "much", "currency": "EUR"})
@@ -125,7 +125,7 @@ def test_a_person_tries_out_edits_and_discards_letters_in_the_browser(shop: Runn
 
     page.goto("/admin/orders/deadletter/?event_type=payments.payment_captured.v1")
     page.click(f"tr:has-text('{subject[-8:].upper()}') .field-__str__ a")
-    look(page, "letter")
+    look(page, "dead_letter")
     page.click("text=Dry run")
     expect(page.locator("#verdict")).to_contain_text("Would take effect.")
     expect(page.locator("#content")).to_contain_text("captured_at")

@@ -56,7 +56,7 @@ def test_an_order_is_completed(apart: Apart) -> None:
     )
     assert apart.payments.ask("gateway_calls", order_id=order) == ["authorized", "captured"]
     for service in SERVICES:
-        assert getattr(apart, service).ask("letters", service=service) == []
+        assert getattr(apart, service).ask("dead_letters", service=service) == []
 
 
 @pytest.mark.parametrize("service", SERVICES)

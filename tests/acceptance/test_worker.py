@@ -74,7 +74,7 @@ def test_a_worker_retries_and_ends_when_it_has_finished_what_it_does(
     assert process.end() == 0
 
     assert slow["id"] in shop.ask("heard", service="payments")
-    assert shop.ask("letters", service="payments") == []
+    assert shop.ask("dead_letters", service="payments") == []
 
 
 @pytest.mark.rabbitmq

@@ -52,14 +52,14 @@ def progress() -> dict[str, int]:
     """What changes as long as anything happens."""
     from django.conf import settings
 
-    from choreography.storage.models import table_of
+    from choreography.storage.tables import ServiceTables
 
     counts = {"open": len(open_orders()), "unpublished": 0, "heard": 0, "announced": 0}
     for service in settings.SERVICES:
-        outbox = table_of(service, "Outbox").objects
+        outbox = ServiceTables(service).outbox
         counts["announced"] += outbox.count()
         counts["unpublished"] += outbox.filter(published_at=None).count()
-        counts["heard"] += table_of(service, "Inbox").objects.count()
+        counts["heard"] += ServiceTables(service).inbox.count()
     return counts
 
 
@@ -92,13 +92,13 @@ def parked() -> list[str]:
     """Letters that wait for a person, with the way they came."""
     from django.conf import settings
 
-    from choreography.storage.models import table_of
+    from choreography.storage.tables import ServiceTables
 
     return [
-        f"{letter.reaction or 'unusable message'}: {letter.error} {letter.message[:200]}"
-        f" (order {letter.subject}, headers {letter.headers})"
+        f"{dead_letter.reaction or 'unusable message'}: {dead_letter.error} {dead_letter.message[:200]}"
+        f" (order {dead_letter.subject}, headers {dead_letter.headers})"
         for service in settings.SERVICES
-        for letter in table_of(service, "DeadLetter").objects.filter(state="parked").order_by("pk")
+        for dead_letter in ServiceTables(service).dead_letters.filter(state="parked").order_by("pk")
     ]
 
 

@@ -47,7 +47,7 @@ _HOLD = 3.0
 _REFUSED = 0.1
 #: Headers in which the broker notes a message's way. With them it would take a message sent again for one that runs in
 #: a circle, and drop it.
-_NOTES_OF_THE_BROKER = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
+_BROKER_HEADERS = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
 
 
 def schedule(kinds: tuple[str, ...], seconds: float, rng: random.Random) -> list[tuple[float, str]]:
@@ -261,7 +261,7 @@ def _send_on(message: Any, queue: str, inbox: str, channel: Any) -> None:
     properties = dict(message.properties)
     headers = properties.get("application_headers") or {}
     properties["application_headers"] = {
-        name: value for name, value in headers.items() if not name.startswith(_NOTES_OF_THE_BROKER)
+        name: value for name, value in headers.items() if not name.startswith(_BROKER_HEADERS)
     }
     exchange, key = "", queue
     if message.delivery_info["exchange"] == f"{inbox}.timers":

@@ -43,7 +43,7 @@ def _publish_before_commit() -> None:
     from choreography.broker.publisher import BrokerPublisher, Outgoing
     from choreography.broker.topology import exchange_name
     from choreography.core import clock
-    from choreography.storage.models import table_of
+    from choreography.storage.tables import ServiceTables
 
     def publish_now(instance: Any, created: bool, **_: Any) -> None:
         if created:
@@ -53,7 +53,7 @@ def _publish_before_commit() -> None:
             type(instance).objects.filter(pk=instance.pk).update(published_at=clock.now())
 
     for service in _services():
-        post_save.connect(publish_now, sender=table_of(service, "Outbox"), weak=False)
+        post_save.connect(publish_now, sender=ServiceTables(service).outbox.model, weak=False)
 
 
 def _take_publishing_for_confirmed() -> None:

@@ -6,4 +6,4 @@ The ladder's last rung lasts a minute instead of five: the end of a run would wa
 from shop.settings import *  # noqa: F403
 
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.chaos"]  # noqa: F405
-CHOREOGRAPHY = {**CHOREOGRAPHY, "RETRY_TIERS": (1, 5, 30, 60)}  # noqa: F405
+CHOREOGRAPHY = {**CHOREOGRAPHY, "RETRY_RUNGS": (1, 5, 30, 60)}  # noqa: F405

@@ -20,8 +20,8 @@ from choreography.dead_letters import redrives
 from choreography.dead_letters.actions import By, NotParked, send_again
 from choreography.dead_letters.dry_runs import dry_run
 from choreography.events.messages import CONTENT_TYPE
-from choreography.inbox.deliveries import Delivery, Done, Duplicate, Later, Outcome
-from choreography.inbox.handler import deliver, deliver_together
+from choreography.inbox.deliveries import Delivery, Done, Duplicate, Outcome, RetryLater
+from choreography.inbox.handler import handle, handle_one
 from choreography.outbox import relay
 from choreography.outbox.announcing import announce, transaction_of
 from choreography.storage import bulk, retention
@@ -126,8 +126,8 @@ def test_purging_looks_at_a_few_rows_however_many_there_are(due: int) -> None:
         assert retention.purge("orders") == 2 * due
         read = rows_read("orders_outbox", "orders_inbox") - before
 
-    bites = due // 1000 + 1 + bool(due)
-    assert read <= 2 * 2 * 1000 * bites < MANY / 2
+    batches = due // 1000 + 1 + bool(due)
+    assert read <= 2 * 2 * 1000 * batches < MANY / 2
 
 
 def put_into(table: Any, done_at: str, due: int) -> None:
@@ -189,7 +189,7 @@ def test_an_event_wakes_the_relay(settings: Settings, monkeypatch: pytest.Monkey
 
 
 def test_an_event_that_is_rolled_back_wakes_nobody_and_is_not_there() -> None:
-    waker = relay.Waker("orders")
+    waker = relay.OutboxListener("orders")
     waker.listen("orders")
     with transaction_of("orders"):
         announce(OrderCancelled(reason="customer_request"), subject=uuid4())
@@ -214,8 +214,8 @@ def test_of_two_deliveries_at_once_one_takes_effect(
 
     monkeypatch.setattr(shipping, "close_shipment", close_when_another_waits)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(_and_hang_up, lambda: deliver(order_cancelled))
-        second = elsewhere(lambda: deliver(order_cancelled))
+        first = pool.submit(_and_hang_up, lambda: handle_one(order_cancelled))
+        second = elsewhere(lambda: handle_one(order_cancelled))
 
     assert {type(first.result()), type(second)} == {Done, Duplicate}
     assert Inbox.objects.count() == 1
@@ -236,8 +236,8 @@ def test_of_two_groups_at_once_each_event_takes_effect_in_one(
 
     monkeypatch.setattr(shipping, "close_shipment", close_when_another_waits)
     with ThreadPoolExecutor(1) as pool:
-        one = pool.submit(_and_hang_up, lambda: deliver_together([first, *shared]))
-        other = elsewhere(lambda: deliver_together([last, *reversed(shared)]))
+        one = pool.submit(_and_hang_up, lambda: handle([first, *shared]))
+        other = elsewhere(lambda: handle([last, *reversed(shared)]))
 
     (alone, *ours), (also_alone, *theirs) = one.result(), other
     assert [alone, also_alone] == [Done(), Done()]
@@ -262,15 +262,15 @@ def test_of_two_that_make_a_row_at_once_the_second_starts_over_and_finds_it(
 
     monkeypatch.setattr(bulk, "insert_new", insert_when_another_waits)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(_and_hang_up, lambda: deliver(Delivery("shipping", text(placed), CONTENT_TYPE)))
+        first = pool.submit(_and_hang_up, lambda: handle_one(Delivery("shipping", text(placed), CONTENT_TYPE)))
         assert made.wait(HANGING)
-        second = elsewhere(lambda: deliver(Delivery("shipping", text(requested), CONTENT_TYPE)))
+        second = elsewhere(lambda: handle_one(Delivery("shipping", text(requested), CONTENT_TYPE)))
 
     assert (first.result(), second) == (Done(), Done())
     assert Shipment.objects.get().state == Shipment.State.CANCELLED
 
 
-def test_of_two_deliveries_at_once_one_asks_the_outside_world(
+def test_of_two_deliveries_at_once_one_asks_the_external_system(
     monkeypatch: pytest.MonkeyPatch, elsewhere: Callable[[Callable[[], Outcome]], Outcome]
 ) -> None:
     asked, answer, find = threading.Event(), threading.Event(), SandboxGateway.find
@@ -283,20 +283,20 @@ def test_of_two_deliveries_at_once_one_asks_the_outside_world(
     monkeypatch.setattr(SandboxGateway, "find", find_when_told)
     order_placed = Delivery("payments", text(event()), CONTENT_TYPE)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(_and_hang_up, lambda: deliver(order_placed))
+        first = pool.submit(_and_hang_up, lambda: handle_one(order_placed))
         assert asked.wait(HANGING)
-        second = elsewhere(lambda: deliver(order_placed))
+        second = elsewhere(lambda: handle_one(order_placed))
         answer.set()
 
-    assert isinstance(second, Later)
+    assert isinstance(second, RetryLater)
     assert isinstance(first.result(), Done)
-    assert isinstance(deliver(order_placed), Duplicate)
+    assert isinstance(handle_one(order_placed), Duplicate)
     assert Outbox.objects.count() == 1
 
 
 def test_of_two_that_move_a_redrive_on_at_once_one_waits_and_finds_it_moved() -> None:
-    letters = park_unusable(10)
-    started = redrives.start("shipping", letters[0].fingerprint, By("ada"), redrives.HIGHEST_RATE)
+    dead_letters = park_unusable(10)
+    started = redrives.start("shipping", dead_letters[0].fingerprint, By("ada"), redrives.HIGHEST_RATE)
     second = Recorder()
 
     def move_on_elsewhere() -> None:
@@ -311,16 +311,16 @@ def test_of_two_that_move_a_redrive_on_at_once_one_waits_and_finds_it_moved() ->
     assert DeadLetterAction.objects.count() == 1
 
 
-def test_of_two_who_send_a_letter_again_at_once_one_is_told_it_is_too_late() -> None:
-    (letter,) = park_unusable(1)
+def test_of_two_who_send_a_dead_letter_again_at_once_one_is_told_it_is_too_late() -> None:
+    (dead_letter,) = park_unusable(1)
 
     def press_elsewhere() -> None:
-        late.append(pool.submit(_and_hang_up, lambda: send_again(letter, Recorder(), By("bob"))))
+        late.append(pool.submit(_and_hang_up, lambda: send_again(dead_letter, Recorder(), By("bob"))))
         eventually(_someone_waits_for_us, HANGING)
 
     late: list[Future[None]] = []
     with ThreadPoolExecutor(1) as pool:
-        send_again(letter, Recorder(meanwhile=press_elsewhere), By("ada"))
+        send_again(dead_letter, Recorder(meanwhile=press_elsewhere), By("ada"))
 
     with pytest.raises(NotParked):
         late[0].result(HANGING)
@@ -328,10 +328,12 @@ def test_of_two_who_send_a_letter_again_at_once_one_is_told_it_is_too_late() -> 
 
 
 def test_a_dry_run_leaves_no_row_no_lock_and_wakes_nobody() -> None:
-    waker = relay.Waker("shipping")
+    waker = relay.OutboxListener("shipping")
     waker.listen("shipping")
     cancelled = _order_requested_to_be_cancelled()
-    letter = DeadLetter.objects.create(key="k", error="E", message="", body=cancelled.body, content_type=CONTENT_TYPE)
+    dead_letter = DeadLetter.objects.create(
+        key="k", error="E", message="", body=cancelled.body, content_type=CONTENT_TYPE
+    )
     hooks: list[str] = []
 
     with pytest.MonkeyPatch.context() as patch:
@@ -342,7 +344,7 @@ def test_a_dry_run_leaves_no_row_no_lock_and_wakes_nobody() -> None:
             transaction.on_commit(lambda: hooks.append("committed"), using="shipping")
 
         patch.setattr(shipping, "cancel_shipment", cancel_and_tell)
-        found = dry_run(letter, By("ada"))
+        found = dry_run(dead_letter, By("ada"))
 
     waker._listener.poll()
     assert [event["type"] for event in found.announces] == ["shipping.shipment_cancelled.v1"]
@@ -361,23 +363,23 @@ def test_a_dry_run_lets_go_of_its_claim_even_when_the_transaction_is_broken(
         with connections["payments"].cursor() as cursor:
             cursor.execute("SELECT 1 FROM nowhere")
 
-    letter = payments_models.DeadLetter.objects.create(
+    dead_letter = payments_models.DeadLetter.objects.create(
         key="k", error="E", message="", body=text(event()), content_type=CONTENT_TYPE
     )
     with monkeypatch.context() as patch:
         patch.setattr(SandboxGateway, "find", broken)
-        assert "nowhere" in dry_run(letter, By("ada")).error
+        assert "nowhere" in dry_run(dead_letter, By("ada")).error
 
     with connections["payments"].cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
         assert cursor.fetchone() == (0,)
-    assert isinstance(deliver(Delivery("payments", bytes(letter.body), CONTENT_TYPE)), Done)
+    assert isinstance(handle_one(Delivery("payments", bytes(dead_letter.body), CONTENT_TYPE)), Done)
 
 
 def park_unusable(number: int) -> list[DeadLetter]:
     """Letters of one group, oldest first."""
     for count in range(number):
-        deliver(Delivery("shipping", b"rubbish %d" % count, CONTENT_TYPE))
+        handle_one(Delivery("shipping", b"rubbish %d" % count, CONTENT_TYPE))
     return list(DeadLetter.objects.order_by("pk"))
 
 

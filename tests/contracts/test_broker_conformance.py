@@ -93,7 +93,7 @@ def broker(request: pytest.FixtureRequest, settings: Settings, namespace: str) -
         "SERVICES": SERVICES,
         "BROKER_URL": url,
         "NAMESPACE": namespace,
-        "RETRY_TIERS": (RUNG, 300),
+        "RETRY_RUNGS": (RUNG, 300),
         "DELIVERY_LIMIT": DELIVERY_LIMIT,
     }
     broker = Broker()

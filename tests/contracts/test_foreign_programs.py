@@ -127,4 +127,4 @@ def test_nothing_of_the_foreign_event_was_parked(payments: RunningShop, tmp_path
     words = exchange_words(payments, "tok_approved", tmp_path)
 
     assert words["sent"]["id"] in payments.ask("heard", service="payments")
-    assert payments.ask("letters", service="payments") == []
+    assert payments.ask("dead_letters", service="payments") == []

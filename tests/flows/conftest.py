@@ -7,22 +7,22 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from choreography.core import clock
-from choreography.testing import FrozenWorld
+from choreography.testing import FrozenClock
 from tests.flows import providers
 from tests.shop_in_a_box import Shop
 
 
 @pytest.fixture
-def frozen() -> Iterator[FrozenWorld]:
+def frozen() -> Iterator[FrozenClock]:
     """A world whose time stands still."""
-    frozen = FrozenWorld()
-    with clock.replaced(frozen):
+    frozen = FrozenClock()
+    with clock.use_clock(frozen):
         yield frozen
 
 
 @pytest.fixture
 def shop(
-    db: None, frozen: FrozenWorld, gateway: type[providers.Gateway], carrier: type[providers.Carrier]
+    db: None, frozen: FrozenClock, gateway: type[providers.Gateway], carrier: type[providers.Carrier]
 ) -> Iterator[Shop]:
     """An open shop."""
     shop = Shop(frozen)

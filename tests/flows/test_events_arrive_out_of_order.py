@@ -7,7 +7,7 @@ from django.db import transaction
 
 from choreography.broker import topology
 from choreography.broker.embedded.store import Stored
-from choreography.inbox.deliveries import Done, Duplicate, Later, Parked
+from choreography.inbox.deliveries import Done, Duplicate, Parked, RetryLater
 from orders.models import Order
 from orders.services import request_cancellation
 from shipping.models import Shipment
@@ -100,7 +100,7 @@ def test_shipping_waits_for_the_order_it_is_to_send(shop: Shop) -> None:
     order = shop.place()
     shop.hear("payments")
     step = shop.hear("shipping", "payments.payment_authorized.v1")
-    assert isinstance(step.outcome, Later)
+    assert isinstance(step.outcome, RetryLater)
     assert not Shipment.objects.exists(), "the wait changed nothing"
 
     shop.hear("shipping", "orders.order_placed.v1")
@@ -146,14 +146,16 @@ def test_shipping_gives_up_waiting_after_a_while_and_goes_on_when_sent_again(sho
     shop.broker.ack(placed.tag)
 
     shop.pass_time(1800)
-    [letter] = shop.letters("shipping")
-    assert (letter.error, letter.reaction) == ("NotYet", "shipping.dispatch_shipment")
+    [dead_letter] = shop.dead_letters("shipping")
+    assert (dead_letter.error, dead_letter.reaction) == ("NotYet", "shipping.dispatch_shipment")
     assert isinstance(shop.outcomes()[-1], Parked)
     assert needs_a_person(shop, order)
 
     shop.put("shipping", placed)
     shop.drain()
-    shop.send("shipping", bytes(letter.body), letter.content_type, {"x-choreography-letter": letter.key})
+    shop.send(
+        "shipping", bytes(dead_letter.body), dead_letter.content_type, {"x-choreography-dead-letter": dead_letter.key}
+    )
     shop.come_to_rest()
 
     assert shop.status(order) == Order.Status.COMPLETED
@@ -173,7 +175,7 @@ def test_shipping_does_not_give_up_waiting_because_of_an_outage_before(shop: Sho
     shop.hear("shipping", first)
     shop.come_to_rest()
 
-    assert shop.letters() == []
+    assert shop.dead_letters() == []
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])
 

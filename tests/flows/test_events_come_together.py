@@ -17,9 +17,9 @@ from choreography.core import clock
 from choreography.core.conf import conf
 from choreography.events.messages import CONTENT_TYPE
 from choreography.events.registry import Reaction, reactions
-from choreography.inbox.deliveries import Delivery, Later, Left
-from choreography.inbox.handler import deliver, deliver_together
-from choreography.testing import FrozenWorld
+from choreography.inbox.deliveries import Delivery, RetryLater, Unhandled
+from choreography.inbox.handler import handle, handle_one
+from choreography.testing import FrozenClock
 from orders.models import Order
 from payments.sandbox import TOKENS
 from tests.wire import event, text
@@ -82,13 +82,19 @@ def _delivery(chance: Random, reaction: Reaction, order: UUID, token: str) -> De
 def alone(deliveries: Sequence[Delivery]) -> None:
     for delivery in deliveries:
         for _ in range(4):  # a provider that fails now and then is asked until it answers
-            if not isinstance(deliver(delivery), Later):
+            if not isinstance(handle_one(delivery), RetryLater):
                 break
 
 
 def together(deliveries: Sequence[Delivery]) -> None:
-    outcomes = deliver_together(deliveries)
-    alone([mail for mail, outcome in zip(deliveries, outcomes, strict=True) if isinstance(outcome, Left | Later)])
+    outcomes = handle(deliveries)
+    alone(
+        [
+            delivery
+            for delivery, outcome in zip(deliveries, outcomes, strict=True)
+            if isinstance(outcome, Unhandled | RetryLater)
+        ]
+    )
 
 
 def _in_groups(chance: Random) -> Callable[[Sequence[Delivery]], None]:
@@ -104,8 +110,8 @@ def _in_groups(chance: Random) -> Callable[[Sequence[Delivery]], None]:
 
 def left_by(rounds: Sequence[Round], handle: Callable[[Sequence[Delivery]], None], seed: int) -> dict[str, list[Any]]:
     """Every row of every table of the services after all that, but for the notes of what is on the ladder."""
-    frozen = FrozenWorld(seed)
-    with clock.replaced(frozen), ExitStack() as stack:
+    frozen = FrozenClock(seed)
+    with clock.use_clock(frozen), ExitStack() as stack:
         for service in conf().services:
             stack.enter_context(transaction.atomic(using=service))
         for number in range(1, _ORDERS):  # orders has never heard of the last

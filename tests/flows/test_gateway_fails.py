@@ -6,8 +6,8 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from choreography.broker import topology
-from choreography.inbox.deliveries import Later, Parked
-from choreography.storage.models import table_of
+from choreography.inbox.deliveries import Parked, RetryLater
+from choreography.storage.tables import ServiceTables
 from orders.models import Order
 from orders.services import request_cancellation
 from tests.flows.providers import Carrier, Gateway
@@ -25,8 +25,8 @@ def test_a_gateway_that_fails_twice_is_asked_a_third_time(shop: Shop) -> None:
     shop.come_to_rest()
 
     assert shop.status(order) == Order.Status.COMPLETED
-    assert sum(isinstance(outcome, Later) for outcome in shop.outcomes()) == 2
-    inbox = table_of("payments", "Inbox").objects.get(reaction="payments.authorize_payment")
+    assert sum(isinstance(outcome, RetryLater) for outcome in shop.outcomes()) == 2
+    inbox = ServiceTables("payments").inbox.get(reaction="payments.authorize_payment")
     assert inbox.attempts == 3
     assert_invariants(shop, [order])
 
@@ -53,11 +53,13 @@ def test_a_parcel_lost_while_the_capture_is_unknown_is_refunded(shop: Shop) -> N
     order = shop.place("tok_capture_timeout", "Lost Lane 1")
     shop.hear("payments")
     shop.hear_all("shipping")
-    assert isinstance(shop.hear("payments", "shipping.shipment_dispatched.v1").outcome, Later)
+    assert isinstance(shop.hear("payments", "shipping.shipment_dispatched.v1").outcome, RetryLater)
     shop.time.advance(5)
     shop.tick(TRACK_PARCELS)
     shop.hear_all("orders")
-    assert isinstance(shop.hear("payments", "orders.order_cancelled.v1").outcome, Later), "it can't be voided any more"
+    assert isinstance(shop.hear("payments", "orders.order_cancelled.v1").outcome, RetryLater), (
+        "it can't be voided any more"
+    )
 
     shop.come_to_rest()
 
@@ -78,13 +80,13 @@ def test_a_gateway_that_is_down_for_an_hour_only_delays_the_order(
     shop.pass_time(HOUR)
     assert shop.status(order) != Order.Status.COMPLETED
     assert shop.waiting() == 1
-    assert shop.letters() == []
+    assert shop.dead_letters() == []
 
     gateway.down = False
     shop.come_to_rest()
 
     assert shop.status(order) == Order.Status.COMPLETED
-    attempts = table_of("payments", "Inbox").objects.values_list("attempts", flat=True)
+    attempts = ServiceTables("payments").inbox.values_list("attempts", flat=True)
     assert set(attempts) == {1}, "an outage uses up no attempt"
     assert_invariants(shop, [order])
 
@@ -100,7 +102,7 @@ def test_a_gateway_that_is_down_for_long_and_then_fails_parks_nothing(
 
     shop.come_to_rest()
 
-    assert shop.letters() == [], "an outage does not make a delivery old"
+    assert shop.dead_letters() == [], "an outage does not make a delivery old"
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])
 
@@ -126,7 +128,7 @@ def test_an_unreachable_gateway_keeps_the_order_waiting_until_it_is_cancelled(sh
     order = shop.place("tok_down")
     shop.pass_time(HOUR)
     assert shop.status(order) == Order.Status.PLACED
-    assert shop.letters() == []
+    assert shop.dead_letters() == []
 
     request_cancellation(order.pk)
     shop.come_to_rest()
@@ -140,7 +142,7 @@ def test_the_waits_grow_to_half_a_minute(shop: Shop) -> None:
     shop.place("tok_down")
     shop.pass_time(HOUR)
 
-    rungs = [step.outcome.again.routing_key for step in shop.steps if isinstance(step.outcome, Later)]
+    rungs = [step.outcome.again.routing_key for step in shop.steps if isinstance(step.outcome, RetryLater)]
     expected = [topology.retry_queue_name("payments", seconds) for seconds in (1, 5, 30, 30)]
     assert rungs[:4] == expected
     assert set(rungs[4:]) == {expected[-1]}
@@ -151,8 +153,8 @@ def test_a_gateway_that_goes_on_failing_parks_the_payment_for_a_person(shop: Sho
     order = shop.place("tok_fails_twice")
     shop.come_to_rest()
 
-    [letter] = shop.letters("payments")
-    assert (letter.error, letter.attempts, letter.subject) == ("GatewayError", 2, order.pk)
+    [dead_letter] = shop.dead_letters("payments")
+    assert (dead_letter.error, dead_letter.attempts, dead_letter.subject) == ("GatewayError", 2, order.pk)
     assert isinstance(shop.outcomes()[-1], Parked)
     assert shop.status(order) == Order.Status.PLACED
     assert needs_a_person(shop, order)
@@ -188,7 +190,7 @@ def test_a_carrier_that_is_down_for_an_hour_only_delays_the_order(shop: Shop, ca
     carrier.down = True
     shop.pass_time(HOUR)
     assert shop.status(order) == Order.Status.AUTHORIZED
-    assert shop.letters() == []
+    assert shop.dead_letters() == []
     carrier.down = False
 
     shop.come_to_rest()

@@ -66,7 +66,7 @@ def _leave_open(order_id: UUID) -> None:
 
 
 def _give_back_in_the_ledger_only(order_id: UUID) -> None:
-    with transaction.atomic(using="payments"), Payment.objects.held([order_id]) as [payment]:
+    with transaction.atomic(using="payments"), Payment.objects.locked([order_id]) as [payment]:
         payment.enter(Entry.Kind.REFUNDED, 2500, f"{order_id}:refund")
 
 

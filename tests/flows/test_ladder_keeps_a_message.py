@@ -9,9 +9,9 @@ from choreography.broker import topology
 from choreography.broker.publisher import Outgoing, published_to
 from choreography.core.conf import conf
 from choreography.core.errors import Outage
-from choreography.dead_letters.lost_retries import send_overdue
+from choreography.dead_letters.lost_retries import resend_lost_retries
 from choreography.inbox.deliveries import Duplicate
-from choreography.storage.models import table_of
+from choreography.storage.tables import ServiceTables
 from orders.models import Order
 from tests.shop_in_a_box import Shop, assert_invariants
 
@@ -26,7 +26,7 @@ class NobodyThere:
         """Nothing is open."""
 
 
-CHASE = "payments.send_overdue_retries"
+CHASE = "payments.resend_lost_retries"
 
 
 def lose_what_is_on_the_ladder(shop: Shop) -> int:
@@ -35,11 +35,11 @@ def lose_what_is_on_the_ladder(shop: Shop) -> int:
 
 
 def notes(service: str = "payments") -> int:
-    return int(table_of(service, "Retry").objects.count())
+    return int(ServiceTables(service).retries.count())
 
 
 def pass_the_time_of_a_note(shop: Shop) -> None:
-    wait = timedelta(seconds=conf().retry_tiers[0]) + conf().retry_overdue
+    wait = timedelta(seconds=conf().retry_rungs[0]) + conf().lost_retry_after
     shop.time.advance(wait.total_seconds() + 1)
 
 
@@ -127,7 +127,7 @@ def test_a_broker_that_is_down_is_left_to_the_next_tick(shop: Shop) -> None:
     pass_the_time_of_a_note(shop)
 
     with published_to(NobodyThere()):
-        assert send_overdue("payments") == 0
+        assert resend_lost_retries("payments") == 0
     shop.tick(CHASE)
     shop.come_to_rest()
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from pytest_django.fixtures import Settings
 
-from choreography.inbox.deliveries import ATTEMPTS, FIRST_SEEN, LETTER, WAITS, Done, Parked
+from choreography.inbox.deliveries import ATTEMPTS, DEAD_LETTER, FIRST_SEEN, WAITS, Done, Parked
 from orders.models import Order
 from payments.models import Payment
 from tests.shop_in_a_box import Shop, assert_invariants
@@ -80,12 +80,12 @@ def test_an_unusable_message_is_parked_whole_and_the_next_one_is_handled(shop: S
 
     first = next(step for step in shop.steps if step.service == "payments")
     assert isinstance(first.outcome, Parked)
-    [letter] = shop.letters()
-    assert letter.state == "parked"
-    assert letter.error == "Unusable"
-    assert letter.message
-    assert bytes(letter.body) == UNUSABLE[name]
-    assert letter.content_type == CLOUDEVENT
+    [dead_letter] = shop.dead_letters()
+    assert dead_letter.state == "parked"
+    assert dead_letter.error == "Unusable"
+    assert dead_letter.message
+    assert bytes(dead_letter.body) == UNUSABLE[name]
+    assert dead_letter.content_type == CLOUDEVENT
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])
 
@@ -94,8 +94,8 @@ def test_an_unusable_message_is_parked_whole_and_the_next_one_is_handled(shop: S
 def test_another_content_type_is_not_read(shop: Shop, content_type: str | None) -> None:
     shop.send("payments", event(), content_type)
     shop.drain()
-    [letter] = shop.letters("payments")
-    assert "content type" in letter.message
+    [dead_letter] = shop.dead_letters("payments")
+    assert "content type" in dead_letter.message
     assert not Payment.objects.exists()
 
 
@@ -110,9 +110,9 @@ def test_a_body_over_the_limit_is_not_read_but_kept(shop: Shop, settings: Settin
     body = data(note="x" * 1000)
     shop.send("payments", body)
     shop.drain()
-    [letter] = shop.letters("payments")
-    assert "1000 allowed" in letter.message
-    assert bytes(letter.body) == body
+    [dead_letter] = shop.dead_letters("payments")
+    assert "1000 allowed" in dead_letter.message
+    assert bytes(dead_letter.body) == body
 
 
 def test_fields_a_reader_does_not_know_are_ignored(shop: Shop) -> None:
@@ -124,16 +124,16 @@ def test_fields_a_reader_does_not_know_are_ignored(shop: Shop) -> None:
 def test_an_event_about_an_order_nobody_placed_is_parked(shop: Shop) -> None:
     shop.send("orders", event(type="payments.payment_captured.v1", source="payments", data={}))
     shop.drain()
-    [letter] = shop.letters("orders")
-    assert letter.error == "UnknownOrder"
-    assert letter.attempts == 1
+    [dead_letter] = shop.dead_letters("orders")
+    assert dead_letter.error == "UnknownOrder"
+    assert dead_letter.attempts == 1
 
 
 def test_a_parcel_for_an_order_nobody_authorized_is_parked(shop: Shop) -> None:
     shop.send("payments", event(type="shipping.shipment_dispatched.v1", source="shipping", data={"parcel": "p"}))
     shop.drain()
-    [letter] = shop.letters("payments")
-    assert letter.error == "NothingHeld"
+    [dead_letter] = shop.dead_letters("payments")
+    assert dead_letter.error == "NothingHeld"
 
 
 def test_different_messages_that_claim_one_id_are_kept_apart(shop: Shop) -> None:
@@ -142,14 +142,14 @@ def test_different_messages_that_claim_one_id_are_kept_apart(shop: Shop) -> None
     for body in bodies:
         shop.send("payments", body)
     shop.drain()
-    assert {bytes(letter.body) for letter in shop.letters("payments")} == set(bodies)
+    assert {bytes(dead_letter.body) for dead_letter in shop.dead_letters("payments")} == set(bodies)
 
 
-def test_the_same_rubbish_twice_is_one_letter(shop: Shop) -> None:
+def test_the_same_rubbish_twice_is_one_dead_letter(shop: Shop) -> None:
     for _ in range(2):
         shop.send("payments", b"hello")
     shop.drain()
-    assert len(shop.letters("payments")) == 1
+    assert len(shop.dead_letters("payments")) == 1
 
 
 def history(attempts: object = 0, waits: object = 0, first_seen: object = "2026-01-01T00:00:00Z") -> dict[str, Any]:
@@ -165,9 +165,9 @@ def history(attempts: object = 0, waits: object = 0, first_seen: object = "2026-
         history(waits=-99),
         history(first_seen="2026-01-01T00:00:00"),
         history(None, [], 3),
-        {LETTER: ["no", "key"]},
-        {LETTER: "x" * 1000},
-        {LETTER: "a\0b"},
+        {DEAD_LETTER: ["no", "key"]},
+        {DEAD_LETTER: "x" * 1000},
+        {DEAD_LETTER: "a\0b"},
         {"x-death": "rubbish"},
         {"task": "os.system", "id": "1", "retries": 10**9},
     ],
@@ -195,12 +195,12 @@ def test_headers_that_make_no_sense_do_no_harm(shop: Shop, headers: dict[str, An
 def test_whatever_is_in_the_headers_of_rubbish_it_is_parked(shop: Shop, headers: dict[str, Any]) -> None:
     shop.send("payments", b"rubbish", headers=headers)
     shop.drain()
-    [letter] = shop.letters("payments")
-    assert len(letter.headers) == 1
+    [dead_letter] = shop.dead_letters("payments")
+    assert len(dead_letter.headers) == 1
 
 
 def test_rubbish_among_the_dead_messages_is_parked_too(shop: Shop) -> None:
     shop.broker.publish("payments.dlx", "", b"rubbish", headers={"x-death": []})
     shop.drain()
-    [letter] = shop.letters("payments")
-    assert bytes(letter.body) == b"rubbish"
+    [dead_letter] = shop.dead_letters("payments")
+    assert bytes(dead_letter.body) == b"rubbish"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from choreography.inbox.deliveries import Done, Later
+from choreography.inbox.deliveries import Done, RetryLater
 from orders.models import CancellationPending, Order, OrderFinished
 from orders.services import request_cancellation
 from payments.models import Payment
@@ -111,7 +111,7 @@ def test_while_the_carrier_is_down_it_is_decided_when_it_is_back_in_time(shop: S
     carrier.down = True
     shop.hear("payments")
     shop.hear("shipping", "orders.order_placed.v1")
-    assert isinstance(shop.hear("shipping", "payments.payment_authorized.v1").outcome, Later)
+    assert isinstance(shop.hear("shipping", "payments.payment_authorized.v1").outcome, RetryLater)
 
     request_cancellation(order.pk)
     shop.hear("shipping", "orders.cancellation_requested.v1")

@@ -9,7 +9,7 @@ import pytest
 
 from choreography.dead_letters.actions import send_again
 from choreography.events import registry
-from choreography.inbox.deliveries import Done, Duplicate, Later, Parked
+from choreography.inbox.deliveries import Done, Duplicate, Parked, RetryLater
 from choreography.storage.models import DeadLetter
 from choreography.testing import Step
 from orders.models import Order
@@ -42,12 +42,12 @@ def test_it_is_parked_after_three_attempts_and_changes_nothing(shop: Shop, bug: 
     shop.come_to_rest()
 
     outcomes = [step.outcome for step in heard_by_payments(shop, "shipping.shipment_dispatched.v1")]
-    assert [type(outcome) for outcome in outcomes] == [Later, Later, Parked]
-    [letter] = shop.letters()
-    assert (letter.reaction, letter.subject) == (CAPTURE, order.pk)
-    assert (letter.error, letter.attempts) == ("ZeroDivisionError", 3)
-    assert "capture_payment" in letter.traceback
-    assert json.loads(bytes(letter.body))["type"] == "shipping.shipment_dispatched.v1"
+    assert [type(outcome) for outcome in outcomes] == [RetryLater, RetryLater, Parked]
+    [dead_letter] = shop.dead_letters()
+    assert (dead_letter.reaction, dead_letter.subject) == (CAPTURE, order.pk)
+    assert (dead_letter.error, dead_letter.attempts) == ("ZeroDivisionError", 3)
+    assert "capture_payment" in dead_letter.traceback
+    assert json.loads(bytes(dead_letter.body))["type"] == "shipping.shipment_dispatched.v1"
     assert shop.payment(order).capture_refused == ""
     assert needs_a_person(shop, order)
 
@@ -59,59 +59,59 @@ def test_the_next_message_is_handled_meanwhile(shop: Shop, bug: object) -> None:
     assert shop.status(other) == Order.Status.CANCELLED
 
 
-def test_sent_again_after_the_repair_it_takes_effect_and_the_letter_is_resolved(
+def test_sent_again_after_the_repair_it_takes_effect_and_the_dead_letter_is_resolved(
     shop: Shop, bug: pytest.MonkeyPatch
 ) -> None:
     order = shop.place()
     shop.come_to_rest()
     bug.undo()
-    [letter] = shop.letters()
+    [dead_letter] = shop.dead_letters()
 
-    send_again(letter, shop)
-    [letter] = shop.letters()
-    assert letter.state == DeadLetter.State.RETRYING
+    send_again(dead_letter, shop)
+    [dead_letter] = shop.dead_letters()
+    assert dead_letter.state == DeadLetter.State.RETRYING
     shop.come_to_rest()
 
-    [letter] = shop.letters()
-    assert letter.state == DeadLetter.State.RESOLVED
-    assert letter.resolved_at is not None
+    [dead_letter] = shop.dead_letters()
+    assert dead_letter.state == DeadLetter.State.RESOLVED
+    assert dead_letter.resolved_at is not None
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])
 
 
-def test_sent_again_too_early_it_is_parked_again_as_the_same_letter(shop: Shop, bug: object) -> None:
+def test_sent_again_too_early_it_is_parked_again_as_the_same_dead_letter(shop: Shop, bug: object) -> None:
     shop.place()
     shop.come_to_rest()
-    [letter] = shop.letters()
+    [dead_letter] = shop.dead_letters()
     handled = len(shop.steps)
 
-    send_again(letter, shop)
+    send_again(dead_letter, shop)
     shop.come_to_rest()
 
     # Its attempts count from the start.
-    assert [type(step.outcome) for step in shop.steps[handled:]] == [Later, Later, Parked]
-    [same] = shop.letters()
-    assert (same.pk, same.state, same.attempts) == (letter.pk, DeadLetter.State.PARKED, 3)
+    assert [type(step.outcome) for step in shop.steps[handled:]] == [RetryLater, RetryLater, Parked]
+    [same] = shop.dead_letters()
+    assert (same.pk, same.state, same.attempts) == (dead_letter.pk, DeadLetter.State.PARKED, 3)
 
 
-def test_a_letter_whose_event_took_effect_meanwhile_is_resolved_as_a_duplicate(
+def test_a_dead_letter_whose_event_took_effect_meanwhile_is_resolved_as_a_duplicate(
     shop: Shop, bug: pytest.MonkeyPatch
 ) -> None:
     order = shop.place()
     shop.come_to_rest()
     bug.undo()
-    [letter] = shop.letters()
-    shop.send("payments", bytes(letter.body))
+    [dead_letter] = shop.dead_letters()
+    shop.send("payments", bytes(dead_letter.body))
     shop.come_to_rest()
     assert isinstance(heard_by_payments(shop, "shipping.shipment_dispatched.v1")[-1].outcome, Done)
     assert shop.status(order) == Order.Status.COMPLETED
 
-    send_again(letter, shop)
+    send_again(dead_letter, shop)
     shop.come_to_rest()
 
     assert isinstance(shop.steps[-1].outcome, Duplicate)
-    [letter] = shop.letters()
-    assert letter.state == DeadLetter.State.RESOLVED
+    [dead_letter] = shop.dead_letters()
+    assert dead_letter.state == DeadLetter.State.RESOLVED
     assert_invariants(shop, [order])
 
 
@@ -127,11 +127,11 @@ def test_a_message_the_broker_gave_up_is_parked_and_can_be_sent_again(shop: Shop
     assert step is not None
     assert step.message.queue == "payments.dead"
     assert isinstance(step.outcome, Parked)
-    [letter] = shop.letters("payments")
-    assert letter.message == "the broker gave it up: rejected"
-    assert letter.subject == order.pk
+    [dead_letter] = shop.dead_letters("payments")
+    assert dead_letter.message == "the broker gave it up: rejected"
+    assert dead_letter.subject == order.pk
 
-    send_again(letter, shop)
+    send_again(dead_letter, shop)
     shop.come_to_rest()
 
     assert shop.status(order) == Order.Status.COMPLETED

@@ -49,7 +49,7 @@ def test_an_expiry_is_entered_once_however_many_ticks_see_it(shop: Shop) -> None
     shop.time.advance(WEEK + 1)
     seen = shop.payment(order)
     shop.tick(EXPIRE)
-    with transaction_of("payments"), Payment.objects.held([order.pk]) as [payment]:
+    with transaction_of("payments"), Payment.objects.locked([order.pk]) as [payment]:
         record_expiry(payment, ask_to_let_go(seen))
     assert shop.announced(order).count("payments.authorization_expired.v1") == 1
     shop.hear("orders", "payments.authorization_expired.v1")
@@ -132,7 +132,7 @@ def test_a_capture_enters_an_expiry_whose_tick_died(shop: Shop) -> None:
     shop.come_to_rest()
 
     assert shop.order(order).attention == "capture_failed: already_voided"
-    assert not shop.letters()
+    assert not shop.dead_letters()
     assert_invariants(shop, [order])
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from choreography.inbox.deliveries import Done, Duplicate, Later
+from choreography.inbox.deliveries import Done, Duplicate, RetryLater
 from choreography.testing import Step
 from orders.models import Order
 from orders.services import request_cancellation
@@ -36,7 +36,7 @@ def test_a_payment_that_one_of_them_is_about_to_ask_for_is_not_forgotten(
     steps.append(shop.handle("payments", placed))
     shop.come_to_rest()
 
-    assert [type(step.outcome) for step in steps] == [Done, Later, Done]
+    assert [type(step.outcome) for step in steps] == [Done, RetryLater, Done]
     assert shop.status(order) == Order.Status.CANCELLED
     assert shop.held(order.pk) == 0
     assert_invariants(shop, [order])
@@ -64,7 +64,7 @@ def test_a_parcel_that_one_of_them_is_about_to_book_is_not_forgotten(
     outcomes.append(type(shop.handle("shipping", paid).outcome))
     shop.come_to_rest()
 
-    assert outcomes == [Later, Done]
+    assert outcomes == [RetryLater, Done]
     assert Duplicate in {type(step.outcome) for step in shop.steps}
     assert shop.status(order) == Order.Status.COMPLETED, "the parcel was on its way before the cancellation was decided"
     assert_invariants(shop, [order])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from choreography.broker.embedded.store import Stored
-from choreography.testing import FrozenWorld, Step
+from choreography.testing import FrozenClock, Step
 from tests.flows.journeys import JOURNEYS, Journey
 from tests.flows.providers import Carrier, Gateway
 from tests.shop_in_a_box import Shop, assert_invariants
@@ -31,7 +31,7 @@ class FragileShop(Shop):
 
 
 @pytest.fixture
-def shop(db: None, frozen: FrozenWorld, gateway: type[Gateway], carrier: type[Carrier]) -> Iterator[FragileShop]:
+def shop(db: None, frozen: FrozenClock, gateway: type[Gateway], carrier: type[Carrier]) -> Iterator[FragileShop]:
     shop = FragileShop(frozen)
     yield shop
     shop.close()

@@ -113,14 +113,14 @@ class SendAgain(Action):
     fault: Fault | None = None
 
     def do(self, shop: SimulatedShop) -> None:
-        parked = [letter for service, letter in shop.parked() if service == self.service]
+        parked = [dead_letter for service, dead_letter in shop.parked() if service == self.service]
         if self.position >= len(parked):
             return
-        letter = parked[self.position]
-        what = f"someone sends {self.service}'s letter {letter.pk} again"
+        dead_letter = parked[self.position]
+        what = f"someone sends {self.service}'s letter {dead_letter.pk} again"
         try:
             with shop.process(self.fault):
-                actions.send_again(letter, shop)
+                actions.send_again(dead_letter, shop)
         # It may have done its work while the button was being pressed.
         except (actions.NotParked, Transient, Crash, OperationalError) as error:
             what += f" ({type(error).__name__})"

@@ -19,7 +19,7 @@ from typing import Any
 from django.core.management import call_command
 
 from choreography.core.conf import conf
-from choreography.storage.models import alias_of
+from choreography.storage.tables import ServiceTables
 from tests.simulation.figures import Figures, Lines, LinesVisited, missing, possible_pairs, to_visit
 from tests.simulation.planted import PLANTS, planted
 from tests.simulation.run import History, Simulator, memory, simulator
@@ -80,7 +80,7 @@ class _Runner:
         self._asked = asked
         self._open = ExitStack()
         for service in conf().services:
-            call_command("migrate", database=alias_of(service), verbosity=0)
+            call_command("migrate", database=ServiceTables(service).alias, verbosity=0)
         self.simulator: Simulator = self._open.enter_context(simulator(folder / str(os.getpid())))
         if asked.plant:
             self._open.enter_context(planted(asked.plant))

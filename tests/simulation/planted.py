@@ -16,13 +16,13 @@ from choreography.core import classification, clock
 from choreography.core.conf import conf
 from choreography.core.errors import Conflict, NotYet, Outage, PublishFailed
 from choreography.inbox import retry_policy, unit_of_work
-from choreography.inbox.deliveries import Done, Left
-from choreography.inbox.handler import deliver_together
+from choreography.inbox.deliveries import Done, Unhandled
+from choreography.inbox.handler import handle
 from choreography.outbox import announcing, relay
 from choreography.outbox.announcing import transaction_of
 from choreography.storage.bulk import insert_all
-from choreography.storage.models import alias_of, table_of
-from choreography.storage.retention import _in_bites
+from choreography.storage.retention import _in_batches
+from choreography.storage.tables import ServiceTables
 from payments import services as payments
 from payments.models import Payment
 from shipping import services as shipping
@@ -38,9 +38,9 @@ def _no_inbox() -> Iterator[None]:
     commit = unit_of_work._commit
 
     def commit_again(reaction: Any, items: Sequence[Any], *answers: Any) -> Any:
-        alias, ids = alias_of(reaction.service), [item.event.id for item in items]
+        alias, ids = ServiceTables(reaction.service).alias, [item.event.id for item in items]
         with transaction_of(reaction.service):
-            inbox = table_of(reaction.service, "Inbox").objects.using(alias)
+            inbox = ServiceTables(reaction.service).inbox
             inbox.filter(event_id__in=ids, reaction=reaction.name).delete()
             return commit(reaction, items, *answers)
 
@@ -206,7 +206,7 @@ def _purge_what_waits() -> Iterator[None]:
     """Old events go, published or not."""
 
     def by_age_alone(service: str) -> int:
-        return _in_bites(service, "Outbox", "announced_at", clock.now() - conf().keep_outbox)
+        return _in_batches(service, "Outbox", "announced_at", clock.now() - conf().keep_outbox)
 
     with ExitStack() as stack:
         for service in conf().services:
@@ -217,10 +217,10 @@ def _purge_what_waits() -> Iterator[None]:
 def _group_acks_left() -> Iterator[None]:
     """What a group has left is acknowledged with the rest."""
 
-    def deliver(deliveries: Sequence[Any]) -> list[Any]:
-        return [Done() if isinstance(outcome, Left) else outcome for outcome in deliver_together(deliveries)]
+    def handle_one(deliveries: Sequence[Any]) -> list[Any]:
+        return [Done() if isinstance(outcome, Unhandled) else outcome for outcome in handle(deliveries)]
 
-    with patch.object(testing, "deliver_together", deliver):
+    with patch.object(testing, "handle", deliver):
         yield
 
 

@@ -14,8 +14,8 @@ from django.test import override_settings
 
 from choreography.core import clock
 from choreography.core.conf import conf
-from choreography.storage.models import alias_of, table_of
-from choreography.testing import FrozenWorld
+from choreography.storage.tables import ServiceTables
+from choreography.testing import FrozenClock
 from orders.models import Order
 from payments.gateway import gateway
 from shipping.carrier import carrier
@@ -58,8 +58,8 @@ class Simulator:
     def run(self, schedule: Schedule, seed: int) -> History:
         """Let a history happen. ``seed`` also decides ids and jitter."""
         self._forget_everything()
-        frozen = FrozenWorld(seed)
-        with clock.replaced(frozen):
+        frozen = FrozenClock(seed)
+        with clock.use_clock(frozen):
             shop = SimulatedShop(frozen, self._begin())
             try:
                 violation = self._live_through(shop, schedule)
@@ -86,7 +86,10 @@ class Simulator:
 
     def _forget_everything(self) -> None:
         for service in conf().services:
-            with transaction.atomic(using=alias_of(service)), connections[alias_of(service)].cursor() as cursor:
+            with (
+                transaction.atomic(using=ServiceTables(service).alias),
+                connections[ServiceTables(service).alias].cursor() as cursor,
+            ):
                 for table, _ in _queries(service):
                     cursor.execute(f'DELETE FROM "{table}"')
                 cursor.execute("DELETE FROM sqlite_sequence")
@@ -151,7 +154,7 @@ def _history(seed: int, shop: SimulatedShop, violation: Violation | None) -> His
 def _digest(shop: SimulatedShop) -> str:
     digest = hashlib.sha256("\n".join(shop.told).encode())
     for service in shop.services:
-        with connections[alias_of(service)].cursor() as cursor:
+        with connections[ServiceTables(service).alias].cursor() as cursor:
             for table, query in _queries(service):
                 cursor.execute(query)
                 digest.update(repr((table, cursor.fetchall())).encode())
@@ -164,7 +167,7 @@ def _digest(shop: SimulatedShop) -> str:
 def _pairs(shop: SimulatedShop) -> Iterator[tuple[str, str, str]]:
     for service in shop.services:
         heard: dict[Any, list[str]] = {}
-        rows = table_of(service, "Inbox").objects.order_by("pk").values_list("subject", "event_type")
+        rows = ServiceTables(service).inbox.order_by("pk").values_list("subject", "event_type")
         for order_id, event_type in rows:
             before = heard.setdefault(order_id, [])
             yield from ((service, earlier, event_type) for earlier in before if earlier != event_type)

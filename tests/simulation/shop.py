@@ -23,10 +23,10 @@ from choreography.core.errors import NotYet, Outage, PublishFailed, Transient, U
 from choreography.dead_letters import actions
 from choreography.events.timers import timers
 from choreography.inbox import handler, unit_of_work
-from choreography.inbox.deliveries import Duplicate, Later, Left, Outcome, Parked
-from choreography.inbox.resuming import Waiting
+from choreography.inbox.deliveries import Duplicate, Outcome, Parked, RetryLater, Unhandled
+from choreography.inbox.resuming import WaitingDeliveries
 from choreography.outbox.announcing import transaction_of
-from choreography.storage.models import alias_of, table_of
+from choreography.storage.tables import ServiceTables
 from choreography.testing import Step
 from choreography.worker.batching import Groups
 from choreography.worker.consumer import _arrival
@@ -102,7 +102,7 @@ class Worker:
     hands: list[Stored] = field(default_factory=list)
     """What the broker has sent it and has yet to arrive, in any order."""
     groups: Groups = field(default_factory=lambda: Groups(conf().group, slots=1))
-    memory: Waiting = field(default_factory=Waiting)
+    memory: WaitingDeliveries = field(default_factory=WaitingDeliveries)
     connection: object = field(default_factory=object)
     """What comes through one that is lost meanwhile comes again through the next."""
 
@@ -117,7 +117,7 @@ class SimulatedShop(Shop):
 
     outside: Outside
 
-    def __init__(self, frozen: testing.FrozenWorld, outside: Outside) -> None:
+    def __init__(self, frozen: testing.FrozenClock, outside: Outside) -> None:
         super().__init__(frozen)
         self.outside = outside
         self.databases_down: set[str] = set()
@@ -170,7 +170,7 @@ class SimulatedShop(Shop):
         commits: dict[str, Callable[[], None]] = {}
         wrappers = []
         for service in self.services:
-            connection = connections[alias_of(service)]
+            connection = connections[ServiceTables(service).alias]
             commits[service] = connection.commit
             vars(connection)["commit"] = lambda service=service: self._commit(service, commits[service])
             wrapper = connection.execute_wrapper(self._statement)
@@ -181,7 +181,7 @@ class SimulatedShop(Shop):
         finally:
             for service, wrapper in zip(self.services, wrappers, strict=True):
                 wrapper.__exit__(None, None, None)
-                del vars(connections[alias_of(service)])["commit"]
+                del vars(connections[ServiceTables(service).alias])["commit"]
 
     def _statement(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
         process = self._processes[-1] if self._processes else None
@@ -197,11 +197,11 @@ class SimulatedShop(Shop):
         if process is not None:
             process.commits += 1
             try:
-                self._reach(process, alias_of(service))
+                self._reach(process, ServiceTables(service).alias)
                 if process.meets("dies", "before commit", process.commits):
                     raise Crash
             except Crash:
-                connections[alias_of(service)].rollback()
+                connections[ServiceTables(service).alias].rollback()
                 raise
             if process.meets("fails", "before commit", process.commits):
                 process.fault = Fault("fails", "statement", 0)
@@ -246,8 +246,8 @@ class SimulatedShop(Shop):
 
     def _has_to_publish(self, service: str) -> bool:
         """Whether anything waits in an outbox: what the relay asks, without all that Django does for it."""
-        connection: Any = connections[alias_of(service)].connection
-        table = table_of(service, "Outbox")._meta.db_table
+        connection: Any = connections[ServiceTables(service).alias].connection
+        table = ServiceTables(service).outbox.model._meta.db_table
         query = f'SELECT 1 FROM "{table}" WHERE published_at IS NULL LIMIT 1'
         return connection is None or connection.execute(query).fetchone() is not None
 
@@ -306,7 +306,7 @@ class SimulatedShop(Shop):
             else:
                 left = []
                 for arrival, step in zip(group, steps, strict=True):
-                    if isinstance(step, Left):
+                    if isinstance(step, Unhandled):
                         arrival.alone = arrival.alone or step.alone
                         left.append(arrival)
                 worker.groups.release(group, [arrival for arrival in left if arrival.answers is worker.connection])
@@ -315,16 +315,16 @@ class SimulatedShop(Shop):
                 self.memory = before
         return len(group)
 
-    def handle_together(self, service: str, messages: Sequence[Stored]) -> list[Step | Left]:
+    def handle_together(self, service: str, messages: Sequence[Stored]) -> list[Step | Unhandled]:
         steps = super().handle_together(service, messages)
         company = f" ({len(messages)} together)" if len(messages) > 1 else ""
         for message, step in zip(messages, steps, strict=True):
-            if isinstance(step, Left):
+            if isinstance(step, Unhandled):
                 self.tell(f"{service} leaves {self.about(message)}{company}")
                 continue
             self.tell(f"{service} handles {self.about(message)}{company}: {_in_words(step.outcome)}")
             self.outcomes_by_kind[type(step.outcome).__name__] += 1
-            if isinstance(step.outcome, Later | Parked):
+            if isinstance(step.outcome, RetryLater | Parked):
                 self._refuse_bugs(service, step.outcome, message)
         return steps
 
@@ -351,7 +351,7 @@ class SimulatedShop(Shop):
         with patch.object(handler, "take_effect", judged):
             yield
 
-    def _refuse_bugs(self, service: str, outcome: Later | Parked, message: Stored) -> None:
+    def _refuse_bugs(self, service: str, outcome: RetryLater | Parked, message: Stored) -> None:
         error = outcome.error
         kind = classify(error)
         about = f"{service}: {self.about(message)}: {type(error).__name__}: {error}"
@@ -428,12 +428,14 @@ class SimulatedShop(Shop):
                 cancel_if_open_now(order.pk)
         self.rest()
         if self.parked():
-            for service, letter in self.parked():
-                self.tell(f"someone sends {service}'s letter {letter.pk} again")
-                actions.send_again(letter, self)
+            for service, dead_letter in self.parked():
+                self.tell(f"someone sends {service}'s letter {dead_letter.pk} again")
+                actions.send_again(dead_letter, self)
             self.rest()
-        for service, letter in self.parked():
-            raise Violated(Violation("a_letter_sent_again_does_its_work", letter.subject, f"{service}: {letter}"))
+        for service, dead_letter in self.parked():
+            raise Violated(
+                Violation("a_letter_sent_again_does_its_work", dead_letter.subject, f"{service}: {dead_letter}")
+            )
         left = [f"{queue.name} {queue.ready}" for queue in self.broker.queues() if queue.ready or queue.unacked]
         if left:
             raise Violated(Violation("the_broker_is_empty_at_rest", None, ", ".join(left)))
@@ -492,9 +494,9 @@ class SimulatedShop(Shop):
         if not self.outcomes_by_kind[Parked.__name__]:
             return []
         return [
-            (service, letter)
+            (service, dead_letter)
             for service in self.services
-            for letter in table_of(service, "DeadLetter").objects.filter(state="parked").order_by("pk")
+            for dead_letter in ServiceTables(service).dead_letters.filter(state="parked").order_by("pk")
         ]
 
     # The story
@@ -510,7 +512,7 @@ class SimulatedShop(Shop):
         return text
 
     def about(self, message: Stored) -> str:
-        event_type, order_id = _headline(message)
+        event_type, order_id = _envelope(message)
         return f"{order_id}'s {event_type.partition('.')[2].rpartition('.')[0]}"
 
     def _about_all(self, messages: Sequence[Stored]) -> str:
@@ -549,13 +551,13 @@ class _Remembering(Facts):
 
 def cancel_if_open_now(order_id: UUID) -> None:
     """A person sees that an order can't go on."""
-    with transaction_of("orders"), Order.objects.held([order_id]) as [order]:
+    with transaction_of("orders"), Order.objects.locked([order_id]) as [order]:
         cancel_if_open(order, "customer_request")
 
 
 def order_of(message: Stored) -> UUID:
     """The order a message is about."""
-    return _headline(message)[1]
+    return _envelope(message)[1]
 
 
 def timer_names() -> list[str]:
@@ -563,7 +565,7 @@ def timer_names() -> list[str]:
     return sorted(timer.name for timer in timers())
 
 
-def _headline(message: Stored) -> tuple[str, UUID]:
+def _envelope(message: Stored) -> tuple[str, UUID]:
     event = json.loads(message.body)
     return str(event["type"]), UUID(event["subject"])
 
@@ -575,7 +577,7 @@ def _is_expected(error: Exception) -> bool:
 
 def _in_words(outcome: Outcome) -> str:
     match outcome:
-        case Later(_, delay, error):
+        case RetryLater(_, delay, error):
             return f"again in {delay:.1f} s ({type(error).__name__})"
         case Parked(error):
             return f"parked ({type(error).__name__})"
@@ -590,5 +592,5 @@ def _and_fault(fault: Fault | None) -> str:
 
 
 def _changes(service: str) -> int:
-    connection: Any = connections[alias_of(service)].connection
+    connection: Any = connections[ServiceTables(service).alias].connection
     return int(connection.total_changes) if connection is not None else 0

@@ -25,7 +25,8 @@ from choreography.dead_letters import actions, redrives
 from choreography.dead_letters.actions import By
 from choreography.dead_letters.dry_runs import DryRun, dry_run
 from choreography.dead_letters.editing import Refused
-from choreography.storage.models import DeadLetter, DeadLetterAction, Redrive, alias_of, table_of
+from choreography.storage.models import DeadLetter, DeadLetterAction, Redrive
+from choreography.storage.tables import ServiceTables
 
 #: Seconds between looks at how a redrive goes, and while the broker is away.
 _LOOK, _PAUSE = 0.2, 2.0
@@ -59,7 +60,7 @@ class Command(BaseCommand):
             raise CommandError(
                 f"{service} is no service of this process. There are {', '.join(conf().services)}.", returncode=2
             )
-        by = By(options.pop("by", None) or actions.the_one_at_the_keyboard(), options.pop("why", None) or "")
+        by = By(options.pop("by", None) or actions.operating_system_user(), options.pop("why", None) or "")
         try:
             do(service=service, by=by, **options)
         except (actions.NotParked, actions.NoReason, Refused, redrives.CannotStart) as refusal:
@@ -70,15 +71,15 @@ class Command(BaseCommand):
     def show_all(self, *, service: str | None, fingerprint: str | None, as_json: bool, **options: Any) -> None:
         services = conf().services if service is None else [service]
         if fingerprint is not None:
-            self._show_letters(services, fingerprint, as_json)
+            self._show_dead_letters(services, fingerprint, as_json)
             return
         found = [(each, group) for each in services for group in actions.groups(each)]
         if as_json:
             self._print([{"service": each} | asdict(group) for each, group in found])
             return
         for each, group in found:
-            where = f" at {group.place}" if group.place else ""
-            late = f" ({group.overdue} without an answer for long)" if group.overdue else ""
+            where = f" at {group.location}" if group.location else ""
+            late = f" ({group.overdue} without an outcome for long)" if group.overdue else ""
             again = f", {group.sent_again} sent again{late}" if group.sent_again else ""
             self.stdout.write(
                 f"{each} {group.fingerprint} {group.reaction or 'unusable message'}: {group.error}{where}"
@@ -87,24 +88,27 @@ class Command(BaseCommand):
                 f"  {group.parked} parked{again}; first {_time(group.first_seen)}, last {_time(group.last_seen)}"
             )
 
-    def _show_letters(self, services: Sequence[str], fingerprint: str, as_json: bool) -> None:
-        found = [(each, letter) for each in services for letter in actions.open_letters(each, fingerprint)]
+    def _show_dead_letters(self, services: Sequence[str], fingerprint: str, as_json: bool) -> None:
+        found = [
+            (each, dead_letter) for each in services for dead_letter in actions.open_dead_letters(each, fingerprint)
+        ]
         if as_json:
             names = ("state", "subject", "event_id", "message", "attempts", "parked_at")
             self._print(
                 [
-                    {"service": each, "number": letter.pk} | {name: getattr(letter, name) for name in names}
-                    for each, letter in found
+                    {"service": each, "number": dead_letter.pk} | {name: getattr(dead_letter, name) for name in names}
+                    for each, dead_letter in found
                 ]
             )
             return
-        for each, letter in found:
+        for each, dead_letter in found:
             self.stdout.write(
-                f"{each} {letter.pk} {letter.state} order {letter.subject or 'unknown'}: {letter.message}"
+                f"{each} {dead_letter.pk} {dead_letter.state} about {dead_letter.subject or 'unknown'}: "
+                f"{dead_letter.message}"
             )
 
     def show(self, *, service: str, number: int, as_json: bool, **options: Any) -> None:
-        found = _as_dict(_letter(service, number))
+        found = _as_dict(_dead_letter(service, number))
         if as_json:
             self._print(found)
             return
@@ -118,7 +122,7 @@ class Command(BaseCommand):
             self.stdout.write(" ".join(str(line[name]) for name in _TOLD if line[name]))
 
     def try_out(self, *, service: str, number: int, by: By, as_json: bool, **options: Any) -> None:
-        found = dry_run(_letter(service, number), by)
+        found = dry_run(_dead_letter(service, number), by)
         if as_json:
             self._print(asdict(found))
         else:
@@ -127,11 +131,11 @@ class Command(BaseCommand):
             raise SystemExit(1)
 
     def retry(self, *, service: str, numbers: list[int], by: By, **options: Any) -> None:
-        chosen = [_letter(service, number) for number in numbers]
+        chosen = [_dead_letter(service, number) for number in numbers]
         with actions.to_the_broker(service) as publisher:
-            for letter in chosen:
-                actions.send_again(letter, publisher, by)
-                self.stdout.write(f"{letter.pk} sent again")
+            for dead_letter in chosen:
+                actions.send_again(dead_letter, publisher, by)
+                self.stdout.write(f"{dead_letter.pk} sent again")
 
     def retry_group(self, *, service: str, fingerprint: str, rate: float, by: By, **options: Any) -> None:
         started = redrives.start(service, fingerprint, by, rate)
@@ -153,18 +157,18 @@ class Command(BaseCommand):
         self.stdout.write(f"{fingerprint} stopped")
 
     def edit(self, *, service: str, number: int, body: str, by: By, **options: Any) -> None:
-        letter = _letter(service, number)
+        dead_letter = _dead_letter(service, number)
         try:
             new = sys.stdin.buffer.read() if body == "-" else Path(body).read_bytes()
         except OSError as error:
             raise CommandError(f"The new body can't be read: {error}", returncode=2) from error
-        actions.edit(letter, new, by)
+        actions.edit(dead_letter, new, by)
         self.stdout.write(f"{number} changed and sent again")
 
     def discard(self, *, service: str, numbers: list[int], by: By, **options: Any) -> None:
-        for letter in [_letter(service, number) for number in numbers]:
-            actions.discard(letter, by)
-            self.stdout.write(f"{letter.pk} discarded")
+        for dead_letter in [_dead_letter(service, number) for number in numbers]:
+            actions.discard(dead_letter, by)
+            self.stdout.write(f"{dead_letter.pk} discarded")
 
     def _follow(self, service: str, followed: Redrive, interrupted: threading.Event) -> Redrive:
         """Move a redrive on, and tell how it goes, until it ends or someone interrupts."""
@@ -190,9 +194,9 @@ class Command(BaseCommand):
 
     def _tell(self, found: DryRun) -> None:
         self.stdout.write(str(found.outcome.label))
-        if found.asks:
-            self.stdout.write(f"it would ask the {found.asks['host']} to {found.asks['question']}:")
-            for name, value in found.asks["details"].items():
+        if found.calls:
+            self.stdout.write(f"it would call {found.calls['method']} of the {found.calls['system']}:")
+            for name, value in found.calls["arguments"].items():
                 self.stdout.write(f"  {name}: {value}")
         if found.error:
             self.stdout.write(found.traceback or found.error)
@@ -229,23 +233,21 @@ _ARGUMENTS: dict[str, Callable[[ArgumentParser], object]] = {
 _TOLD = ("at", "who", "what", "outcome", "detail", "why")
 
 
-def _letter(service: str, number: int) -> DeadLetter:
-    letter: DeadLetter | None = (
-        table_of(service, "DeadLetter").objects.using(alias_of(service)).filter(pk=number).first()
-    )
-    if letter is None:
+def _dead_letter(service: str, number: int) -> DeadLetter:
+    dead_letter: DeadLetter | None = ServiceTables(service).dead_letters.filter(pk=number).first()
+    if dead_letter is None:
         raise CommandError(
             f"{service} has no dead letter {number}. See manage.py dead_letters list --service {service}.",
             returncode=2,
         )
-    return letter
+    return dead_letter
 
 
-def _as_dict(letter: Any) -> dict[str, Any]:
+def _as_dict(dead_letter: Any) -> dict[str, Any]:
     """A letter as ``show --json`` prints it."""
-    found = {field.name: getattr(letter, field.name) for field in letter._meta.fields if field.name != "body"}
-    lines = letter.actions.order_by("pk")
-    return found | _bytes("body", letter.body) | {"history": [_line(line) for line in lines]}
+    found = {field.name: getattr(dead_letter, field.name) for field in dead_letter._meta.fields if field.name != "body"}
+    lines = dead_letter.actions.order_by("pk")
+    return found | _bytes("body", dead_letter.body) | {"history": [_line(line) for line in lines]}
 
 
 def _line(line: DeadLetterAction) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from choreography.core import liveness
 from choreography.core.conf import conf
-from choreography.core.garbage import leave_imports_alone
+from choreography.core.garbage_collection import freeze_imports
 from choreography.outbox import relay
 
 
@@ -26,6 +26,6 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         liveness.forget(f"relay-{service}")
-        leave_imports_alone()
+        freeze_imports()
         relay.run(service, stop)
         liveness.forget(f"relay-{service}")

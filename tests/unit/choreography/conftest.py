@@ -5,20 +5,20 @@ from collections.abc import Iterator
 import pytest
 
 from choreography.core import clock
-from choreography.testing import FrozenWorld
+from choreography.testing import FrozenClock
 from tests.shop_in_a_box import Shop
 
 
 @pytest.fixture
-def frozen() -> Iterator[FrozenWorld]:
+def frozen() -> Iterator[FrozenClock]:
     """A clock that stands still."""
-    frozen = FrozenWorld()
-    with clock.replaced(frozen):
+    frozen = FrozenClock()
+    with clock.use_clock(frozen):
         yield frozen
 
 
 @pytest.fixture
-def shop(db: None, frozen: FrozenWorld) -> Iterator[Shop]:
+def shop(db: None, frozen: FrozenClock) -> Iterator[Shop]:
     """All services in one process, around a broker in memory."""
     shop = Shop(frozen)
     yield shop

@@ -5,7 +5,8 @@ from uuid import UUID
 
 from choreography.core import clock
 from choreography.events.messages import Event
-from choreography.storage.models import DeadLetter, table_of
+from choreography.storage.models import DeadLetter
+from choreography.storage.tables import ServiceTables
 from orders.models import Order
 from payments.events import PaymentCaptured
 from tests.shop_in_a_box import Shop
@@ -29,26 +30,26 @@ def park(shop: Shop, number: int = 1) -> list[Any]:
     for _ in range(number):
         shop.send("orders", captured(clock.new_id()))
     shop.drain()
-    return letters()
+    return dead_letters()
 
 
 def mend(*broken: DeadLetter) -> None:
     """A person makes the orders that were missing."""
-    for letter in broken:
-        Order.objects.create(total=2500, currency="EUR", pk=letter.subject)
+    for dead_letter in broken:
+        Order.objects.create(total=2500, currency="EUR", pk=dead_letter.subject)
 
 
-def letters() -> list[Any]:
+def dead_letters() -> list[Any]:
     """Orders' dead letters, oldest first."""
-    return list(table_of("orders", "DeadLetter").objects.order_by("pk"))
+    return list(ServiceTables("orders").dead_letters.order_by("pk"))
 
 
 def states() -> list[str]:
     """The states of orders' dead letters, the oldest letter's first."""
-    return [letter.state for letter in letters()]
+    return [dead_letter.state for dead_letter in dead_letters()]
 
 
 def history() -> list[tuple[str, str]]:
     """What was done to orders' dead letters and what came of it, in the order it was done."""
-    lines = table_of("orders", "DeadLetterAction").objects.order_by("pk")
+    lines = ServiceTables("orders").actions.order_by("pk")
     return [(line.what, line.outcome) for line in lines]

@@ -93,11 +93,11 @@ def test_an_event_with_a_field_nobody_described(monkeypatch: pytest.MonkeyPatch)
     assert "Field(description=" in remedy
 
 
-@pytest.mark.parametrize("tiers", [(), (5, 1), (1, 1, 5), (0, 1)])
-def test_a_ladder_that_does_not_rise(settings: Settings, tiers: tuple[int, ...]) -> None:
-    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"RETRY_TIERS": tiers}
+@pytest.mark.parametrize("rungs", [(), (5, 1), (1, 1, 5), (0, 1)])
+def test_a_ladder_that_does_not_rise(settings: Settings, rungs: tuple[int, ...]) -> None:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"RETRY_RUNGS": rungs}
     message, remedy = found()["choreography.E007"]
-    assert message == f"RETRY_TIERS is {tiers}."
+    assert message == f"RETRY_RUNGS is {rungs}."
     assert "(1, 5, 30, 300)" in remedy
 
 

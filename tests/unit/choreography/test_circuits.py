@@ -10,7 +10,7 @@ from django.db import OperationalError, connections
 
 from choreography.core.errors import Outage
 from choreography.events import registry
-from choreography.events.external_systems import Host
+from choreography.events.external_systems import ExternalSystem
 from choreography.inbox.deliveries import DATABASE
 from choreography.worker import circuit_breaker
 from choreography.worker.circuit_breaker import Circuit, Circuits
@@ -64,7 +64,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Exception | None]
             if answer:
                 raise answer
 
-        host: Host[Any] = Host(GATEWAY, "PAYMENT_GATEWAY", reads=(), probe=probe)
+        host: ExternalSystem[Any] = ExternalSystem(GATEWAY, "PAYMENT_GATEWAY", reads=(), probe=probe)
         for name, reaction in registry._reactions.items():
             if reaction.host and reaction.host.name == GATEWAY:
                 monkeypatch.setitem(registry._reactions, name, replace(reaction, host=host))

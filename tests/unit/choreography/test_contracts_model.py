@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from choreography.core.errors import ContractError, Unusable
 from choreography.events import messages
-from choreography.events.messages import Announced, Event, Heard, parse_type, read_event, read_headline
+from choreography.events.messages import Announced, Event, Heard, parse_type, read_envelope, read_event
 from common.money import Amount, Currency
 
 CLOUDEVENT = "application/cloudevents+json"
@@ -117,8 +117,8 @@ def test_a_fault_is_named_by_its_field(changes: dict[str, object], field: str) -
 
 
 def test_a_headline_can_be_read_where_the_rest_is_wrong() -> None:
-    headline = read_headline(message(data=None), f"{CLOUDEVENT}; charset=utf-8", 1000)
-    assert (str(headline.id), headline.type, str(headline.subject)) == (EVENT_ID, "bank.paid.v2", ORDER)
+    envelope = read_envelope(message(data=None), f"{CLOUDEVENT}; charset=utf-8", 1000)
+    assert (str(envelope.id), envelope.type, str(envelope.subject)) == (EVENT_ID, "bank.paid.v2", ORDER)
 
 
 @pytest.mark.parametrize(
@@ -135,4 +135,4 @@ def test_a_headline_can_be_read_where_the_rest_is_wrong() -> None:
 )
 def test_what_is_no_event_is_unusable(body: bytes, content_type: str | None, fault: str) -> None:
     with pytest.raises(Unusable, match=fault):
-        read_headline(body, content_type, 1000)
+        read_envelope(body, content_type, 1000)

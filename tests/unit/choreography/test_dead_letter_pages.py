@@ -10,8 +10,9 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from choreography.core import clock
-from choreography.dead_letters.actions import ANSWER_WITHIN
-from choreography.storage.models import DeadLetter, table_of
+from choreography.dead_letters.actions import OUTCOME_WITHIN
+from choreography.storage.models import DeadLetter
+from choreography.storage.tables import ServiceTables
 from tests.shop_in_a_box import Shop
 from tests.unit.choreography import parked
 from tests.unit.orders.admin_pages import log_in, messages_in, queries
@@ -34,7 +35,7 @@ def broker(settings: Settings, tmp_path: Path) -> None:
 
 
 def park(body: bytes = b'{"data": {"amount": 1}}', **details: Any) -> DeadLetter:
-    letter: DeadLetter = table_of("payments", "DeadLetter").objects.create(
+    dead_letter: DeadLetter = ServiceTables("payments").dead_letters.create(
         **{
             "key": str(uuid4()),
             "event_id": uuid4(),
@@ -52,32 +53,32 @@ def park(body: bytes = b'{"data": {"amount": 1}}', **details: Any) -> DeadLetter
         }
         | details
     )
-    return letter
+    return dead_letter
 
 
-def url(letter: DeadLetter) -> str:
-    return f"{LIST}{letter.pk}/change/"
+def url(dead_letter: DeadLetter) -> str:
+    return f"{LIST}{dead_letter.pk}/change/"
 
 
-def page(client: Client, letter: DeadLetter) -> str:
-    response = client.get(url(letter))
+def page(client: Client, dead_letter: DeadLetter) -> str:
+    response = client.get(url(dead_letter))
     assert response.status_code == 200
     return response.content.decode()
 
 
-def state(letter: DeadLetter) -> str:
-    return str(table_of("payments", "DeadLetter").objects.get(pk=letter.pk).state)
+def state(dead_letter: DeadLetter) -> str:
+    return str(ServiceTables("payments").dead_letters.get(pk=dead_letter.pk).state)
 
 
-def test_a_letter_shows_why_and_what(operator: Client) -> None:
-    letter = park()
+def test_a_dead_letter_shows_why_and_what(operator: Client) -> None:
+    dead_letter = park()
 
-    shown = page(operator, letter)
+    shown = page(operator, dead_letter)
 
     for text in ("KeyError", "a bug", "File &lt;nowhere&gt;", "&quot;colour&quot;: &quot;blue&quot;"):
         assert text in shown
     assert "{\n  &quot;data&quot;: {\n    &quot;amount&quot;: 1\n  }\n}" in shown
-    assert f'href="/admin/payments/payment/{letter.subject}/change/"' in shown
+    assert f'href="/admin/payments/payment/{dead_letter.subject}/change/"' in shown
 
 
 BODIES = {
@@ -96,30 +97,30 @@ def test_any_body_can_be_looked_at(operator: Client, body: bytes, text: str) -> 
     assert text in page(operator, park(body))
 
 
-def test_a_letter_of_which_nothing_is_known_can_be_looked_at(operator: Client) -> None:
-    letter = park(event_id=None, event_type="", subject=None, reaction="", headers={}, traceback="")
+def test_a_dead_letter_of_which_nothing_is_known_can_be_looked_at(operator: Client) -> None:
+    dead_letter = park(event_id=None, event_type="", subject=None, reaction="", headers={}, traceback="")
 
-    assert "unknown message: KeyError" in page(operator, letter)
+    assert "unknown message: KeyError" in page(operator, dead_letter)
 
 
 @pytest.mark.usefixtures("broker")
 def test_the_button_sends_it_again(operator: Client) -> None:
-    letter = park()
-    assert "Send again" in page(operator, letter)
+    dead_letter = park()
+    assert "Send again" in page(operator, dead_letter)
 
-    response = operator.post(f"{LIST}{letter.pk}/send-again/")
+    response = operator.post(f"{LIST}{dead_letter.pk}/send-again/")
 
     assert messages_in(response) == ["1 letter was sent again."]
-    assert state(letter) == "retrying"
-    assert f"{LIST}{letter.pk}/send-again/" not in page(operator, letter)
+    assert state(dead_letter) == "retrying"
+    assert f"{LIST}{dead_letter.pk}/send-again/" not in page(operator, dead_letter)
 
 
 @pytest.mark.usefixtures("broker")
 def test_the_action_sends_many_again_and_says_which_it_did_not(operator: Client) -> None:
     one, other, resolved = park(), park(), park(state=DeadLetter.State.RESOLVED)
-    selected = [letter.pk for letter in (one, other, resolved)]
+    selected = [dead_letter.pk for dead_letter in (one, other, resolved)]
 
-    response = operator.post(LIST, {"action": "send_letters_again", "_selected_action": selected})
+    response = operator.post(LIST, {"action": "send_dead_letters_again", "_selected_action": selected})
 
     assert messages_in(response) == [
         "payments.authorize_payment: KeyError is not parked but resolved.",
@@ -128,14 +129,14 @@ def test_the_action_sends_many_again_and_says_which_it_did_not(operator: Client)
     assert [state(one), state(other), state(resolved)] == ["retrying", "retrying", "resolved"]
 
 
-def test_with_the_broker_down_the_page_says_so_and_the_letter_stays(operator: Client, settings: Settings) -> None:
+def test_with_the_broker_down_the_page_says_so_and_the_dead_letter_stays(operator: Client, settings: Settings) -> None:
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": "amqp://guest:guest@127.0.0.1:1//"}
-    letter = park()
+    dead_letter = park()
 
-    (told,) = messages_in(operator.post(f"{LIST}{letter.pk}/send-again/"))
+    (told,) = messages_in(operator.post(f"{LIST}{dead_letter.pk}/send-again/"))
 
     assert told.startswith("The broker did not take it, so the rest stays parked. Try again later.")
-    assert state(letter) == "parked"
+    assert state(dead_letter) == "parked"
 
 
 def test_looking_does_not_send(operator: Client) -> None:
@@ -144,31 +145,31 @@ def test_looking_does_not_send(operator: Client) -> None:
 
 def test_who_may_only_look_can_not_send(client: Client) -> None:
     log_in(client, "payments.view_deadletter")
-    letter = park()
+    dead_letter = park()
 
-    assert "Send again" not in page(client, letter)
-    assert "send_letters_again" not in client.get(LIST).content.decode()
-    assert client.post(f"{LIST}{letter.pk}/send-again/").status_code == 403
-    client.post(LIST, {"action": "send_letters_again", "_selected_action": [letter.pk]})
-    assert state(letter) == "parked"
+    assert "Send again" not in page(client, dead_letter)
+    assert "send_dead_letters_again" not in client.get(LIST).content.decode()
+    assert client.post(f"{LIST}{dead_letter.pk}/send-again/").status_code == 403
+    client.post(LIST, {"action": "send_dead_letters_again", "_selected_action": [dead_letter.pk]})
+    assert state(dead_letter) == "parked"
 
 
 def test_who_may_see_those_of_orders_does_not_see_those_of_payments(client: Client) -> None:
     log_in(client, "orders.view_deadletter", "orders.retry_deadletter")
-    letter = park()
+    dead_letter = park()
 
     assert client.get(LIST).status_code == 403
-    assert client.get(url(letter)).status_code == 403
-    assert client.post(f"{LIST}{letter.pk}/send-again/").status_code == 403
+    assert client.get(url(dead_letter)).status_code == 403
+    assert client.post(f"{LIST}{dead_letter.pk}/send-again/").status_code == 403
 
 
-def test_nothing_of_a_letter_can_be_changed_or_removed(client: Client) -> None:
+def test_nothing_of_a_dead_letter_can_be_changed_or_removed(client: Client) -> None:
     log_in(client, "payments.view_deadletter", "payments.change_deadletter")
-    letter = park()
+    dead_letter = park()
 
-    assert client.post(url(letter), {"state": "resolved"}).status_code == 403
-    assert client.post(f"{LIST}{letter.pk}/delete/", {"post": "yes"}).status_code == 403
-    assert state(letter) == "parked"
+    assert client.post(url(dead_letter), {"state": "resolved"}).status_code == 403
+    assert client.post(f"{LIST}{dead_letter.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert state(dead_letter) == "parked"
 
 
 def test_the_list_counts_by_state_reaction_and_error(operator: Client) -> None:
@@ -195,42 +196,42 @@ GROUP = f"{LIST}groups/0123456789ab/"
 ORDERS = "/admin/orders/deadletter/"
 
 
-def test_a_letter_without_an_answer_for_long_says_so_and_can_be_sent_again(operator: Client) -> None:
-    letter = park(state=DeadLetter.State.RETRYING, sent_at=clock.now() - ANSWER_WITHIN)
+def test_a_dead_letter_without_an_answer_for_long_says_so_and_can_be_sent_again(operator: Client) -> None:
+    dead_letter = park(state=DeadLetter.State.RETRYING, sent_at=clock.now() - OUTCOME_WITHIN)
     fresh = park(state=DeadLetter.State.RETRYING, sent_at=clock.now())
 
-    assert "sent again, no answer for long" in page(operator, letter)
-    assert "Send again" in page(operator, letter)
+    assert "sent again, no answer for long" in page(operator, dead_letter)
+    assert "Send again" in page(operator, dead_letter)
     assert "Send again" not in page(operator, fresh)
     assert "sent again, no answer for long" in operator.get(LIST).content.decode()
 
 
 @pytest.mark.usefixtures("broker")
 def test_who_sent_it_again_and_why_is_shown(operator: Client) -> None:
-    letter = park()
+    dead_letter = park()
 
-    operator.post(f"{LIST}{letter.pk}/send-again/", {"why": "mended <b>"})
+    operator.post(f"{LIST}{dead_letter.pk}/send-again/", {"why": "mended <b>"})
 
-    shown = page(operator, letter)
+    shown = page(operator, dead_letter)
     assert "person-" in shown
     assert "mended &lt;b&gt;" in shown
     assert "no answer yet" in shown
 
 
 def test_each_button_needs_its_permission(client: Client) -> None:
-    letter = park()
+    dead_letter = park()
     needed = {"dry-run": "dry_run", "send-again": "retry", "edit": "edit", "discard": "discard"}
 
     for allowed in (None, *needed.values()):
         log_in(client, "payments.view_deadletter", *([f"payments.{allowed}_deadletter"] if allowed else []))
-        shown = page(client, letter)
+        shown = page(client, dead_letter)
         for what, permission in needed.items():
-            address = f"{LIST}{letter.pk}/{what}/"
+            address = f"{LIST}{dead_letter.pk}/{what}/"
             assert (address in shown) == (permission == allowed), (what, allowed)
             if permission != allowed:
                 assert client.post(address, {"why": "x", "body": "{}"}).status_code == 403
-    assert state(letter) == "parked"
-    assert not table_of("payments", "DeadLetterAction").objects.exists()
+    assert state(dead_letter) == "parked"
+    assert not ServiceTables("payments").actions.exists()
 
 
 @pytest.mark.parametrize("what", ["dry-run", "send-again", "discard"])
@@ -241,7 +242,7 @@ def test_looking_does_nothing(client: Client, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["dry-run", "send-again", "edit", "discard"])
-def test_a_letter_that_is_not_there_is_not_found(client: Client, what: str) -> None:
+def test_a_dead_letter_that_is_not_there_is_not_found(client: Client, what: str) -> None:
     log_in(client, *(f"payments.{permission}_deadletter" for permission in ALL))
 
     for number in ("99", "nonsense"):
@@ -250,16 +251,16 @@ def test_a_letter_that_is_not_there_is_not_found(client: Client, what: str) -> N
 
 def test_a_dry_run_shows_what_would_happen(shop: Shop, client: Client) -> None:
     log_in(client, "orders.view_deadletter", "orders.dry_run_deadletter")
-    (letter,) = parked.park(shop)
+    (dead_letter,) = parked.park(shop)
 
-    fails = client.post(f"{ORDERS}{letter.pk}/dry-run/").content.decode()
-    parked.mend(letter)
-    works = client.post(f"{ORDERS}{letter.pk}/dry-run/").content.decode()
+    fails = client.post(f"{ORDERS}{dead_letter.pk}/dry-run/").content.decode()
+    parked.mend(dead_letter)
+    works = client.post(f"{ORDERS}{dead_letter.pk}/dry-run/").content.decode()
 
     assert "Would fail." in fails
     assert "Traceback" in fails
     assert "Would take effect." in works
-    assert f"orders.order {letter.subject}: changed" in works
+    assert f"orders.order {dead_letter.subject}: changed" in works
     assert "captured_at" in works
     assert "Send again" not in works
     assert parked.states() == ["parked"]
@@ -279,13 +280,13 @@ def test_a_dry_run_shows_what_would_be_asked(shop: Shop, client: Client) -> None
 
 
 @pytest.mark.usefixtures("broker")
-def test_a_letter_is_edited_and_both_messages_are_shown(shop: Shop, client: Client) -> None:
+def test_a_dead_letter_is_edited_and_both_messages_are_shown(shop: Shop, client: Client) -> None:
     log_in(client, "orders.view_deadletter", "orders.edit_deadletter")
     good = parked.captured(uuid4())
     shop.send("orders", good.replace(b"2500", b'"much"'))
     shop.drain()
-    (letter,) = parked.letters()
-    address = f"{ORDERS}{letter.pk}/edit/"
+    (dead_letter,) = parked.dead_letters()
+    address = f"{ORDERS}{dead_letter.pk}/edit/"
     assert "&quot;much&quot;" in client.get(address).content.decode()
 
     refused = client.post(address, {"body": good.replace(b"2500", b"-1").decode()})
@@ -294,7 +295,7 @@ def test_a_letter_is_edited_and_both_messages_are_shown(shop: Shop, client: Clie
     client.post(address, {"body": good.decode(), "why": "a typing mistake"})
 
     assert parked.states() == ["retrying"]
-    shown = client.get(f"{ORDERS}{letter.pk}/change/").content.decode()
+    shown = client.get(f"{ORDERS}{dead_letter.pk}/change/").content.decode()
     assert "-    &quot;amount&quot;: &quot;much&quot;" in shown
     assert "+    &quot;amount&quot;: 2500" in shown
     assert client.get(address).status_code == 302  # too late
@@ -303,28 +304,30 @@ def test_a_letter_is_edited_and_both_messages_are_shown(shop: Shop, client: Clie
 def test_with_the_broker_down_an_edit_changes_nothing(shop: Shop, client: Client, settings: Settings) -> None:
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": "amqp://guest:guest@127.0.0.1:1//"}
     log_in(client, "orders.view_deadletter", "orders.edit_deadletter")
-    (letter,) = parked.park(shop)
+    (dead_letter,) = parked.park(shop)
 
-    told = client.post(f"{ORDERS}{letter.pk}/edit/", {"body": bytes(letter.body).decode()})
+    told = client.post(f"{ORDERS}{dead_letter.pk}/edit/", {"body": bytes(dead_letter.body).decode()})
 
     assert "The broker did not take it" in told.content.decode()
     assert (parked.states(), parked.history()) == (["parked"], [])
 
 
-def test_a_letter_is_discarded_for_a_reason(client: Client) -> None:
+def test_a_dead_letter_is_discarded_for_a_reason(client: Client) -> None:
     log_in(client, "payments.view_deadletter", "payments.discard_deadletter")
-    letter = park()
+    dead_letter = park()
 
-    assert messages_in(client.post(f"{LIST}{letter.pk}/discard/", {"why": " "})) == ["Say why it is to be discarded."]
-    assert state(letter) == "parked"
-    client.post(f"{LIST}{letter.pk}/discard/", {"why": "a test order"})
+    assert messages_in(client.post(f"{LIST}{dead_letter.pk}/discard/", {"why": " "})) == [
+        "Say why it is to be discarded."
+    ]
+    assert state(dead_letter) == "parked"
+    client.post(f"{LIST}{dead_letter.pk}/discard/", {"why": "a test order"})
 
-    assert state(letter) == "discarded"
-    assert "a test order" in page(client, letter)
-    assert f"{LIST}{letter.pk}/discard/" not in page(client, letter)
+    assert state(dead_letter) == "discarded"
+    assert "a test order" in page(client, dead_letter)
+    assert f"{LIST}{dead_letter.pk}/discard/" not in page(client, dead_letter)
 
 
-def test_letters_are_counted_by_fingerprint(operator: Client) -> None:
+def test_dead_letters_are_counted_by_fingerprint(operator: Client) -> None:
     for _ in range(3):
         park()
     park(reaction="", error="Unusable", fingerprint="ba9876543210")
@@ -350,7 +353,7 @@ def test_a_group_is_sent_again_and_stopped(operator: Client) -> None:
 
     messages = messages_in(operator.post(GROUP, {"wish": "retry", "rate": "1", "why": "mended"}))
     assert messages == []
-    (begun,) = table_of("payments", "Redrive").objects.all()
+    (begun,) = ServiceTables("payments").redrives.all()
     shown = operator.get(GROUP).content.decode()
     again = messages_in(operator.post(GROUP, {"wish": "retry", "rate": "1"}))
 
@@ -372,7 +375,7 @@ def test_a_rate_that_makes_no_sense_starts_nothing(operator: Client, rate: str) 
     (told,) = messages_in(operator.post(GROUP, {"wish": "retry", "rate": rate}))
 
     assert told.startswith("The rate must be")
-    assert not table_of("payments", "Redrive").objects.exists()
+    assert not ServiceTables("payments").redrives.exists()
 
 
 def test_a_group_is_discarded_for_a_reason(client: Client) -> None:
@@ -386,12 +389,12 @@ def test_a_group_is_discarded_for_a_reason(client: Client) -> None:
 
 def test_who_may_only_look_can_do_nothing_to_a_group(client: Client) -> None:
     log_in(client, "payments.view_deadletter")
-    letter = park()
+    dead_letter = park()
 
     assert '<form method="post">' not in client.get(GROUP).content.decode()
     for wish in ("retry", "stop", "discard", "nonsense", ""):
         assert client.post(GROUP, {"wish": wish, "rate": "1", "why": "x"}).status_code == 403
-    assert state(letter) == "parked"
+    assert state(dead_letter) == "parked"
 
 
 def test_who_may_not_look_sees_no_groups(client: Client) -> None:
@@ -402,13 +405,13 @@ def test_who_may_not_look_sees_no_groups(client: Client) -> None:
 
 
 def test_pages_take_as_many_queries_for_many_as_for_one(operator: Client) -> None:
-    letter = park()
-    addresses = [f"{LIST}groups/", GROUP, url(letter)]
+    dead_letter = park()
+    addresses = [f"{LIST}groups/", GROUP, url(dead_letter)]
 
     def add() -> None:
-        table_of("payments", "Redrive").objects.create(fingerprint="0123456789ab", rate=1.0, who="x", state="done")
-        redrive = table_of("payments", "Redrive").objects.first()
-        letter.actions.create(who="x", what="retry", redrive=redrive)  # type: ignore[attr-defined]
+        ServiceTables("payments").redrives.create(fingerprint="0123456789ab", rate=1.0, who="x", state="done")
+        redrive = ServiceTables("payments").redrives.first()
+        dead_letter.actions.create(who="x", what="retry", redrive=redrive)  # type: ignore[attr-defined]
         park(fingerprint=str(uuid4())[:12])
         park()
 
@@ -423,10 +426,10 @@ def test_pages_take_as_many_queries_for_many_as_for_one(operator: Client) -> Non
 def test_announced_and_heard_events_can_be_looked_at(client: Client) -> None:
     log_in(client, "payments.view_outbox", "payments.view_inbox")
     subject, body = uuid4(), json.dumps({"data": {"amount": 2500}})
-    announced = table_of("payments", "Outbox").objects.create(
+    announced = ServiceTables("payments").outbox.create(
         event_id=uuid4(), event_type="payments.payment_captured.v1", subject=subject, sequence=1, body=body
     )
-    heard = table_of("payments", "Inbox").objects.create(
+    heard = ServiceTables("payments").inbox.create(
         event_id=uuid4(), event_type="orders.order_placed.v1", subject=subject, reaction="payments.authorize_payment"
     )
 

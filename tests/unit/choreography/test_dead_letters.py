@@ -9,13 +9,14 @@ from pytest_django.fixtures import Settings
 from choreography.broker.publisher import BrokerPublisher, Outgoing, connect
 from choreography.core import clock
 from choreography.core.errors import Outage, Transient
-from choreography.dead_letters.actions import ANSWER_WITHIN, By, NoReason, NotParked, discard, edit, groups, send_again
+from choreography.dead_letters.actions import OUTCOME_WITHIN, By, NoReason, NotParked, discard, edit, groups, send_again
 from choreography.dead_letters.editing import Refused
-from choreography.inbox.deliveries import LETTER
-from choreography.storage.models import DeadLetter, table_of
+from choreography.inbox.deliveries import DEAD_LETTER
+from choreography.storage.models import DeadLetter
+from choreography.storage.tables import ServiceTables
 from orders.models import Order
 from tests.shop_in_a_box import Shop
-from tests.unit.choreography.parked import captured, history, letters, mend, park, states
+from tests.unit.choreography.parked import captured, dead_letters, history, mend, park, states
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -24,11 +25,11 @@ def hear(shop: Shop, body: bytes, **headers: Any) -> DeadLetter:
     """A message arrives in orders' queue and is given up."""
     shop.publish([Outgoing(body=body, exchange="", routing_key="orders", headers=headers)])
     shop.drain()
-    return letter()
+    return dead_letter()
 
 
-def letter() -> DeadLetter:
-    found: DeadLetter = table_of("orders", "DeadLetter").objects.get()
+def dead_letter() -> DeadLetter:
+    found: DeadLetter = ServiceTables("orders").dead_letters.get()
     return found
 
 
@@ -37,20 +38,20 @@ def unknown_order(shop: Shop) -> DeadLetter:
     return hear(shop, captured(clock.new_id()))
 
 
-def test_a_letter_sent_again_is_resolved_when_the_reaction_takes_effect(shop: Shop) -> None:
+def test_a_dead_letter_sent_again_is_resolved_when_the_reaction_takes_effect(shop: Shop) -> None:
     parked = unknown_order(shop)
     assert (parked.state, parked.error) == ("parked", "UnknownOrder")
     order = Order.objects.create(total=2500, currency="EUR", pk=parked.subject)  # a person mends what was missing
 
     send_again(parked, shop)
-    assert letter().state == "retrying"
+    assert dead_letter().state == "retrying"
     shop.handle_next("orders")
 
-    assert letter().state == "resolved"
+    assert dead_letter().state == "resolved"
     assert shop.order(order).captured_at is not None
 
 
-def test_a_letter_that_fails_again_is_parked_again_and_stays_one_letter(shop: Shop) -> None:
+def test_a_dead_letter_that_fails_again_is_parked_again_and_stays_one_dead_letter(shop: Shop) -> None:
     parked = unknown_order(shop)
     parked.message = "what it said before"
     parked.save()
@@ -58,9 +59,9 @@ def test_a_letter_that_fails_again_is_parked_again_and_stays_one_letter(shop: Sh
     send_again(parked, shop)
     shop.drain()
 
-    assert letter().pk == parked.pk
-    assert letter().state == "parked"
-    assert "has no order" in letter().message
+    assert dead_letter().pk == parked.pk
+    assert dead_letter().state == "parked"
+    assert "has no order" in dead_letter().message
 
 
 def test_the_message_goes_out_as_it_came_without_its_history(shop: Shop) -> None:
@@ -81,7 +82,7 @@ def test_the_message_goes_out_as_it_came_without_its_history(shop: Shop) -> None
     assert message is not None
     assert message.body == body
     assert message.content_type == "application/cloudevents+json"
-    assert message.headers == {"colour": "blue", LETTER: parked.key}
+    assert message.headers == {"colour": "blue", DEAD_LETTER: parked.key}
 
 
 def test_a_message_that_is_no_event_can_be_sent_again_too(shop: Shop) -> None:
@@ -90,14 +91,14 @@ def test_a_message_that_is_no_event_can_be_sent_again_too(shop: Shop) -> None:
     send_again(parked, shop)
     shop.drain()
 
-    assert letter().state == "parked"
-    assert letter().attempts == 1
+    assert dead_letter().state == "parked"
+    assert dead_letter().attempts == 1
 
 
 @pytest.mark.parametrize("state", ["retrying", "resolved", "discarded"])
-def test_a_letter_that_is_not_parked_is_refused(shop: Shop, state: str) -> None:
+def test_a_dead_letter_that_is_not_parked_is_refused(shop: Shop, state: str) -> None:
     parked = unknown_order(shop)
-    table_of("orders", "DeadLetter").objects.update(state=state, sent_at=clock.now())
+    ServiceTables("orders").dead_letters.update(state=state, sent_at=clock.now())
 
     with pytest.raises(NotParked, match="is not parked but"):
         send_again(parked, shop)
@@ -105,14 +106,14 @@ def test_a_letter_that_is_not_parked_is_refused(shop: Shop, state: str) -> None:
     assert shop.broker.size("orders") == 0
 
 
-def test_with_the_broker_down_the_letter_stays_parked(shop: Shop, settings: Settings) -> None:
+def test_with_the_broker_down_the_dead_letter_stays_parked(shop: Shop, settings: Settings) -> None:
     parked = unknown_order(shop)
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": "amqp://guest:guest@127.0.0.1:1//"}
 
     with pytest.raises(Transient):
         send_again(parked)
 
-    assert letter().state == "parked"
+    assert dead_letter().state == "parked"
 
 
 def test_without_a_word_it_goes_to_the_configured_broker(shop: Shop, settings: Settings) -> None:
@@ -131,7 +132,7 @@ def test_a_broker_that_goes_down_while_it_is_sent_leaves_it_parked(shop: Shop) -
     with pytest.raises(Outage):
         send_again(parked, BrokerPublisher("amqp://guest:guest@127.0.0.1:1//"))
 
-    assert letter().state == "parked"
+    assert dead_letter().state == "parked"
 
 
 BY = By("ada", "because")
@@ -172,14 +173,14 @@ def test_what_came_of_it_is_told_in_the_transaction_in_which_it_came(shop: Shop)
     assert (states(), history()) == (["retrying"], [("retry", "pending")])
 
 
-def test_a_letter_remembers_when_it_was_parked_first_and_last(shop: Shop) -> None:
+def test_a_dead_letter_remembers_when_it_was_parked_first_and_last(shop: Shop) -> None:
     (parked,) = park(shop)
     shop.time.advance(60)
     send_again(parked, shop, BY)
     shop.drain()
 
-    assert letter().first_parked_at == parked.parked_at
-    assert (letter().parked_at - parked.parked_at).total_seconds() == 60
+    assert dead_letter().first_parked_at == parked.parked_at
+    assert (dead_letter().parked_at - parked.parked_at).total_seconds() == 60
 
 
 def test_pressed_many_times_it_is_sent_once(shop: Shop) -> None:
@@ -198,7 +199,7 @@ def test_without_an_answer_for_long_it_can_be_sent_once_more(shop: Shop) -> None
     mend(parked)
     send_again(parked, shop, BY)
 
-    shop.time.advance(ANSWER_WITHIN.total_seconds())
+    shop.time.advance(OUTCOME_WITHIN.total_seconds())
     assert groups("orders")[0].overdue == 1
     send_again(parked, shop, BY)
     shop.drain()
@@ -214,7 +215,7 @@ def test_groups_count_what_is_open(shop: Shop) -> None:
     park(shop, 1)
     shop.send("orders", b"rubbish")
     shop.drain()
-    resolved, sent = letters()[1:3]
+    resolved, sent = dead_letters()[1:3]
     mend(resolved)
     for each in (resolved, sent):
         send_again(each, shop, BY)
@@ -230,7 +231,7 @@ def test_groups_count_what_is_open(shop: Shop) -> None:
     assert groups("payments") == []
 
 
-def test_a_discarded_letter_is_kept_with_the_reason(shop: Shop) -> None:
+def test_a_discarded_dead_letter_is_kept_with_the_reason(shop: Shop) -> None:
     (parked,) = park(shop)
 
     discard(parked, BY)
@@ -263,26 +264,26 @@ def test_a_discarded_message_that_arrives_anew_is_parked_anew(shop: Shop) -> Non
     assert states() == ["parked"]
 
 
-def test_an_edited_letter_is_sent_again_with_both_bodies_kept(shop: Shop) -> None:
+def test_an_edited_dead_letter_is_sent_again_with_both_bodies_kept(shop: Shop) -> None:
     """The service reads the new message; its history tells both."""
     order = Order.objects.create(total=2500, currency="EUR", pk=clock.new_id())
     good = captured(order.pk)
     bad = good.replace(b'"amount"', b'"amuont"').replace(str(order.pk).encode(), b"nobody", 1)
     hear(shop, bad)
-    (parked,) = letters()
+    (parked,) = dead_letters()
 
     edit(parked, good, BY, shop)
     shop.drain()
 
-    assert letter().state == "resolved"
+    assert dead_letter().state == "resolved"
     assert shop.order(order).captured_at is not None
-    assert (letter().event_type, letter().subject) == ("payments.payment_captured.v1", order.pk)
+    assert (dead_letter().event_type, dead_letter().subject) == ("payments.payment_captured.v1", order.pk)
     line = parked.actions.get()
     assert (bytes(line.old_body), bytes(line.new_body)) == (bad, good)
     assert (line.what, line.outcome, line.who) == ("edit", "resolved", "ada")
 
 
-def test_a_letter_that_is_not_parked_is_not_edited(shop: Shop) -> None:
+def test_a_dead_letter_that_is_not_parked_is_not_edited(shop: Shop) -> None:
     (parked,) = park(shop)
     body = bytes(parked.body)
     discard(parked, BY)
@@ -295,12 +296,12 @@ def test_a_letter_that_is_not_parked_is_not_edited(shop: Shop) -> None:
 
 def test_a_refused_edit_changes_nothing(shop: Shop) -> None:
     (parked,) = park(shop)
-    before = table_of("orders", "DeadLetter").objects.values().get()
+    before = ServiceTables("orders").dead_letters.values().get()
 
     with pytest.raises(Refused):
         edit(parked, b"rubbish", BY, shop)
 
-    assert table_of("orders", "DeadLetter").objects.values().get() == before
+    assert ServiceTables("orders").dead_letters.values().get() == before
     assert history() == []
     assert shop.broker.size("orders") == 0
 

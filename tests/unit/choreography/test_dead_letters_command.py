@@ -16,7 +16,7 @@ from pytest_django.fixtures import Settings
 
 from choreography.broker.publisher import Publisher
 from choreography.dead_letters import actions, redrives
-from choreography.storage.models import table_of
+from choreography.storage.tables import ServiceTables
 from tests.shop_in_a_box import Shop
 from tests.unit.choreography.parked import captured, history, mend, park, states
 
@@ -68,18 +68,18 @@ def test_with_nothing_parked_it_says_nothing(shop: Shop) -> None:
 
 
 def test_the_list_is_grouped_and_names_what_to_type_next(shop: Shop) -> None:
-    letter, *_ = park(shop, 3)
+    dead_letter, *_ = park(shop, 3)
 
     shown = run("list")
 
-    assert shown.startswith(f"orders {letter.fingerprint} orders.record_capture: UnknownOrder at orders.")
+    assert shown.startswith(f"orders {dead_letter.fingerprint} orders.record_capture: UnknownOrder at orders.")
     assert "\n  3 parked; first 2026-01-01T00:00:00+00:00, last 2026-01-01T00:00:00+00:00\n" in shown
     assert run("list", "--service", "payments") == ""
     (row,) = json.loads(run("list", "--service", "orders", "--json"))
-    assert (row["service"], row["fingerprint"], row["parked"]) == ("orders", letter.fingerprint, 3)
+    assert (row["service"], row["fingerprint"], row["parked"]) == ("orders", dead_letter.fingerprint, 3)
 
 
-def test_the_letters_of_a_group_can_be_listed(shop: Shop) -> None:
+def test_the_dead_letters_of_a_group_can_be_listed(shop: Shop) -> None:
     one, other = park(shop, 2)
 
     lines = run("list", "--fingerprint", one.fingerprint).splitlines()
@@ -89,52 +89,52 @@ def test_the_letters_of_a_group_can_be_listed(shop: Shop) -> None:
     assert [row["number"] for row in rows] == [other.pk, one.pk]
 
 
-def test_one_letter_is_shown_whole_with_its_history(shop: Shop) -> None:
-    (letter,) = park(shop)
-    actions.discard(letter, actions.By("ada", "it was a test"))
+def test_one_dead_letter_is_shown_whole_with_its_history(shop: Shop) -> None:
+    (dead_letter,) = park(shop)
+    actions.discard(dead_letter, actions.By("ada", "it was a test"))
 
-    shown = run("show", "orders", letter.pk)
-    found = json.loads(run("show", "orders", letter.pk, "--json"))
+    shown = run("show", "orders", dead_letter.pk)
+    found = json.loads(run("show", "orders", dead_letter.pk, "--json"))
 
-    for text in (str(letter.subject), "UnknownOrder", "Traceback", "payments.payment_captured.v1", "ada discard"):
+    for text in (str(dead_letter.subject), "UnknownOrder", "Traceback", "payments.payment_captured.v1", "ada discard"):
         assert text in shown
-    assert json.loads(found["body"])["subject"] == found["subject"] == str(letter.subject)
+    assert json.loads(found["body"])["subject"] == found["subject"] == str(dead_letter.subject)
     assert found["history"][0]["why"] == "it was a test"
 
 
 def test_a_body_that_is_no_text_is_shown_in_base64(shop: Shop) -> None:
     shop.send("orders", b"\xff")
     shop.drain()
-    (letter,) = shop.letters("orders")
+    (dead_letter,) = shop.dead_letters("orders")
 
-    assert json.loads(run("show", "orders", letter.pk, "--json"))["body_base64"] == "/w=="
+    assert json.loads(run("show", "orders", dead_letter.pk, "--json"))["body_base64"] == "/w=="
 
 
 def test_a_dry_run_shows_and_changes_nothing(shop: Shop) -> None:
-    (letter,) = park(shop)
-    mend(letter)
+    (dead_letter,) = park(shop)
+    mend(dead_letter)
 
-    shown = run("dry-run", "orders", letter.pk, "--by", "ada", "--why", "to see")
-    found = json.loads(run("dry-run", "orders", letter.pk, "--json"))
+    shown = run("dry-run", "orders", dead_letter.pk, "--by", "ada", "--why", "to see")
+    found = json.loads(run("dry-run", "orders", dead_letter.pk, "--json"))
 
-    assert f"orders.order {letter.subject} changed:" in shown
+    assert f"orders.order {dead_letter.subject} changed:" in shown
     assert "captured_at: None -> " in shown
     assert (found["outcome"], found["changes"][0]["what"]) == ("would_take_effect", "changed")
     assert states() == ["parked"]
-    assert letter.actions.order_by("pk").first().who == "ada"
+    assert dead_letter.actions.order_by("pk").first().who == "ada"
 
 
 def test_a_dry_run_that_would_fail_or_ask_ends_with_one(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    (letter,) = park(shop)
+    (dead_letter,) = park(shop)
     with pytest.raises(SystemExit) as caught:
-        run("dry-run", "orders", letter.pk)
+        run("dry-run", "orders", dead_letter.pk)
     assert caught.value.code == 1
 
     shop.place()
     shop.relay("orders")
     message = shop.take("payments")
     assert message is not None
-    asking = table_of("payments", "DeadLetter").objects.create(
+    asking = ServiceTables("payments").dead_letters.create(
         key="k", error="E", message="", body=message.body, content_type=message.content_type
     )
     with pytest.raises(SystemExit):
@@ -142,7 +142,7 @@ def test_a_dry_run_that_would_fail_or_ask_ends_with_one(shop: Shop, capsys: pyte
     assert "it would ask the payment gateway to authorize:\n" in capsys.readouterr().out
 
 
-def test_letters_are_sent_again(heard: Shop) -> None:
+def test_dead_letters_are_sent_again(heard: Shop) -> None:
     one, other = park(heard, 2)
 
     assert run("retry", "orders", one.pk, other.pk, "--why", "mended") == (
@@ -155,10 +155,10 @@ def test_letters_are_sent_again(heard: Shop) -> None:
 
 
 def test_with_the_broker_down_it_says_so(shop: Shop, settings: Settings) -> None:
-    (letter,) = park(shop)
+    (dead_letter,) = park(shop)
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": "amqp://guest:guest@127.0.0.1:1//"}
 
-    assert refused("retry", "orders", letter.pk).startswith("The broker did not take it, so it stays parked.")
+    assert refused("retry", "orders", dead_letter.pk).startswith("The broker did not take it, so it stays parked.")
     assert states() == ["parked"]
 
 
@@ -177,9 +177,11 @@ def group() -> list[str]:
 
 
 def test_a_group_that_stops_ends_with_one_and_says_why(answered: Shop) -> None:
-    letter, *_ = park(answered, 10)
+    dead_letter, *_ = park(answered, 10)
 
-    assert refused("retry-group", "orders", *group()).startswith(f"Letter {letter.pk} was parked again: UnknownOrder")
+    assert refused("retry-group", "orders", *group()).startswith(
+        f"Letter {dead_letter.pk} was parked again: UnknownOrder"
+    )
 
     assert len(history()) == 1
 
@@ -226,48 +228,50 @@ def test_the_broker_may_be_away_while_a_group_is_followed(answered: Shop, monkey
 
 
 def test_a_group_can_be_stopped(shop: Shop) -> None:
-    (letter,) = park(shop)
-    started = redrives.start("orders", letter.fingerprint, actions.By("ada"))
+    (dead_letter,) = park(shop)
+    started = redrives.start("orders", dead_letter.fingerprint, actions.By("ada"))
 
-    assert run("stop", "orders", letter.fingerprint, "--by", "bob") == f"{letter.fingerprint} stopped\n"
+    assert run("stop", "orders", dead_letter.fingerprint, "--by", "bob") == f"{dead_letter.fingerprint} stopped\n"
 
     started.refresh_from_db()
     assert started.note == "Stopped by bob."
-    assert refused("stop", "orders", letter.fingerprint) == f"{letter.fingerprint} is not being sent again."
+    assert refused("stop", "orders", dead_letter.fingerprint) == f"{dead_letter.fingerprint} is not being sent again."
 
 
 @pytest.mark.parametrize("source", ["file", "stdin"])
-def test_a_letter_is_edited(heard: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+def test_a_dead_letter_is_edited(heard: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     good = captured(uuid4())
     heard.send("orders", b"rubbish")
     heard.drain()
-    (letter,) = heard.letters("orders")
+    (dead_letter,) = heard.dead_letters("orders")
     path = tmp_path / "body.json"
     path.write_bytes(good)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(good)))
 
-    assert run("edit", "orders", letter.pk, "--body", path if source == "file" else "-") == (
-        f"{letter.pk} changed and sent again\n"
+    assert run("edit", "orders", dead_letter.pk, "--body", path if source == "file" else "-") == (
+        f"{dead_letter.pk} changed and sent again\n"
     )
 
-    assert bytes(heard.letters("orders")[0].body) == good
+    assert bytes(heard.dead_letters("orders")[0].body) == good
 
 
 def test_an_edit_that_is_refused_changes_nothing(heard: Shop, tmp_path: Path) -> None:
-    (letter,) = park(heard)
+    (dead_letter,) = park(heard)
     path = tmp_path / "body.json"
     path.write_bytes(captured(uuid4()))
 
-    assert "It would be another event: id, subject must stay" in refused("edit", "orders", letter.pk, "--body", path)
-    assert "can't be read" in refused("edit", "orders", letter.pk, "--body", tmp_path / "none", code=2)
+    assert "It would be another event: id, subject must stay" in refused(
+        "edit", "orders", dead_letter.pk, "--body", path
+    )
+    assert "can't be read" in refused("edit", "orders", dead_letter.pk, "--body", tmp_path / "none", code=2)
     assert (states(), history()) == (["parked"], [])
 
 
-def test_letters_are_discarded_for_a_reason(shop: Shop) -> None:
-    (letter,) = park(shop)
+def test_dead_letters_are_discarded_for_a_reason(shop: Shop) -> None:
+    (dead_letter,) = park(shop)
 
-    assert refused("discard", "orders", letter.pk) == "Say why it is to be discarded."
-    assert run("discard", "orders", letter.pk, "--why", "a test order") == f"{letter.pk} discarded\n"
+    assert refused("discard", "orders", dead_letter.pk) == "Say why it is to be discarded."
+    assert run("discard", "orders", dead_letter.pk, "--why", "a test order") == f"{dead_letter.pk} discarded\n"
     assert states() == ["discarded"]
 
 
@@ -284,7 +288,7 @@ def test_an_unknown_service_is_refused_with_those_there_are(ask: Callable[[], st
 
 
 @pytest.mark.parametrize("words", [("show",), ("dry-run",), ("retry",), ("discard",), ("edit", "--body", "-")])
-def test_an_unknown_letter_is_refused_with_where_to_look(words: tuple[str, ...]) -> None:
+def test_an_unknown_dead_letter_is_refused_with_where_to_look(words: tuple[str, ...]) -> None:
     name, *more = words
 
     assert refused(name, "orders", 99, *more, code=2) == (

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from choreography.inbox.deliveries import ATTEMPTS, FIRST_SEEN, GIVEN_UP, LETTER, WAITS, reason_of_death
+from choreography.inbox.deliveries import ATTEMPTS, DEAD_LETTER, FIRST_SEEN, GIVEN_UP, WAITS, reason_of_death
 from tests.unit.choreography.authorizing import placed
 
 
@@ -20,7 +20,7 @@ def test_a_death_without_a_note_has_an_unknown_reason(deaths: object) -> None:
         ({}, False),
         ({"headers": {ATTEMPTS: 0, WAITS: 3, FIRST_SEEN: "2026-01-01T00:00:00+00:00"}}, False),
         ({"headers": {ATTEMPTS: 1, WAITS: 0, FIRST_SEEN: "2026-01-01T00:00:00+00:00"}}, True),
-        ({"headers": {LETTER: "key"}}, True),
+        ({"headers": {DEAD_LETTER: "key"}}, True),
         ({"headers": {GIVEN_UP: "rejected"}}, True),
         ({"given_up": "delivery_limit"}, True),
         ({"headers": {"x-delivery-count": 2}}, False),

@@ -13,7 +13,7 @@ from choreography.broker.embedded.transport import open_store
 from choreography.broker.publisher import connect
 from choreography.core import clock
 from choreography.operations import doctor
-from choreography.storage.models import table_of
+from choreography.storage.tables import ServiceTables
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -64,7 +64,7 @@ def test_missing_and_stale_bindings_are_found(broker: str) -> None:
 
 
 def test_an_event_that_waits_too_long_is_found(broker: str) -> None:
-    table_of("orders", "Outbox").objects.create(
+    ServiceTables("orders").outbox.create(
         event_id=clock.new_id(),
         event_type="orders.order_placed.v1",
         subject=clock.new_id(),
@@ -76,7 +76,7 @@ def test_an_event_that_waits_too_long_is_found(broker: str) -> None:
 
 
 def test_parked_dead_letters_are_found(broker: str) -> None:
-    table_of("shipping", "DeadLetter").objects.create(key="k", error="Unusable", message="m", body=b"?")
+    ServiceTables("shipping").dead_letters.create(key="k", error="Unusable", message="m", body=b"?")
     assert found()["shipping dead letters"] == "1 parked"
 
 

@@ -12,10 +12,11 @@ from choreography.core import clock
 from choreography.dead_letters.actions import By
 from choreography.dead_letters.dry_runs import DryRun, dry_run
 from choreography.events import registry
-from choreography.events.messages import CONTENT_TYPE, read_headline
+from choreography.events.messages import CONTENT_TYPE, read_envelope
 from choreography.outbox.announcing import announce
 from choreography.storage.claims import claimed
-from choreography.storage.models import DeadLetterAction, table_of
+from choreography.storage.models import DeadLetterAction
+from choreography.storage.tables import ServiceTables
 from orders.events import OrderCancelled
 from orders.models import Order
 from payments.models import Payment
@@ -29,9 +30,9 @@ Outcome = DeadLetterAction.Outcome
 BY = By("ada", "to see")
 
 
-def letter_of(service: str, body: bytes, **details: Any) -> Any:
+def dead_letter_of(service: str, body: bytes, **details: Any) -> Any:
     """A letter with a message as it might have been parked."""
-    return table_of(service, "DeadLetter").objects.create(
+    return ServiceTables(service).dead_letters.create(
         key=str(uuid4()), error="KeyError", message="", body=body, content_type=CONTENT_TYPE, **details
     )
 
@@ -49,14 +50,14 @@ def rows() -> dict[str, int]:
     """How many rows every table of the services has, but for the history of letters."""
     found = {}
     for service in ("orders", "payments", "shipping"):
-        for model in table_of(service, "Outbox")._meta.app_config.get_models():
+        for model in ServiceTables(service).outbox.model._meta.app_config.get_models():
             if not issubclass(model, DeadLetterAction):
                 found[model._meta.db_table] = model._base_manager.count()
     return found
 
 
 def event_id(body: bytes) -> UUID:
-    return read_headline(body, CONTENT_TYPE, len(body)).id
+    return read_envelope(body, CONTENT_TYPE, len(body)).id
 
 
 def patch_reaction(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
@@ -67,10 +68,10 @@ def test_it_shows_what_would_change_and_be_announced(shop: Shop) -> None:
     order_id = uuid4()
     order = Order.objects.create(total=2500, currency="EUR", pk=order_id, delivered_at=clock.now())
 
-    letter = letter_of("orders", captured(order_id))
+    dead_letter = dead_letter_of("orders", captured(order_id))
     before = rows()
 
-    found = dry_run(letter, BY)
+    found = dry_run(dead_letter, BY)
 
     assert found.outcome is Outcome.WOULD_TAKE_EFFECT
     assert found.is_promising
@@ -89,7 +90,7 @@ def test_it_shows_what_would_change_and_be_announced(shop: Shop) -> None:
 def test_it_shows_rows_that_would_be_added(shop: Shop) -> None:
     order = shop.place()
 
-    found = dry_run(letter_of("shipping", message(shop, "shipping")), BY)
+    found = dry_run(dead_letter_of("shipping", message(shop, "shipping")), BY)
 
     (change,) = found.changes
     assert (change.row, change.what) == (f"shipping.shipment {order.pk}", "added")
@@ -100,7 +101,7 @@ def test_it_shows_rows_that_would_be_added(shop: Shop) -> None:
 def test_it_shows_what_would_be_asked_outside_and_asks_nobody(shop: Shop) -> None:
     order = shop.place()
 
-    found = dry_run(letter_of("payments", message(shop, "payments")), BY)
+    found = dry_run(dead_letter_of("payments", message(shop, "payments")), BY)
 
     assert found.outcome is Outcome.WOULD_ASK
     assert not found.is_promising
@@ -116,7 +117,7 @@ def test_what_a_call_commits_before_it_asks_is_rolled_back_too(shop: Shop) -> No
     shop.hear_all("payments")
     shop.hear("shipping", "orders.order_placed.v1")
 
-    found = dry_run(letter_of("shipping", message(shop, "shipping")), BY)
+    found = dry_run(dead_letter_of("shipping", message(shop, "shipping")), BY)
 
     assert found.asks is not None
     assert found.asks["question"] == "book"
@@ -125,9 +126,9 @@ def test_what_a_call_commits_before_it_asks_is_rolled_back_too(shop: Shop) -> No
 
 
 def test_it_shows_the_error_with_its_traceback(shop: Shop) -> None:
-    (letter,) = park(shop)
+    (dead_letter,) = park(shop)
 
-    found = dry_run(letter, BY)
+    found = dry_run(dead_letter, BY)
 
     assert found.outcome is Outcome.WOULD_FAIL
     assert found.error.startswith("UnknownOrder: ")
@@ -137,7 +138,7 @@ def test_it_shows_the_error_with_its_traceback(shop: Shop) -> None:
 
 @pytest.mark.parametrize("body", [b"rubbish", b"{}"])
 def test_a_message_nobody_can_read_would_fail(shop: Shop, body: bytes) -> None:
-    assert dry_run(letter_of("orders", body), BY).error.startswith("Unusable: ")
+    assert dry_run(dead_letter_of("orders", body), BY).error.startswith("Unusable: ")
 
 
 @pytest.mark.django_db(transaction=True, databases="__all__")
@@ -152,21 +153,21 @@ def test_an_error_of_the_database_is_shown_and_leaves_the_connection_usable(
 
     patch_reaction(monkeypatch, "payments.authorize_payment", calls=ask)
     shop.place()
-    letter = letter_of("payments", message(shop, "payments"))
+    dead_letter = dead_letter_of("payments", message(shop, "payments"))
 
-    found = dry_run(letter, BY)
+    found = dry_run(dead_letter, BY)
 
     assert "nowhere" in found.error
-    assert table_of("payments", "DeadLetterAction").objects.get().outcome == Outcome.WOULD_FAIL
+    assert ServiceTables("payments").actions.get().outcome == Outcome.WOULD_FAIL
 
 
 def test_what_took_effect_already_would_do_nothing(shop: Shop) -> None:
-    (letter,) = park(shop)
-    mend(letter)
-    shop.send("orders", bytes(letter.body))
+    (dead_letter,) = park(shop)
+    mend(dead_letter)
+    shop.send("orders", bytes(dead_letter.body))
     shop.drain()
 
-    found = dry_run(letter, BY)
+    found = dry_run(dead_letter, BY)
 
     assert found == DryRun(Outcome.WOULD_DO_NOTHING)
     assert found.is_promising
@@ -174,41 +175,41 @@ def test_what_took_effect_already_would_do_nothing(shop: Shop) -> None:
 
 def test_a_delivery_that_is_being_handled_would_have_to_wait(shop: Shop) -> None:
     shop.place()
-    letter = letter_of("payments", body := message(shop, "payments"))
+    dead_letter = dead_letter_of("payments", body := message(shop, "payments"))
 
     with claimed("payments", "payments.authorize_payment", [event_id(body)]):
-        found = dry_run(letter, BY)
+        found = dry_run(dead_letter, BY)
 
     assert found.error.startswith("NotYet: ")
 
 
 def test_a_statement_that_changes_many_rows_is_named(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    (letter,) = park(shop)
-    mend(letter)
+    (dead_letter,) = park(shop)
+    mend(dead_letter)
     patch_reaction(
-        monkeypatch, letter.reaction, function=lambda events: Order.objects.update(customer_name="Eve") and None
+        monkeypatch, dead_letter.reaction, function=lambda events: Order.objects.update(customer_name="Eve") and None
     )
 
-    found = dry_run(letter, BY)
+    found = dry_run(dead_letter, BY)
 
     assert (found.changes, found.statements) == ([], ["UPDATE orders_order (1 rows)"])
     assert Order.objects.get().customer_name == ""
 
 
 def test_rows_that_would_be_removed_are_shown(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    (letter,) = park(shop)
-    mend(letter)
-    patch_reaction(monkeypatch, letter.reaction, function=lambda events: Order.objects.get().delete() and None)
+    (dead_letter,) = park(shop)
+    mend(dead_letter)
+    patch_reaction(monkeypatch, dead_letter.reaction, function=lambda events: Order.objects.get().delete() and None)
 
-    (change,) = dry_run(letter, BY).changes
+    (change,) = dry_run(dead_letter, BY).changes
 
     assert change.what == "removed"
     assert Order.objects.exists()
 
 
 def test_what_a_reaction_takes_back_itself_is_not_shown(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    (letter,) = park(shop)
-    mend(letter)
+    (dead_letter,) = park(shop)
+    mend(dead_letter)
 
     def change_one_and_another(events: Any) -> None:
         with transaction.atomic(using="orders"):
@@ -218,44 +219,44 @@ def test_what_a_reaction_takes_back_itself_is_not_shown(shop: Shop, monkeypatch:
 
     patch_reaction(
         monkeypatch,
-        letter.reaction,
+        dead_letter.reaction,
         function=change_one_and_another,
         announces=frozenset(["orders.order_cancelled.v1"]),
     )
 
-    found = dry_run(letter, BY)
+    found = dry_run(dead_letter, BY)
 
     assert found.changes == []
     assert [event["type"] for event in found.announces] == ["orders.order_cancelled.v1"]
 
 
 def test_it_leaves_a_line_in_the_history(shop: Shop) -> None:
-    (letter,) = park(shop)
+    (dead_letter,) = park(shop)
 
-    dry_run(letter, BY)
+    dry_run(dead_letter, BY)
 
-    (line,) = letter.actions.all()
+    (line,) = dead_letter.actions.all()
     assert (line.who, line.why, line.what, line.outcome) == ("ada", "to see", "dry_run", "would_fail")
     assert line.detail == "UnknownOrder"
     assert line.ended_at == clock.now()
 
 
-def test_it_does_not_touch_the_letter_or_a_retry_that_is_under_way(shop: Shop) -> None:
-    (letter,) = park(shop)
-    letter.actions.create(who="bob", what="retry")
-    before = table_of("orders", "DeadLetter").objects.values().get()
+def test_it_does_not_touch_the_dead_letter_or_a_retry_that_is_under_way(shop: Shop) -> None:
+    (dead_letter,) = park(shop)
+    dead_letter.actions.create(who="bob", what="retry")
+    before = ServiceTables("orders").dead_letters.values().get()
 
-    dry_run(letter, BY)
+    dry_run(dead_letter, BY)
 
-    assert table_of("orders", "DeadLetter").objects.values().get() == before
+    assert ServiceTables("orders").dead_letters.values().get() == before
     assert history() == [("retry", "pending"), ("dry_run", "would_fail")]
 
 
 def test_nothing_of_it_is_logged(shop: Shop) -> None:
-    (letter,) = park(shop)
-    mend(letter)
+    (dead_letter,) = park(shop)
+    mend(dead_letter)
 
     with structlog.testing.capture_logs() as logs:
-        dry_run(letter, BY)
+        dry_run(dead_letter, BY)
 
     assert [line for line in logs if line["log_level"] != "debug"] == []

@@ -37,9 +37,9 @@ def refusal(old: bytes, new: bytes, service: str = "payments") -> str:
 
 
 def test_other_data_that_keeps_to_the_contract_is_accepted() -> None:
-    headline, reaction = check("payments", OLD, placed(payment_token="tok_other"))
+    envelope, reaction = check("payments", OLD, placed(payment_token="tok_other"))
 
-    assert str(headline.id) == PLACED["id"]
+    assert str(envelope.id) == PLACED["id"]
     assert reaction.name == "payments.authorize_payment"
 
 

@@ -12,8 +12,8 @@ from django.core.management import call_command
 from django.db import connections
 
 from choreography.core.errors import Unusable
-from choreography.inbox.fingerprints import fill_in, fingerprint, place_in, place_of
-from choreography.storage.models import table_of
+from choreography.inbox.fingerprints import fill_in, fingerprint, location_in, location_of
+from choreography.storage.tables import ServiceTables
 from orders.services import request_cancellation
 from tests.shop_in_a_box import Shop
 from tests.unit.choreography.parked import captured, park
@@ -32,23 +32,23 @@ def in_a_service() -> Exception:
 
 
 def test_the_place_is_the_innermost_of_our_own_functions() -> None:
-    module, _, function = place_of(in_a_service()).partition(":")
+    module, _, function = location_of(in_a_service()).partition(":")
 
     assert module == "orders.models"
     assert function == "_refuse_unknown"
 
 
 def test_an_error_without_any_of_our_code_has_no_place() -> None:
-    assert place_of(raised_by(lambda: int("x"))) == ""
+    assert location_of(raised_by(lambda: int("x"))) == ""
 
 
 def test_a_traceback_tells_the_same_place_as_the_error() -> None:
     error = in_a_service()
     printed = "".join(traceback.format_exception(error))
 
-    assert place_in(printed) == place_of(error)
-    assert place_in(re.sub(r"line \d+", "line 7", printed)) == place_of(error)
-    assert place_in("") == place_in("what people type") == ""
+    assert location_in(printed) == location_of(error)
+    assert location_in(re.sub(r"line \d+", "line 7", printed)) == location_of(error)
+    assert location_in("") == location_in("what people type") == ""
 
 
 def test_reaction_error_and_place_each_make_a_difference() -> None:
@@ -64,7 +64,7 @@ def test_reaction_error_and_place_each_make_a_difference() -> None:
     assert all(re.fullmatch("[0-9a-f]{12}", each) for each in prints)
 
 
-def test_letters_about_different_orders_that_fail_alike_have_one_fingerprint(shop: Shop) -> None:
+def test_dead_letters_about_different_orders_that_fail_alike_have_one_fingerprint(shop: Shop) -> None:
     one, other = park(shop, 2)
 
     assert one.subject != other.subject
@@ -76,22 +76,22 @@ def test_unreadable_messages_have_a_fingerprint_of_their_own(shop: Shop) -> None
     shop.send("orders", b"other rubbish")
     shop.send("orders", captured(uuid4()), "text/plain")
     shop.drain()
-    rubbish, other, plain = sorted(shop.letters("orders"), key=lambda letter: letter.pk)
+    rubbish, other, plain = sorted(shop.dead_letters("orders"), key=lambda dead_letter: dead_letter.pk)
 
     assert (rubbish.reaction, rubbish.error) == ("", Unusable.__name__)
     assert rubbish.fingerprint == other.fingerprint != plain.fingerprint
 
 
-def test_letters_from_before_are_given_what_later_ones_have(shop: Shop) -> None:
-    (letter,) = park(shop)
-    table = table_of("orders", "DeadLetter").objects
+def test_dead_letters_from_before_are_given_what_later_ones_have(shop: Shop) -> None:
+    (dead_letter,) = park(shop)
+    table = ServiceTables("orders").dead_letters
     table.update(fingerprint="", place="", first_parked_at="2000-01-01T00:00:00Z", state="retrying")
 
     fill_in("orders")(apps, SimpleNamespace(connection=connections["orders"]))
 
     filled = table.get()
-    assert (filled.fingerprint, filled.place) == (letter.fingerprint, letter.place)
-    assert filled.first_parked_at == filled.sent_at == letter.parked_at
+    assert (filled.fingerprint, filled.place) == (dead_letter.fingerprint, dead_letter.place)
+    assert filled.first_parked_at == filled.sent_at == dead_letter.parked_at
 
 
 @pytest.fixture
@@ -113,6 +113,6 @@ def test_the_migration_fills_them_in(before_fingerprints: None) -> None:
 
     call_command("migrate", "payments", database="payments", verbosity=0)
 
-    (letter,) = table_of("payments", "DeadLetter").objects.all()
-    assert letter.fingerprint == fingerprint("payments.x", "KeyError", "")
-    assert letter.first_parked_at == letter.parked_at
+    (dead_letter,) = ServiceTables("payments").dead_letters.all()
+    assert dead_letter.fingerprint == fingerprint("payments.x", "KeyError", "")
+    assert dead_letter.first_parked_at == dead_letter.parked_at

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from choreography.core import clock
 from choreography.inbox.deliveries import Delivery
-from choreography.testing import FrozenWorld
+from choreography.testing import FrozenClock
 from choreography.worker import batching as groups_module
 from choreography.worker.batching import Arrival, Groups
 
@@ -120,7 +120,7 @@ def test_quick_reactions_take_turns() -> None:
     assert groups.take() == [third, fourth]
 
 
-def test_after_a_turn_quick_reactions_rest_half_as_long_as_it_took(frozen: FrozenWorld) -> None:
+def test_after_a_turn_quick_reactions_rest_half_as_long_as_it_took(frozen: FrozenClock) -> None:
     """So what comes meanwhile shares a transaction, and who comes later finds nobody at rest."""
     groups = groups_with(arrival(1))
     groups.release(at_work := groups.take())
@@ -138,7 +138,7 @@ def test_after_a_turn_quick_reactions_rest_half_as_long_as_it_took(frozen: Froze
     assert groups.take() == waiting
 
 
-def test_nobody_rests_for_an_hour_because_the_clock_was_set_back_by_one(frozen: FrozenWorld) -> None:
+def test_nobody_rests_for_an_hour_because_the_clock_was_set_back_by_one(frozen: FrozenClock) -> None:
     groups = groups_with(arrival(1))
     group = groups.take()
     frozen.advance(0.04)
@@ -148,7 +148,7 @@ def test_nobody_rests_for_an_hour_because_the_clock_was_set_back_by_one(frozen: 
     assert groups.take() == [late]
 
 
-def test_nobody_rests_after_a_full_group(frozen: FrozenWorld) -> None:
+def test_nobody_rests_after_a_full_group(frozen: FrozenClock) -> None:
     groups = groups_with(*(arrival(subject) for subject in range(4)), limit=2)
     group = groups.take()
     frozen.advance(0.04)
@@ -156,7 +156,7 @@ def test_nobody_rests_after_a_full_group(frozen: FrozenWorld) -> None:
     assert len(groups.take()) == 2
 
 
-def test_nobody_rests_where_one_thread_does_all_the_work(frozen: FrozenWorld) -> None:
+def test_nobody_rests_where_one_thread_does_all_the_work(frozen: FrozenClock) -> None:
     groups = groups_with(arrival(1), arrival(2, DISPATCH))
     groups.rests = False
     group = groups.take()
@@ -165,7 +165,7 @@ def test_nobody_rests_where_one_thread_does_all_the_work(frozen: FrozenWorld) ->
     assert len(groups.take()) == 1
 
 
-def test_slow_reactions_neither_rest_nor_wait_for_those_that_do(frozen: FrozenWorld) -> None:
+def test_slow_reactions_neither_rest_nor_wait_for_those_that_do(frozen: FrozenClock) -> None:
     groups = groups_with(arrival(1), arrival(2, DISPATCH), slots=3)
     quick, slow = groups.take(), groups.take()
     frozen.advance(0.09)
@@ -176,7 +176,7 @@ def test_slow_reactions_neither_rest_nor_wait_for_those_that_do(frozen: FrozenWo
     assert groups.take() == [late]
 
 
-def test_a_quick_reaction_that_turns_out_to_be_slow_is_not_waited_for(frozen: FrozenWorld) -> None:
+def test_a_quick_reaction_that_turns_out_to_be_slow_is_not_waited_for(frozen: FrozenClock) -> None:
     """Somebody may hold the row it wants, for however long."""
     groups = groups_with(arrival(1), arrival(2, DISPATCH), slots=3)
     for group in (groups.take(), groups.take()):
@@ -192,7 +192,7 @@ def test_a_quick_reaction_that_turns_out_to_be_slow_is_not_waited_for(frozen: Fr
 
 @pytest.mark.parametrize(("events", "seconds"), [(2, 0.1), (20, 0.5)], ids=["a few", "many"])
 def test_a_reaction_that_takes_its_time_has_as_many_groups_as_there_is_room_for(
-    frozen: FrozenWorld, events: int, seconds: float
+    frozen: FrozenClock, events: int, seconds: float
 ) -> None:
     groups = groups_with(*(arrival(subject) for subject in range(events)), slots=3)
     group = groups.take()
@@ -205,7 +205,7 @@ def test_a_reaction_that_takes_its_time_has_as_many_groups_as_there_is_room_for(
 
 @pytest.mark.parametrize(("events", "seconds"), [(1, 0.09), (20, 0.49)], ids=["long for one", "long in all"])
 def test_one_that_takes_no_longer_than_any_does_on_a_busy_machine_is_quick(
-    frozen: FrozenWorld, events: int, seconds: float
+    frozen: FrozenClock, events: int, seconds: float
 ) -> None:
     groups = groups_with(*(arrival(subject) for subject in range(events)), slots=3)
     group = groups.take()
@@ -218,7 +218,7 @@ def test_one_that_takes_no_longer_than_any_does_on_a_busy_machine_is_quick(
     assert groups.take() == []
 
 
-def test_slow_reactions_go_on_beside_a_quick_one(frozen: FrozenWorld) -> None:
+def test_slow_reactions_go_on_beside_a_quick_one(frozen: FrozenClock) -> None:
     groups = groups_with(arrival(1), arrival(2, DISPATCH), slots=3)
     quick, slow = groups.take(), groups.take()
     groups.release(quick)
@@ -342,7 +342,7 @@ def test_what_waits_for_a_lost_connection_is_forgotten_and_what_is_handled_goes_
 class Story:
     """A worker's day, with a plain account of it beside: what came, what waits, what is being handled."""
 
-    def __init__(self, limit: int, slots: int, time: FrozenWorld) -> None:
+    def __init__(self, limit: int, slots: int, time: FrozenClock) -> None:
         self.groups = Groups(limit, slots)
         self.time = time
         self.quick: set[str] = set()
@@ -455,8 +455,8 @@ FORGET: st.SearchStrategy[Step] = st.just(Story.forget)
 )
 def test_whatever_comes_and_goes_in_whatever_order(limit: int, slots: int, steps: list[Step]) -> None:
     """Each is taken once, in its subject's order, and the oldest takes along whatever may share its transaction."""
-    time = FrozenWorld()
-    with clock.replaced(time):
+    time = FrozenClock()
+    with clock.use_clock(time):
         story = Story(limit, slots, time)
         for step in steps:
             step(story)

@@ -15,19 +15,19 @@ from choreography.inbox import handler, parking
 from choreography.inbox.deliveries import (
     ATTEMPTS,
     DATABASE,
+    DEAD_LETTER,
     FIRST_SEEN,
     GIVEN_UP,
-    LETTER,
     WAITS,
     Delivery,
     Done,
     Duplicate,
-    Later,
     Outcome,
     Parked,
+    RetryLater,
 )
-from choreography.inbox.handler import deliver
-from choreography.storage.models import table_of
+from choreography.inbox.handler import handle_one
+from choreography.storage.tables import ServiceTables
 from payments.gateway import GatewayDown
 from payments.models import DeadLetter, Inbox, Outbox, Payment
 from tests.unit.choreography.authorizing import CLOUDEVENT, ORDER, asking, failing, meddle, nothing_was_stored, placed
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.django_db(databases="__all__"), pytest.mark.usefixture
 
 
 def test_done_means_the_change_the_inbox_row_and_the_announcement_are_there() -> None:
-    assert deliver(placed()) == Done()
+    assert handle_one(placed()) == Done()
     assert Payment.objects.get(pk=ORDER).authorized == 2500
     entry = Inbox.objects.get()
     assert (entry.reaction, entry.subject, entry.attempts) == ("payments.authorize_payment", ORDER, 1)
@@ -47,31 +47,31 @@ def test_done_means_the_change_the_inbox_row_and_the_announcement_are_there() ->
 
 
 def test_a_second_delivery_is_a_duplicate_and_does_not_even_ask_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    deliver(placed())
+    handle_one(placed())
     meddle(monkeypatch, calls=asking(lambda event: pytest.fail("asked again")))
-    assert deliver(placed()) == Duplicate()
+    assert handle_one(placed()) == Duplicate()
     assert Outbox.objects.count() == 1
 
 
 def test_a_second_delivery_at_the_same_time_waits_and_then_is_a_duplicate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only one of them may ask the provider."""
     copies: list[Outcome] = []
-    meddle(monkeypatch, calls=asking(lambda event: copies.append(deliver(placed()))))
-    assert deliver(placed()) == Done()
-    assert [type(copy) for copy in copies] == [Later]
-    assert deliver(placed()) == Duplicate()
+    meddle(monkeypatch, calls=asking(lambda event: copies.append(handle_one(placed()))))
+    assert handle_one(placed()) == Done()
+    assert [type(copy) for copy in copies] == [RetryLater]
+    assert handle_one(placed()) == Duplicate()
     assert Outbox.objects.count() == Inbox.objects.count() == 1
 
 
 @pytest.mark.parametrize(
     ("error", "outcome"),
     [
-        (NotYet(), Later),
-        (Outage(), Later),
-        (Transient(), Later),
-        (ZeroDivisionError(), Later),
-        (OperationalError("server closed the connection unexpectedly"), Later),
-        (IntegrityError("CHECK constraint failed: payments_no_more_authorized_than_asked"), Later),
+        (NotYet(), RetryLater),
+        (Outage(), RetryLater),
+        (Transient(), RetryLater),
+        (ZeroDivisionError(), RetryLater),
+        (OperationalError("server closed the connection unexpectedly"), RetryLater),
+        (IntegrityError("CHECK constraint failed: payments_no_more_authorized_than_asked"), RetryLater),
         (ContractError("not declared"), Parked),
     ],
     ids=repr,
@@ -80,7 +80,7 @@ def test_a_failed_attempt_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, error: Exception, outcome: type[Outcome]
 ) -> None:
     meddle(monkeypatch, function=failing(error))
-    assert isinstance(deliver(placed()), outcome)
+    assert isinstance(handle_one(placed()), outcome)
     assert nothing_was_stored()
 
 
@@ -91,15 +91,15 @@ def test_a_database_error_inside_the_reaction_is_no_duplicate(monkeypatch: pytes
         Payment.objects.create(pk=events[0].subject, asked=1, authorized=2)
 
     meddle(monkeypatch, function=function)
-    outcome = deliver(placed())
-    assert isinstance(outcome, Later)
+    outcome = handle_one(placed())
+    assert isinstance(outcome, RetryLater)
     assert isinstance(outcome.error, IntegrityError)
 
 
 def test_a_worker_that_is_killed_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     meddle(monkeypatch, function=failing(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        deliver(placed())
+        handle_one(placed())
     assert nothing_was_stored()
 
 
@@ -111,14 +111,14 @@ def test_a_conflict_starts_over_at_once_with_a_new_question(monkeypatch: pytest.
             raise Conflict
 
     meddle(monkeypatch, function=function, calls=lambda events: lambda event: next(numbers))
-    assert deliver(placed()) == Done()
+    assert handle_one(placed()) == Done()
     assert next(numbers) == 6
 
 
 def test_a_conflict_that_lasts_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     meddle(monkeypatch, function=failing(Conflict()))
-    outcome = deliver(placed())
-    assert isinstance(outcome, Later)
+    outcome = handle_one(placed())
+    assert isinstance(outcome, RetryLater)
     assert outcome.again.headers[ATTEMPTS] == 1
 
 
@@ -126,54 +126,54 @@ def test_attempts_are_counted_over_deliveries(monkeypatch: pytest.MonkeyPatch) -
     meddle(monkeypatch, function=failing(ZeroDivisionError()))
     delivery, outcomes = placed(), []
     for _ in range(3):
-        outcome = deliver(delivery)
+        outcome = handle_one(delivery)
         outcomes.append(type(outcome))
-        if isinstance(outcome, Later):
+        if isinstance(outcome, RetryLater):
             delivery = replace(delivery, headers=outcome.again.headers)
-    assert outcomes == [Later, Later, Parked]
+    assert outcomes == [RetryLater, RetryLater, Parked]
     assert DeadLetter.objects.get().attempts == 3
 
 
 def test_what_the_broker_gave_up_is_parked_with_its_reason() -> None:
-    assert isinstance(deliver(placed(given_up="delivery_limit")), Parked)
+    assert isinstance(handle_one(placed(given_up="delivery_limit")), Parked)
     assert DeadLetter.objects.get().message == "the broker gave it up: delivery_limit"
     assert not Inbox.objects.exists()
 
 
-def test_parking_twice_keeps_one_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parking_twice_keeps_one_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
     for reason in ("rejected", "delivery_limit"):
-        deliver(placed(given_up=reason))
+        handle_one(placed(given_up=reason))
     assert DeadLetter.objects.get().message == "the broker gave it up: delivery_limit"
 
 
-def test_a_letter_sent_again_is_resolved_with_the_change() -> None:
-    deliver(placed(given_up="rejected"))
-    letter = DeadLetter.objects.get()
-    assert letter.key == placed().key
+def test_a_dead_letter_sent_again_is_resolved_with_the_change() -> None:
+    handle_one(placed(given_up="rejected"))
+    dead_letter = DeadLetter.objects.get()
+    assert dead_letter.key == placed().key
 
-    assert deliver(placed(headers={LETTER: letter.key})) == Done()
+    assert handle_one(placed(headers={DEAD_LETTER: dead_letter.key})) == Done()
 
-    letter.refresh_from_db()
-    assert letter.state == letter.State.RESOLVED
-    assert letter.resolved_at == clock.now()
+    dead_letter.refresh_from_db()
+    assert dead_letter.state == dead_letter.State.RESOLVED
+    assert dead_letter.resolved_at == clock.now()
 
 
-def test_a_letter_sent_again_that_fails_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    deliver(placed(given_up="rejected"))
-    letter = DeadLetter.objects.get()
+def test_a_dead_letter_sent_again_that_fails_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle_one(placed(given_up="rejected"))
+    dead_letter = DeadLetter.objects.get()
     meddle(monkeypatch, function=failing(NotYet()))
-    assert isinstance(deliver(placed(headers={LETTER: letter.key})), Later)
-    letter.refresh_from_db()
-    assert letter.resolved_at is None
+    assert isinstance(handle_one(placed(headers={DEAD_LETTER: dead_letter.key})), RetryLater)
+    dead_letter.refresh_from_db()
+    assert dead_letter.resolved_at is None
 
 
-def test_when_the_letter_cannot_be_written_the_message_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_the_dead_letter_cannot_be_written_the_message_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any) -> None:
         raise DatabaseError("no space left on device")
 
     monkeypatch.setattr(handler, "park", refuse)
-    outcome = deliver(placed(given_up="rejected"))
-    assert isinstance(outcome, Later)
+    outcome = handle_one(placed(given_up="rejected"))
+    assert isinstance(outcome, RetryLater)
     assert not DeadLetter.objects.exists()
 
 
@@ -184,16 +184,16 @@ def test_what_the_broker_gave_up_stays_given_up_over_the_ladder(monkeypatch: pyt
         raise OperationalError("gone")
 
     monkeypatch.setattr(handler, "park", refuse)
-    waits = deliver(placed(given_up="delivery_limit"))
-    assert isinstance(waits, Later)
+    waits = handle_one(placed(given_up="delivery_limit"))
+    assert isinstance(waits, RetryLater)
     assert waits.down == DATABASE
     monkeypatch.setattr(handler, "park", parking.park)
 
-    assert isinstance(deliver(placed(headers=waits.again.headers)), Parked)
+    assert isinstance(handle_one(placed(headers=waits.again.headers)), Parked)
 
-    letter = DeadLetter.objects.get()
-    assert letter.message == "the broker gave it up: delivery_limit"
-    assert GIVEN_UP not in letter.headers, "sent again, it is a message like any other"
+    dead_letter = DeadLetter.objects.get()
+    assert dead_letter.message == "the broker gave it up: delivery_limit"
+    assert GIVEN_UP not in dead_letter.headers, "sent again, it is a message like any other"
 
 
 @pytest.mark.parametrize(
@@ -211,8 +211,8 @@ def test_an_outage_says_what_seems_to_be_down(
     monkeypatch: pytest.MonkeyPatch, error: Exception, down: str | None
 ) -> None:
     meddle(monkeypatch, function=failing(error))
-    outcome = deliver(placed())
-    assert isinstance(outcome, Later)
+    outcome = handle_one(placed())
+    assert isinstance(outcome, RetryLater)
     assert outcome.down == down
 
 
@@ -221,40 +221,40 @@ def test_what_waits_for_the_database_is_not_noted_there(
     monkeypatch: pytest.MonkeyPatch, error: Exception, noted: bool
 ) -> None:
     meddle(monkeypatch, function=failing(error))
-    assert isinstance(deliver(placed()), Later)
-    assert table_of("payments", "Retry").objects.exists() is noted
+    assert isinstance(handle_one(placed()), RetryLater)
+    assert ServiceTables("payments").retries.exists() is noted
 
 
 def test_an_outage_where_no_host_is_named_suspects_none(monkeypatch: pytest.MonkeyPatch) -> None:
     meddle(monkeypatch, function=failing(Outage()), host=None)
-    outcome = deliver(placed())
-    assert isinstance(outcome, Later)
+    outcome = handle_one(placed())
+    assert isinstance(outcome, RetryLater)
     assert outcome.down is None
 
 
-def test_each_service_has_letters_of_its_own() -> None:
+def test_each_service_has_dead_letters_of_its_own() -> None:
     for service in ("orders", "payments", "shipping"):
-        assert isinstance(deliver(Delivery(service, b"rubbish", CLOUDEVENT)), Parked)
-        assert table_of(service, "DeadLetter").objects.count() == 1
+        assert isinstance(handle_one(Delivery(service, b"rubbish", CLOUDEVENT)), Parked)
+        assert ServiceTables(service).dead_letters.count() == 1
 
 
 def test_the_error_of_an_unusable_message_names_the_field_and_never_its_value() -> None:
     secret = "4242424242424242"
     body = placed().body.replace(b'"total": 2500', f'"total": "{secret}"'.encode())
-    deliver(placed(body=body))
-    letter = DeadLetter.objects.get()
-    assert "data.total" in letter.message
-    assert secret not in letter.message + letter.traceback
+    handle_one(placed(body=body))
+    dead_letter = DeadLetter.objects.get()
+    assert "data.total" in dead_letter.message
+    assert secret not in dead_letter.message + dead_letter.traceback
 
 
 def test_the_inbox_remembers_which_attempt_worked() -> None:
     headers = {ATTEMPTS: 4, WAITS: 9, FIRST_SEEN: clock.now().isoformat()}
-    deliver(placed(headers=headers))
+    handle_one(placed(headers=headers))
     assert Inbox.objects.get().attempts == 5
 
 
 def test_a_subject_nobody_knows_makes_no_row_elsewhere() -> None:
     unknown = str(uuid4()).encode()
-    outcome = deliver(placed(service="orders", body=placed().body.replace(str(ORDER).encode(), unknown)))
+    outcome = handle_one(placed(service="orders", body=placed().body.replace(str(ORDER).encode(), unknown)))
     assert isinstance(outcome, Parked)
     assert not Payment.objects.exists()

@@ -18,21 +18,21 @@ from choreography.events import registry
 from choreography.inbox.deliveries import (
     ATTEMPTS,
     DATABASE,
-    LETTER,
+    DEAD_LETTER,
     WAITS,
     Delivery,
     Done,
     Duplicate,
-    Later,
-    Left,
     Outcome,
     Parked,
+    RetryLater,
+    Unhandled,
 )
-from choreography.inbox.handler import deliver, deliver_together
+from choreography.inbox.handler import handle, handle_one
 from choreography.outbox.announcing import announce
 from choreography.storage.claims import claimed
-from choreography.storage.models import table_of
-from choreography.testing import FrozenWorld
+from choreography.storage.tables import ServiceTables
+from choreography.testing import FrozenClock
 from payments.events import PaymentDeclined
 from payments.gateway import GatewayDown, GatewayError
 from payments.models import DeadLetter, Inbox, Outbox, Payment
@@ -117,7 +117,7 @@ def test_those_that_waited_together_take_effect_each_with_its_own_cause(
     seen: list[int] = []
     change(monkeypatch, lambda event: seen.append(number_of(event)))
 
-    assert deliver_together(orders(4)) == [Done()] * 4
+    assert handle(orders(4)) == [Done()] * 4
 
     assert seen == [0, 1, 2, 3], "sorted, so that two groups lock rows in the same order"
     assert handled() == {0, 1, 2, 3}
@@ -130,7 +130,7 @@ def test_those_that_waited_together_take_effect_each_with_its_own_cause(
 def test_many_take_as_many_statements_as_few_and_one_commit(number: int) -> None:
     """The two questions before the transaction, and what is in it, however many events there are."""
     with CaptureQueriesContext(connections["payments"]) as asked:
-        assert deliver_together(orders(number)) == [Done()] * number
+        assert handle(orders(number)) == [Done()] * number
 
     statements = [re.sub(r"^(\w+)[^\"]*(?:\"(\w+)\")?.*", r"\1 \2", query["sql"]).strip() for query in asked]
     on_postgresql = connections["payments"].vendor == "postgresql"
@@ -148,7 +148,7 @@ def test_many_take_as_many_statements_as_few_and_one_commit(number: int) -> None
 def test_a_reaction_to_one_event_at_a_time_shares_the_inbox_and_the_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
     per_event(monkeypatch, lambda event: None)
     with CaptureQueriesContext(connections["payments"]) as asked:
-        assert deliver_together(orders(20)) == [Done()] * 20
+        assert handle(orders(20)) == [Done()] * 20
     inserted = [query["sql"].split()[2].strip('"') for query in asked if query["sql"].startswith("INSERT")]
     assert inserted == ["payments_inbox", *["payments_payment"] * 20, "payments_outbox"]
     assert sum("RELEASE SAVEPOINT" in query["sql"] for query in asked) == 1  # the test's own transaction is around
@@ -158,30 +158,30 @@ def test_those_that_took_effect_before_are_duplicates_and_nobody_is_asked_for_th
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waiting = orders(4)
-    deliver(waiting[1])
+    handle_one(waiting[1])
     asked: list[int] = []
     meddle(monkeypatch, calls=asking(lambda event: asked.append(number_of(event))))
 
-    assert deliver_together(waiting) == [Done(), Duplicate(), Done(), Done()]
+    assert handle(waiting) == [Done(), Duplicate(), Done(), Done()]
 
     assert asked == [0, 1, 3]
     assert handled() == {0, 1, 2, 3}
-    assert deliver_together(waiting) == [Duplicate()] * 4
+    assert handle(waiting) == [Duplicate()] * 4
     assert handled() == {0, 1, 2, 3}
 
 
 def test_those_that_took_effect_before_are_duplicates_where_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     per_event(monkeypatch, lambda event: None)
     waiting = orders(3)
-    deliver(waiting[2])
-    assert deliver_together(waiting) == [Done(), Done(), Duplicate()]
+    handle_one(waiting[2])
+    assert handle(waiting) == [Done(), Done(), Duplicate()]
     assert handled() == {0, 1, 2}
 
 
 @pytest.mark.parametrize("change", [in_one_go, per_event])
 @pytest.mark.parametrize(
     ("second", "outcome"),
-    [(order(1), Duplicate), (order(1, event=7), Later), (order(2, event=1), Duplicate)],
+    [(order(1), Duplicate), (order(1, event=7), RetryLater), (order(2, event=1), Duplicate)],
     ids=["a copy", "another event of the subject", "another event of the same id"],
 )
 def test_of_two_that_must_not_meet_the_second_is_left(
@@ -190,27 +190,27 @@ def test_of_two_that_must_not_meet_the_second_is_left(
     change(monkeypatch, lambda event: None)
     waiting = [order(1), second, order(3)]
 
-    assert deliver_together(waiting) == [Done(), Left(alone=True), Done()]
+    assert handle(waiting) == [Done(), Unhandled(alone=True), Done()]
 
     assert handled() == {1, 3}
-    assert isinstance(deliver(second), outcome)
+    assert isinstance(handle_one(second), outcome)
 
 
 def test_one_that_is_unusable_is_left_and_parked_on_its_own() -> None:
     waiting = [order(1), order(2, total="a lot"), placed(body=b"rubbish"), order(4), replace(order(5), given_up="x")]
 
-    left = Left(alone=True)
-    assert deliver_together(waiting) == [Done(), left, left, Done(), left]
+    left = Unhandled(alone=True)
+    assert handle(waiting) == [Done(), left, left, Done(), left]
 
     assert not DeadLetter.objects.exists()
     for number in (1, 2, 4):
-        assert isinstance(deliver_together([waiting[number]])[0], Parked)
-    assert {letter.attempts for letter in DeadLetter.objects.all()} == {1}
+        assert isinstance(handle([waiting[number]])[0], Parked)
+    assert {dead_letter.attempts for dead_letter in DeadLetter.objects.all()} == {1}
     assert handled() == {1, 4}
 
 
 def test_nothing_but_rubbish_is_left_altogether() -> None:
-    assert deliver_together([placed(body=b"rubbish"), placed(body=b"[]")]) == [Left(alone=True)] * 2
+    assert handle([placed(body=b"rubbish"), placed(body=b"[]")]) == [Unhandled(alone=True)] * 2
     assert nothing_was_stored()
 
 
@@ -224,7 +224,7 @@ def test_one_that_fails_while_it_asks_is_left_and_the_others_are_done(
     meddle(monkeypatch, calls=asking(raising_for(2, error)))
     waiting = orders(5)
 
-    assert deliver_together(waiting) == [Done(), Done(), Left(alone=True), Done(), Done()]
+    assert handle(waiting) == [Done(), Done(), Unhandled(alone=True), Done(), Done()]
     assert handled() == {0, 1, 3, 4}
 
     assert attempts_of(waiting[2]) == (0 if isinstance(error, NotYet) else 1)
@@ -239,29 +239,29 @@ def test_when_one_fails_in_the_transaction_nothing_is_changed_and_only_it_pays(
     change(monkeypatch, raising_for(2, error))
     waiting = orders(5)
 
-    assert deliver_together(waiting) == [Left(alone=True)] * 5
+    assert handle(waiting) == [Unhandled(alone=True)] * 5
 
     assert nothing_was_stored()
-    assert not table_of("payments", "Retry").objects.exists()
+    assert not ServiceTables("payments").retries.exists()
     assert attempts_of(waiting[2]) == (0 if isinstance(error, NotYet | Outage) else 1)
     others = [each for each in waiting if each is not waiting[2]]
-    assert [deliver_together([each]) for each in others] == [[Done()]] * 4
+    assert [handle([each]) for each in others] == [[Done()]] * 4
     assert handled() == {0, 1, 3, 4}
     assert {entry.attempts for entry in Inbox.objects.all()} == {1}
 
 
 def attempts_of(delivery: Delivery) -> int:
     """The attempts that have counted, as the ladder is told, when it has failed once on its own."""
-    (outcome,) = deliver_together([delivery])
-    assert isinstance(outcome, Later)
+    (outcome,) = handle([delivery])
+    assert isinstance(outcome, RetryLater)
     return int(outcome.again.headers[ATTEMPTS])
 
 
 def test_what_is_undeclared_in_company_is_parked_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     in_one_go(monkeypatch, raising_for(1, ContractError("not declared")))
     waiting = orders(2)
-    assert deliver_together(waiting) == [Left(alone=True)] * 2
-    assert [type(deliver(each)) for each in waiting] == [Parked, Done]
+    assert handle(waiting) == [Unhandled(alone=True)] * 2
+    assert [type(handle_one(each)) for each in waiting] == [Parked, Done]
 
 
 def test_when_there_is_nobody_to_ask_the_others_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,32 +273,32 @@ def test_when_there_is_nobody_to_ask_the_others_are_not_asked_for(monkeypatch: p
 
     meddle(monkeypatch, calls=asking(ask))
 
-    outcomes = deliver_together(orders(5))
+    outcomes = handle(orders(5))
 
     assert asked == [0, 1, 2]
-    assert outcomes == [Left(alone=False), Left(alone=False), Left(alone=True), Done(), Done()]
+    assert outcomes == [Unhandled(alone=False), Unhandled(alone=False), Unhandled(alone=True), Done(), Done()]
     assert handled() == {0, 1}
-    (outcome,) = deliver_together([order(2)])
-    assert isinstance(outcome, Later)
+    (outcome,) = handle([order(2)])
+    assert isinstance(outcome, RetryLater)
     assert outcome.down == "payment gateway"
 
 
 def test_when_asking_takes_long_what_was_answered_takes_effect_and_the_rest_goes_on_later(
-    monkeypatch: pytest.MonkeyPatch, frozen: FrozenWorld
+    monkeypatch: pytest.MonkeyPatch, frozen: FrozenClock
 ) -> None:
     meddle(monkeypatch, calls=asking(lambda event: frozen.advance(conf().asking.total_seconds() / 3)))
     waiting = orders(5)
 
-    assert deliver_together(waiting) == [Left(alone=False)] * 2 + [Done()] * 3
+    assert handle(waiting) == [Unhandled(alone=False)] * 2 + [Done()] * 3
     assert handled() == {0, 1, 2}
 
-    assert deliver_together(waiting[:2]) == [Done()] * 2
+    assert handle(waiting[:2]) == [Done()] * 2
     assert handled() == {0, 1, 2, 3, 4}
 
 
-def test_at_least_one_is_asked_for_however_long_it_takes(monkeypatch: pytest.MonkeyPatch, frozen: FrozenWorld) -> None:
+def test_at_least_one_is_asked_for_however_long_it_takes(monkeypatch: pytest.MonkeyPatch, frozen: FrozenClock) -> None:
     meddle(monkeypatch, calls=asking(lambda event: frozen.advance(3600)))
-    assert deliver_together(orders(3)) == [Left(alone=False), Left(alone=False), Done()]
+    assert handle(orders(3)) == [Unhandled(alone=False), Unhandled(alone=False), Done()]
 
 
 @pytest.mark.parametrize("change", [in_one_go, per_event])
@@ -308,13 +308,13 @@ def test_when_the_database_is_down_all_wait_on_the_ladder_and_none_has_used_an_a
     change(monkeypatch, raising_for(1, OperationalError("server closed the connection unexpectedly")))
     waiting = [order(0), order(1), placed(body=b"rubbish"), order(3)]
 
-    first, second, rubbish, last = deliver_together(waiting)
+    first, second, rubbish, last = handle(waiting)
 
-    assert rubbish == Left(alone=True)
-    for outcome, mail in zip((first, second, last), (waiting[0], waiting[1], waiting[3]), strict=True):
-        assert isinstance(outcome, Later)
+    assert rubbish == Unhandled(alone=True)
+    for outcome, delivery in zip((first, second, last), (waiting[0], waiting[1], waiting[3]), strict=True):
+        assert isinstance(outcome, RetryLater)
         assert outcome.down == DATABASE
-        assert outcome.again.body == mail.body
+        assert outcome.again.body == delivery.body
         assert (outcome.again.headers[ATTEMPTS], outcome.again.headers[WAITS]) == (0, 1)
     assert nothing_was_stored()
 
@@ -322,19 +322,19 @@ def test_when_the_database_is_down_all_wait_on_the_ladder_and_none_has_used_an_a
 def test_one_whose_copy_is_being_handled_is_left_and_the_others_are_done() -> None:
     waiting = orders(3)
     with claimed("payments", "payments.authorize_payment", [event_id(1)]):
-        assert deliver_together(waiting) == [Done(), Left(alone=True), Done()]
-        assert isinstance(deliver(waiting[1]), Later)
+        assert handle(waiting) == [Done(), Unhandled(alone=True), Done()]
+        assert isinstance(handle_one(waiting[1]), RetryLater)
     assert handled() == {0, 2}
-    assert deliver(waiting[1]) == Done()
+    assert handle_one(waiting[1]) == Done()
 
 
 def test_a_worker_that_is_killed_in_a_group_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         in_one_go(patch, raising_for(2, KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
-            deliver_together(orders(4))
+            handle(orders(4))
     assert nothing_was_stored()
-    assert deliver_together(orders(4)) == [Done()] * 4
+    assert handle(orders(4)) == [Done()] * 4
 
 
 def test_what_was_on_the_ladder_is_not_looked_for_any_more_when_it_took_effect_in_company(
@@ -343,31 +343,31 @@ def test_what_was_on_the_ladder_is_not_looked_for_any_more_when_it_took_effect_i
     with monkeypatch.context() as patch:
         meddle(patch, calls=asking(lambda event: _raise(NotYet())))
         waiting = [_again(each) for each in orders(3)]
-    retries = table_of("payments", "Retry").objects
+    retries = ServiceTables("payments").retries
     assert retries.count() == 3
 
-    assert deliver_together([*waiting[:2], order(7)]) == [Done()] * 3
+    assert handle([*waiting[:2], order(7)]) == [Done()] * 3
     assert [retry.key for retry in retries.all()] == [waiting[2].key]
-    assert deliver_together([waiting[0], waiting[2]]) == [Duplicate(), Done()]
+    assert handle([waiting[0], waiting[2]]) == [Duplicate(), Done()]
     assert not retries.exists()
 
 
-def test_letters_sent_again_are_resolved_in_company() -> None:
+def test_dead_letters_sent_again_are_resolved_in_company() -> None:
     waiting = orders(3)
     for each in waiting[:2]:
-        deliver(replace(each, given_up="rejected"))
-    again = [replace(each, headers={LETTER: each.key}) for each in waiting]
+        handle_one(replace(each, given_up="rejected"))
+    again = [replace(each, headers={DEAD_LETTER: each.key}) for each in waiting]
 
-    assert deliver_together(again) == [Done()] * 3
+    assert handle(again) == [Done()] * 3
 
-    assert {letter.state for letter in DeadLetter.objects.all()} == {DeadLetter.State.RESOLVED}
+    assert {dead_letter.state for dead_letter in DeadLetter.objects.all()} == {DeadLetter.State.RESOLVED}
     assert DeadLetter.objects.count() == 2
 
 
 def _again(delivery: Delivery) -> Delivery:
     """The delivery as it comes back from the ladder, having failed once."""
-    outcome = deliver(delivery)
-    assert isinstance(outcome, Later)
+    outcome = handle_one(delivery)
+    assert isinstance(outcome, RetryLater)
     return replace(delivery, headers=outcome.again.headers)
 
 
@@ -377,9 +377,9 @@ def _raise(error: Exception) -> None:
 
 def test_each_of_a_group_has_a_line_of_its_own_in_the_log() -> None:
     waiting = orders(3)
-    deliver(waiting[0])
+    handle_one(waiting[0])
     with structlog.testing.capture_logs() as logs:
-        deliver_together([*waiting, order(2, event=9)])
+        handle([*waiting, order(2, event=9)])
     told = [(line["event"], line["event_id"], line["reaction"]) for line in logs if line["log_level"] == "info"]
     name = "payments.authorize_payment"
     assert told == [
@@ -392,6 +392,6 @@ def test_each_of_a_group_has_a_line_of_its_own_in_the_log() -> None:
 def test_a_group_that_is_rolled_back_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
     in_one_go(monkeypatch, raising_for(1, ZeroDivisionError()))
     with structlog.testing.capture_logs() as logs:
-        deliver_together(orders(3))
+        handle(orders(3))
     (line,) = [line for line in logs if line["log_level"] != "debug"]
     assert (line["event"], line["events"], line["error"]) == ("handled one by one", 3, "ZeroDivisionError")

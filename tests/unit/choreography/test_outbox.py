@@ -15,9 +15,9 @@ from choreography.core.errors import ContractError
 from choreography.events.messages import Event, Nothing
 from choreography.events.registry import Reaction, reaction_to
 from choreography.outbox.announcing import announce, caused_by, transaction_of
-from choreography.storage.models import alias_of
+from choreography.storage.tables import ServiceTables
 from payments.events import CaptureFailed, PaymentCaptured, PaymentDeclined
-from payments.models import Counted, Outbox
+from payments.models import Outbox, SubjectCounter
 from shipping.events import ShipmentDelivered
 from shipping.models import Outbox as ShippingOutbox
 
@@ -83,7 +83,7 @@ def test_outside_a_transaction_nothing_is_announced() -> None:
         announce(DECLINED, subject=ORDER)
     with transaction_of("orders"), pytest.raises(ContractError, match=wanted):
         announce(DECLINED, subject=ORDER)
-    with transaction.atomic(using=alias_of("payments")), pytest.raises(ContractError, match=wanted):
+    with transaction.atomic(using=ServiceTables("payments").alias), pytest.raises(ContractError, match=wanted):
         announce(DECLINED, subject=ORDER)
     with transaction_of("payments"):
         pass
@@ -96,7 +96,7 @@ def test_outside_a_transaction_nothing_is_announced() -> None:
 def test_what_is_rolled_back_was_never_announced() -> None:
     with transaction_of("payments"):
         announce(DECLINED, subject=ORDER)
-        transaction.set_rollback(True, using=alias_of("payments"))
+        transaction.set_rollback(True, using=ServiceTables("payments").alias)
     assert not Outbox.objects.exists()
     with suppress(ZeroDivisionError), transaction_of("payments"):
         announce(DECLINED, subject=ORDER)
@@ -113,11 +113,11 @@ def raise_inside() -> None:
 def give_up_inside() -> None:
     with transaction_of("payments"):
         announce(DECLINED, subject=ANOTHER)
-        transaction.set_rollback(True, using=alias_of("payments"))
+        transaction.set_rollback(True, using=ServiceTables("payments").alias)
 
 
 def raise_in_a_savepoint_of_djangos() -> None:
-    with suppress(ZeroDivisionError), transaction.atomic(using=alias_of("payments")):
+    with suppress(ZeroDivisionError), transaction.atomic(using=ServiceTables("payments").alias):
         announce(DECLINED, subject=ANOTHER)
         raise ZeroDivisionError
 
@@ -164,7 +164,7 @@ def test_each_services_facts_go_into_its_own_outbox() -> None:
 @pytest.mark.parametrize("number", [2, 50])
 def test_many_facts_take_as_many_statements_as_one(number: int) -> None:
     """One to count what was announced before, and on PostgreSQL to wake the relay; one to add the rows."""
-    with CaptureQueriesContext(connections[alias_of("payments")]) as asked, transaction_of("payments"):
+    with CaptureQueriesContext(connections[ServiceTables("payments").alias]) as asked, transaction_of("payments"):
         for count in range(number):
             announce(DECLINED, subject=UUID(int=count))
     statements = [query["sql"].split()[0] for query in asked if "SAVEPOINT" not in query["sql"]]
@@ -175,7 +175,7 @@ def test_many_facts_take_as_many_statements_as_one(number: int) -> None:
 @everywhere
 def test_counting_goes_on_from_what_the_outbox_has_forgotten() -> None:
     """Also where it remembers newer ones, and for all subjects of one transaction."""
-    Counted.objects.create(subject=ORDER, sequence=7)
+    SubjectCounter.objects.create(subject=ORDER, sequence=7)
     with transaction_of("payments"):
         announce(DECLINED, subject=ORDER)
     with transaction_of("payments"):
@@ -192,7 +192,7 @@ def test_the_events_of_each_order_are_counted_from_one_without_gaps() -> None:
             announce(DECLINED, subject=subject)
     with transaction_of("payments"):
         announce(DECLINED, subject=ORDER)
-        transaction.set_rollback(True, using=alias_of("payments"))
+        transaction.set_rollback(True, using=ServiceTables("payments").alias)
     with transaction_of("payments"):
         announce(DECLINED, subject=ORDER)
 
@@ -206,7 +206,7 @@ def test_two_events_of_one_order_never_have_the_same_number() -> None:
         announce(DECLINED, subject=ORDER)
     row = Outbox.objects.get()
     row.pk, row.event_id = None, clock.new_id()
-    with pytest.raises(IntegrityError), transaction.atomic(using=alias_of("payments")):
+    with pytest.raises(IntegrityError), transaction.atomic(using=ServiceTables("payments").alias):
         row.save(force_insert=True)
 
 

@@ -11,11 +11,11 @@ from choreography.core import clock
 from choreography.core.conf import conf
 from choreography.outbox.announcing import announce, transaction_of
 from choreography.storage import retention as module
-from choreography.storage.models import alias_of
 from choreography.storage.retention import purge
-from choreography.testing import FrozenWorld
+from choreography.storage.tables import ServiceTables
+from choreography.testing import FrozenClock
 from payments.events import PaymentDeclined
-from payments.models import Counted, DeadLetter, Inbox, Outbox
+from payments.models import DeadLetter, Inbox, Outbox, SubjectCounter
 
 pytestmark = [pytest.mark.django_db(databases="__all__"), pytest.mark.usefixtures("frozen")]
 
@@ -40,7 +40,7 @@ def heard(ago: timedelta) -> None:
 
 
 def counted() -> dict[UUID, int]:
-    return dict(Counted.objects.values_list("subject", "sequence"))
+    return dict(SubjectCounter.objects.values_list("subject", "sequence"))
 
 
 def left() -> list[int]:
@@ -55,7 +55,7 @@ def test_old_published_events_go_and_young_ones_stay() -> None:
     assert left() == [3, 4]
 
 
-def test_what_waits_to_be_published_stays_however_old(frozen: FrozenWorld) -> None:
+def test_what_waits_to_be_published_stays_however_old(frozen: FrozenClock) -> None:
     announced(ORDER, published=None)
     frozen.advance(conf().keep_outbox.total_seconds() * 3)
     announced(ORDER, published=timedelta(0))
@@ -97,16 +97,16 @@ def test_a_count_is_kept_if_and_only_if_the_events_went(monkeypatch: pytest.Monk
     assert left() == [1]
 
 
-def test_those_that_wait_hold_up_nothing_as_long_as_a_bite_finds_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BITE", 2)
+def test_those_that_wait_hold_up_nothing_as_long_as_a_batch_finds_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BATCH", 2)
     for published in (None, OLD) * 3:
         announced(ORDER, published=published)
     assert purge("payments") == 3
     assert left() == [1, 3, 5]
 
 
-def test_a_bite_full_of_those_that_wait_postpones_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BITE", 3)
+def test_a_batch_full_of_those_that_wait_postpones_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BATCH", 3)
     for published in (None, None, None, OLD):
         announced(ORDER, published=published)
     assert purge("payments") == 0
@@ -128,11 +128,11 @@ def test_dead_letters_stay_for_ever() -> None:
     assert DeadLetter.objects.exists()
 
 
-def test_rows_are_removed_in_bounded_bites(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BITE", 2)
+def test_rows_are_removed_in_bounded_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BATCH", 2)
     for _ in range(5):
         heard(OLD)
-    with CaptureQueriesContext(connections[alias_of("payments")]) as queries:
+    with CaptureQueriesContext(connections[ServiceTables("payments").alias]) as queries:
         assert purge("payments") == 5
     deletions = [query["sql"] for query in queries if 'DELETE FROM "payments_inbox"' in query["sql"]]
     assert len(deletions) == 4, "2, 2, 1, and one that finds nothing"

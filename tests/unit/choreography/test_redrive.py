@@ -12,10 +12,11 @@ from choreography.broker.publisher import Outgoing
 from choreography.core import clock
 from choreography.core.errors import Outage
 from choreography.dead_letters import redrives
-from choreography.dead_letters.actions import ANSWER_WITHIN, By, groups, resolve_what_took_effect, send_again
-from choreography.storage.models import Redrive, table_of
+from choreography.dead_letters.actions import OUTCOME_WITHIN, By, groups, resolve_what_took_effect, send_again
+from choreography.storage.models import Redrive
+from choreography.storage.tables import ServiceTables
 from tests.shop_in_a_box import Shop
-from tests.unit.choreography.parked import history, letters, mend, park, states
+from tests.unit.choreography.parked import dead_letters, history, mend, park, states
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -24,7 +25,7 @@ BY = By("ada", "mended")
 
 def begin(rate: float = redrives.HIGHEST_RATE) -> Redrive:
     """The redrive of the group of the first letter."""
-    return redrives.start("orders", letters()[0].fingerprint, BY, rate)
+    return redrives.start("orders", dead_letters()[0].fingerprint, BY, rate)
 
 
 def sent() -> int:
@@ -147,19 +148,22 @@ def test_a_stop_is_heeded_and_what_was_sent_is_still_answered(shop: Shop) -> Non
     assert Counter(states()) == {"resolved": 1, "parked": 5}
 
 
-def test_a_letter_that_is_not_answered_stops_it_and_can_be_sent_again(shop: Shop) -> None:
+def test_a_dead_letter_that_is_not_answered_stops_it_and_can_be_sent_again(shop: Shop) -> None:
     """Somebody has purged the queue."""
     mend(*park(shop, 3))
     started = redrives.advance(begin(), shop)
     while message := shop.take("orders"):
         shop.broker.ack(message.tag)
 
-    shop.time.advance(ANSWER_WITHIN.total_seconds() - 1)
+    shop.time.advance(OUTCOME_WITHIN.total_seconds() - 1)
     assert redrives.advance(started, shop).state == "running"
     shop.time.advance(1)
     stopped = redrives.advance(started, shop)
 
-    assert (stopped.state, stopped.note) == ("stopped", f"Letter {letters()[0].pk} has had no answer for 15 minutes.")
+    assert (stopped.state, stopped.note) == (
+        "stopped",
+        f"Letter {dead_letters()[0].pk} has had no answer for 15 minutes.",
+    )
     assert groups("orders")[0].overdue == 1
     assert to_the_end(shop, begin()).state == "done"
     assert history()[0] == ("retry", "superseded")
@@ -199,7 +203,7 @@ def test_a_crash_after_publishing_and_before_the_commit_does_no_harm(shop: Shop)
     assert to_the_end(shop, started).state == "done"
 
     assert set(states()) == {"resolved"}
-    assert table_of("orders", "Inbox").objects.count() == 7
+    assert ServiceTables("orders").inbox.count() == 7
 
 
 def test_pressing_many_times_takes_effect_once(shop: Shop) -> None:
@@ -207,14 +211,14 @@ def test_pressing_many_times_takes_effect_once(shop: Shop) -> None:
     started = begin()
     for _ in range(5):
         redrives.advance(started, shop)
-    for letter in letters():
-        if letter.state == "parked":
-            send_again(letter, shop, BY)  # a person is faster
+    for dead_letter in dead_letters():
+        if dead_letter.state == "parked":
+            send_again(dead_letter, shop, BY)  # a person is faster
 
     assert to_the_end(shop, started).state == "done"
 
     assert set(states()) == {"resolved"}
-    assert table_of("orders", "Inbox").objects.count() == 7
+    assert ServiceTables("orders").inbox.count() == 7
 
 
 def test_the_history_says_who_and_why_and_in_which_redrive(shop: Shop) -> None:
@@ -222,11 +226,11 @@ def test_the_history_says_who_and_why_and_in_which_redrive(shop: Shop) -> None:
     started = begin()
     to_the_end(shop, started)
 
-    (line,) = letters()[0].actions.all()
+    (line,) = dead_letters()[0].actions.all()
     assert (line.who, line.why, line.redrive_id, line.step) == ("ada", "mended", started.pk, 0)
 
 
-def test_progress_counts_letters(shop: Shop) -> None:
+def test_progress_counts_dead_letters(shop: Shop) -> None:
     mend(*park(shop, 10))
     started = redrives.advance(begin(), shop)
     shop.drain()
@@ -272,7 +276,7 @@ def test_without_redrives_the_timer_does_not_touch_the_broker(shop: Shop, settin
         redrives.go_on(service)
 
 
-def test_a_letter_whose_event_took_effect_by_another_copy_is_resolved(shop: Shop) -> None:
+def test_a_dead_letter_whose_event_took_effect_by_another_copy_is_resolved(shop: Shop) -> None:
     one, _ = park(shop, 2)
     mend(one)
     shop.send("orders", bytes(one.body))
@@ -297,7 +301,7 @@ def test_rubbish_that_claims_the_id_of_a_heard_event_is_not_resolved(shop: Shop)
     assert states() == ["resolved", "parked"]
 
 
-def test_a_resolved_letter_ends_the_wait_of_its_redrive(shop: Shop) -> None:
+def test_a_resolved_dead_letter_ends_the_wait_of_its_redrive(shop: Shop) -> None:
     """Its message is lost, and another copy took effect."""
     (one,) = park(shop)
     started = redrives.advance(begin(), shop)
@@ -314,4 +318,4 @@ def test_a_resolved_letter_ends_the_wait_of_its_redrive(shop: Shop) -> None:
 
 
 def test_answers_are_given_within_a_time_a_person_would_wait() -> None:
-    assert timedelta(minutes=1) < ANSWER_WITHIN < timedelta(hours=1)
+    assert timedelta(minutes=1) < OUTCOME_WITHIN < timedelta(hours=1)

@@ -13,7 +13,7 @@ from choreography.core.errors import Outage, PublishFailed
 from choreography.events import registry
 from choreography.outbox.announcing import announce, transaction_of
 from choreography.outbox.relay import move
-from choreography.storage.models import alias_of
+from choreography.storage.tables import ServiceTables
 from payments.events import PaymentDeclined
 from payments.models import Outbox
 
@@ -103,7 +103,7 @@ def test_a_batch_has_a_limit_and_the_oldest_go_first() -> None:
 @pytest.mark.parametrize("count", [1, 50], ids="{} events".format)
 def test_a_batch_takes_two_statements_however_large_it_is(count: int) -> None:
     announce_some(count)
-    with CaptureQueriesContext(connections[alias_of("payments")]) as queries:
+    with CaptureQueriesContext(connections[ServiceTables("payments").alias]) as queries:
         assert move("payments", Paper()) == count
     statements = [query["sql"].split()[0] for query in queries]
     assert [word for word in statements if word not in ("SAVEPOINT", "RELEASE")] == ["SELECT", "UPDATE"]

@@ -23,15 +23,15 @@ from django.db.backends.sqlite3.base import DatabaseWrapper
 from choreography.core.classification import classify, is_database_down
 from choreography.core.conf import Conf
 from choreography.core.errors import Conflict, ContractError, NotYet, Outage, PublishFailed, Transient, Unusable
-from choreography.inbox.deliveries import ATTEMPTS, FIRST_SEEN, LETTER, WAITS, Delivery
+from choreography.inbox.deliveries import ATTEMPTS, DEAD_LETTER, FIRST_SEEN, WAITS, Delivery
 from choreography.inbox.handler import _again
-from choreography.inbox.retry_policy import Again, History, Park, decide
+from choreography.inbox.retry_policy import History, Park, TryAgain, decide
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 CONF = Conf()
 
 
-def after(error: Exception, *, attempts: int = 0, waits: int = 0, age: timedelta = timedelta(0)) -> Again | Park:
+def after(error: Exception, *, attempts: int = 0, waits: int = 0, age: timedelta = timedelta(0)) -> TryAgain | Park:
     return decide(error, History(NOW - age, attempts, waits), NOW, 0.5, CONF)
 
 
@@ -42,28 +42,28 @@ def after(error: Exception, *, attempts: int = 0, waits: int = 0, age: timedelta
         (Unusable(), 0, 0, timedelta(0), Park(1)),
         (ContractError(), 0, 0, timedelta(0), Park(1)),
         # a bug at the third attempt,
-        (ZeroDivisionError(), 0, 0, timedelta(0), Again),
-        (ZeroDivisionError(), 1, 0, timedelta(days=9), Again),
+        (ZeroDivisionError(), 0, 0, timedelta(0), TryAgain),
+        (ZeroDivisionError(), 1, 0, timedelta(days=9), TryAgain),
         (ZeroDivisionError(), 2, 0, timedelta(0), Park(3)),
         # a passing fault at the tenth, or when it has lasted for a day,
-        (Transient(), 0, 0, timedelta(0), Again),
-        (Transient(), 8, 0, timedelta(hours=23), Again),
+        (Transient(), 0, 0, timedelta(0), TryAgain),
+        (Transient(), 8, 0, timedelta(hours=23), TryAgain),
         (Transient(), 9, 0, timedelta(0), Park(10)),
         (Transient(), 0, 0, timedelta(days=1), Park(1)),
-        (Transient(), 0, 50, timedelta(0), Again),
+        (Transient(), 0, 50, timedelta(0), TryAgain),
         (Conflict(), 9, 0, timedelta(0), Park(10)),
         (PublishFailed(), 9, 0, timedelta(0), Park(10)),
         # a wait for another event after ten minutes,
-        (NotYet(), 0, 0, timedelta(minutes=9), Again),
+        (NotYet(), 0, 0, timedelta(minutes=9), TryAgain),
         (NotYet(), 2, 9, timedelta(minutes=10), Park(2)),
         # and what is only down: never.
-        (Outage(), 0, 0, timedelta(0), Again),
-        (Outage(), 9, 999, timedelta(days=365), Again),
-        (OperationalError("server closed the connection"), 9, 999, timedelta(days=365), Again),
+        (Outage(), 0, 0, timedelta(0), TryAgain),
+        (Outage(), 9, 999, timedelta(days=365), TryAgain),
+        (OperationalError("server closed the connection"), 9, 999, timedelta(days=365), TryAgain),
     ],
     ids=repr,
 )
-def test_the_table(error: Exception, attempts: int, waits: int, age: timedelta, verdict: type[Again] | Park) -> None:
+def test_the_table(error: Exception, attempts: int, waits: int, age: timedelta, verdict: type[TryAgain] | Park) -> None:
     found = after(error, attempts=attempts, waits=waits, age=age)
     assert found == verdict if isinstance(verdict, Park) else isinstance(found, verdict)
 
@@ -71,7 +71,7 @@ def test_the_table(error: Exception, attempts: int, waits: int, age: timedelta, 
 def test_a_fault_uses_up_an_attempt_and_an_outage_or_a_wait_does_not() -> None:
     def counted(error: Exception) -> tuple[int, int]:
         again = after(error, attempts=3, waits=4)
-        assert isinstance(again, Again)
+        assert isinstance(again, TryAgain)
         return again.history.attempts, again.history.waits
 
     assert counted(Transient()) == (4, 4)
@@ -82,24 +82,24 @@ def test_a_fault_uses_up_an_attempt_and_an_outage_or_a_wait_does_not() -> None:
 def test_an_outage_does_not_make_a_delivery_old() -> None:
     """Else the first hiccup after it, or the first prerequisite still missing, would park the delivery."""
     again = after(Outage(), age=timedelta(days=3))
-    assert isinstance(again, Again)
+    assert isinstance(again, TryAgain)
     assert again.history.first_seen == NOW
 
     later = NOW + timedelta(minutes=5)
-    assert isinstance(decide(NotYet(), again.history, later, 0.5, CONF), Again)
-    assert isinstance(decide(Transient(), again.history, later, 0.5, CONF), Again)
+    assert isinstance(decide(NotYet(), again.history, later, 0.5, CONF), TryAgain)
+    assert isinstance(decide(Transient(), again.history, later, 0.5, CONF), TryAgain)
 
 
 def test_a_fault_does_make_a_delivery_older() -> None:
     again = after(Transient(), age=timedelta(hours=3))
-    assert isinstance(again, Again)
+    assert isinstance(again, TryAgain)
     assert again.history.first_seen == NOW - timedelta(hours=3)
 
 
 def rung(error: Exception, steps: int, conf: Conf = CONF) -> int:
     again = decide(error, History(NOW, attempts=steps, waits=steps), NOW, 0.5, conf)
-    assert isinstance(again, Again)
-    return again.tier
+    assert isinstance(again, TryAgain)
+    return again.rung
 
 
 def test_a_fault_climbs_the_ladder_one_rung_at_a_time_and_stays_on_its_top() -> None:
@@ -115,14 +115,14 @@ def test_what_waits_for_another_event_looks_for_it_often_at_first() -> None:
 
 
 def test_a_ladder_without_short_rungs_is_waited_on_at_its_first() -> None:
-    assert [rung(Outage(), steps, Conf(retry_tiers=(60, 600))) for steps in (0, 1, 2)] == [60, 60, 60]
+    assert [rung(Outage(), steps, Conf(retry_rungs=(60, 600))) for steps in (0, 1, 2)] == [60, 60, 60]
 
 
 @pytest.mark.parametrize(("jitter", "delay"), [(0.0, 15.0), (0.5, 22.5), (1.0, 30.0)])
 def test_delays_are_spread_over_the_upper_half_of_the_rung(jitter: float, delay: float) -> None:
     again = decide(Outage(), History(NOW, waits=2), NOW, jitter, CONF)
-    assert isinstance(again, Again)
-    assert (again.tier, again.delay) == (30, delay)
+    assert isinstance(again, TryAgain)
+    assert (again.rung, again.delay) == (30, delay)
 
 
 # What database errors mean
@@ -226,7 +226,7 @@ def test_a_history_comes_back_as_it_was_sent() -> None:
     history = History(NOW - timedelta(microseconds=1), attempts=3, waits=7)
     delivery = Delivery("payments", b"{}", "application/cloudevents+json", {"traceparent": "00-1", "x-death": [{}]})
 
-    again = _again(delivery, Again(tier=30, delay=22.5, history=history))
+    again = _again(delivery, TryAgain(rung=30, delay=22.5, history=history))
 
     assert (again.exchange, again.routing_key, again.expiration) == ("", "payments.retry.30s", 22.5)
     assert (again.body, again.content_type) == (delivery.body, delivery.content_type)
@@ -263,6 +263,6 @@ def test_a_history_that_makes_no_sense_is_none(headers: dict[str, object]) -> No
 
 
 @pytest.mark.parametrize("key", [None, 7, ["a"], "", "x" * 151, "a\0b"], ids=repr)
-def test_a_letter_that_is_no_key_is_none(key: object) -> None:
-    assert Delivery("payments", b"", headers={LETTER: key}).letter is None
-    assert Delivery("payments", b"", headers={LETTER: "0f"}).letter == "0f"
+def test_a_dead_letter_that_is_no_key_is_none(key: object) -> None:
+    assert Delivery("payments", b"", headers={DEAD_LETTER: key}).dead_letter is None
+    assert Delivery("payments", b"", headers={DEAD_LETTER: "0f"}).dead_letter == "0f"

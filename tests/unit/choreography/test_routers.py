@@ -7,7 +7,7 @@ import pytest
 from django.contrib.auth.models import User
 
 from choreography.storage import routers
-from choreography.storage.routers import ServiceRouter, home
+from choreography.storage.routers import ServiceRouter, alias_of_app
 from orders.models import Order, OrderLine
 from payments.models import Payment
 
@@ -49,7 +49,7 @@ def test_a_services_rows_live_under_its_own_alias_and_all_others_in_default(sepa
 
 def test_a_service_without_an_alias_lives_in_default(databases: Configure) -> None:
     databases({"default": database("all.sqlite3")})
-    assert home("orders") == "default"
+    assert alias_of_app("orders") == "default"
 
 
 def test_rows_of_one_app_may_be_related_and_rows_of_two_services_may_not(separate: ServiceRouter) -> None:

@@ -46,13 +46,13 @@ def change(*keys: UUID, **values: Any) -> list[Payment]:
 
 
 def test_all_that_is_there_afterwards_is_what_was_given() -> None:
-    letters = [DeadLetter(key=str(n), error="E", message="%s", body=b"\0%d", headers={"n": [n]}) for n in range(3)]
+    dead_letters = [DeadLetter(key=str(n), error="E", message="%s", body=b"\0%d", headers={"n": [n]}) for n in range(3)]
 
-    insert_all(letters, "orders")
+    insert_all(dead_letters, "orders")
 
     found = DeadLetter.objects.order_by("key")
     assert [(it.pk, it.key, bytes(it.body), it.headers) for it in found] == [
-        (it.pk, it.key, it.body, it.headers) for it in letters
+        (it.pk, it.key, it.body, it.headers) for it in dead_letters
     ]
 
 

@@ -16,10 +16,10 @@ from choreography.core.errors import Outage
 from choreography.events import registry, timers
 from choreography.events.messages import Event, Nothing
 from choreography.events.timers import Timer
-from choreography.inbox.deliveries import Done, Duplicate, Later, Left, Parked
+from choreography.inbox.deliveries import Done, Duplicate, Parked, RetryLater, Unhandled
 from choreography.outbox.announcing import announce, transaction_of
-from choreography.storage.models import table_of
-from choreography.testing import Choreography, FrozenWorld, Step
+from choreography.storage.tables import ServiceTables
+from choreography.testing import Choreography, FrozenClock, Step
 from orders.events import CancellationRequested
 from shipping.models import Shipment
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.django_db(databases="__all__")
 
 
 @pytest.fixture
-def choreography(frozen: FrozenWorld) -> Iterator[Choreography]:
+def choreography(frozen: FrozenClock) -> Iterator[Choreography]:
     choreography = Choreography(frozen)
     yield choreography
     choreography.close()
@@ -77,12 +77,12 @@ def test_draining_goes_on_until_nothing_is_left_to_do(choreography: Choreography
 
 
 def test_what_is_to_be_tried_again_waits_on_the_ladder(
-    choreography: Choreography, frozen: FrozenWorld, monkeypatch: pytest.MonkeyPatch
+    choreography: Choreography, frozen: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail(monkeypatch, Outage("down"))
     request()
     choreography.drain()
-    assert isinstance(choreography.steps[-1].outcome, Later)
+    assert isinstance(choreography.steps[-1].outcome, RetryLater)
     assert choreography.waiting() == choreography.broker.size(topology.retry_queue_name("shipping", 1)) == 1
     assert choreography.drain() == 0, "time stands still"
 
@@ -95,13 +95,13 @@ def test_what_is_to_be_tried_again_waits_on_the_ladder(
 
 
 def test_settling_lets_time_pass_until_all_is_quiet(
-    choreography: Choreography, frozen: FrozenWorld, monkeypatch: pytest.MonkeyPatch
+    choreography: Choreography, frozen: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail(monkeypatch, ZeroDivisionError())
     request()
     start = frozen.now()
     choreography.settle(quiet=10)
-    assert [type(step.outcome) for step in choreography.steps] == [Later, Later, Parked]
+    assert [type(step.outcome) for step in choreography.steps] == [RetryLater, RetryLater, Parked]
     assert 10 <= (frozen.now() - start).total_seconds() < 30
 
 
@@ -159,7 +159,7 @@ def test_what_a_group_leaves_is_not_acknowledged(choreography: Choreography) -> 
     choreography.publish([Outgoing(message.body, "", topology.queue_name("shipping"))])
     done, left = choreography.handle_together("shipping", [message, *take_all(choreography, "shipping")])
     assert isinstance(done, Step)
-    assert left == Left(alone=True)
+    assert left == Unhandled(alone=True)
     assert choreography.steps == [done]
     choreography.lose_connections()
     step = choreography.handle_next("shipping")
@@ -172,15 +172,15 @@ def test_a_group_in_an_outage_waits_on_the_ladder(choreography: Choreography, mo
     request()
     request()
     choreography.handle_together("shipping", take_all(choreography, "shipping"))
-    assert [type(step.outcome) for step in choreography.steps] == [Later, Later]
+    assert [type(step.outcome) for step in choreography.steps] == [RetryLater, RetryLater]
     assert choreography.waiting() == 2
     choreography.lose_connections()
     assert choreography.take("shipping") is None
 
 
-def test_services_can_take_part_alone(frozen: FrozenWorld) -> None:
+def test_services_can_take_part_alone(frozen: FrozenClock) -> None:
     alone = Choreography(frozen, ["orders", "shipping"])
     request()
     assert alone.drain() == 2
-    assert not table_of("payments", "Inbox").objects.exists()
+    assert not ServiceTables("payments").inbox.exists()
     alone.close()

@@ -29,16 +29,16 @@ def test_every_service_of_the_shop_has_its_timers() -> None:
     assert {timer.name for timer in timers()} == {
         "orders.cancel_unpaid_orders",
         "orders.purge_old_events",
-        "orders.send_letters_again",
-        "orders.send_overdue_retries",
+        "orders.redrive_dead_letters",
+        "orders.resend_lost_retries",
         "payments.expire_authorizations",
         "payments.purge_old_events",
-        "payments.send_letters_again",
-        "payments.send_overdue_retries",
+        "payments.redrive_dead_letters",
+        "payments.resend_lost_retries",
         "shipping.track_parcels",
         "shipping.purge_old_events",
-        "shipping.send_letters_again",
-        "shipping.send_overdue_retries",
+        "shipping.redrive_dead_letters",
+        "shipping.resend_lost_retries",
     }
 
 

@@ -8,8 +8,8 @@ import pytest
 from choreography.broker.publisher import Outgoing
 from choreography.core.errors import NotYet, Outage
 from choreography.inbox import handler
-from choreography.inbox.deliveries import Delivery, Done, Duplicate, Later, Outcome
-from choreography.inbox.resuming import Waiting
+from choreography.inbox.deliveries import Delivery, Done, Duplicate, Outcome, RetryLater
+from choreography.inbox.resuming import WaitingDeliveries
 
 pytestmark = pytest.mark.usefixtures("frozen")
 
@@ -21,15 +21,15 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[Delivery]:
     """What is tried again, in order. It takes effect if its type is among those in ``ready``."""
     tried: list[Delivery] = []
 
-    def resume(mail: Delivery) -> bool:
-        tried.append(mail)
-        return mail.headers.get("after") in (None, *(each.headers["name"] for each in tried[:-1]))
+    def resume(delivery: Delivery) -> bool:
+        tried.append(delivery)
+        return delivery.headers.get("after") in (None, *(each.headers["name"] for each in tried[:-1]))
 
     monkeypatch.setattr(handler, "resume", resume)
     return tried
 
 
-def mail(name: str, flow: UUID = FLOW, service: str = "shipping", after: str | None = None) -> Delivery:
+def delivery(name: str, flow: UUID = FLOW, service: str = "shipping", after: str | None = None) -> Delivery:
     """A delivery; ``after`` names the one that must have been tried before it."""
     envelope = {
         "specversion": "1.0",
@@ -44,69 +44,69 @@ def mail(name: str, flow: UUID = FLOW, service: str = "shipping", after: str | N
 
 
 def later(error: Exception) -> Outcome:
-    return Later(Outgoing(b"", ""), 1.0, error)
+    return RetryLater(Outgoing(b"", ""), 1.0, error)
 
 
-def waiting_for(*waiting: Delivery, most: int = 100) -> Waiting:
-    memory = Waiting(most)
+def waiting_for(*waiting: Delivery, most: int = 100) -> WaitingDeliveries:
+    memory = WaitingDeliveries(most)
     for each in waiting:
         memory.note(each, later(NotYet()))
     return memory
 
 
 def test_what_waits_is_tried_once_when_its_event_is_done(tried: list[Delivery]) -> None:
-    early = mail("early")
+    early = delivery("early")
     memory = waiting_for(early)
 
-    memory.note(mail("first"), Done())
-    memory.note(mail("second"), Done())
+    memory.note(delivery("first"), Done())
+    memory.note(delivery("second"), Done())
 
     assert tried == [early]
 
 
 def test_only_the_same_flow_in_the_same_service_is_tried(tried: list[Delivery]) -> None:
-    memory = waiting_for(mail("of another flow", OTHER_FLOW), mail("of another service", service="orders"))
-    memory.note(mail("first"), Done())
+    memory = waiting_for(delivery("of another flow", OTHER_FLOW), delivery("of another service", service="orders"))
+    memory.note(delivery("first"), Done())
     assert tried == []
 
 
 @pytest.mark.parametrize("outcome", [Duplicate(), later(Outage()), later(NotYet())], ids=repr)
 def test_only_what_was_done_brings_anything_on(tried: list[Delivery], outcome: Outcome) -> None:
-    waiting_for(mail("early")).note(mail("first"), outcome)
+    waiting_for(delivery("early")).note(delivery("first"), outcome)
     assert tried == []
 
 
 def test_only_a_wait_for_another_event_is_remembered(tried: list[Delivery]) -> None:
-    memory = Waiting()
-    memory.note(mail("down"), later(Outage()))
-    memory.note(mail("first"), Done())
+    memory = WaitingDeliveries()
+    memory.note(delivery("down"), later(Outage()))
+    memory.note(delivery("first"), Done())
     assert tried == []
 
 
 def test_what_was_brought_on_brings_on_the_next(tried: list[Delivery]) -> None:
-    third, second = mail("third", after="second"), mail("second")
-    waiting_for(third, second).note(mail("first"), Done())
+    third, second = delivery("third", after="second"), delivery("second")
+    waiting_for(third, second).note(delivery("first"), Done())
     assert tried == [third, second, third]
 
 
 def test_what_does_not_get_on_is_remembered(tried: list[Delivery]) -> None:
-    stuck = mail("stuck", after="more")
+    stuck = delivery("stuck", after="more")
     memory = waiting_for(stuck)
-    memory.note(mail("first"), Done())
-    memory.note(mail("second"), Done())
+    memory.note(delivery("first"), Done())
+    memory.note(delivery("second"), Done())
     assert tried == [stuck, stuck]
 
 
 def test_the_copy_from_the_ladder_takes_the_place_of_what_is_remembered(tried: list[Delivery]) -> None:
-    early = mail("early")
+    early = delivery("early")
     memory = waiting_for(early, early)
     memory.note(early, Done())
     assert tried == []
 
 
 def test_the_oldest_flow_is_forgotten_first(tried: list[Delivery]) -> None:
-    memory = waiting_for(mail("old"), mail("new", OTHER_FLOW), most=1)
-    memory.note(mail("first"), Done())
+    memory = waiting_for(delivery("old"), delivery("new", OTHER_FLOW), most=1)
+    memory.note(delivery("first"), Done())
     assert tried == []
-    memory.note(mail("first", OTHER_FLOW), Done())
+    memory.note(delivery("first", OTHER_FLOW), Done())
     assert [each.headers["name"] for each in tried] == ["new"]

@@ -6,10 +6,10 @@ from threading import Thread
 import pytest
 
 from choreography.core import clock
-from choreography.testing import FrozenWorld
+from choreography.testing import FrozenClock
 
 
-def test_the_real_world_gives_utc_and_rising_ids_and_chance() -> None:
+def test_the_system_clock_gives_utc_and_rising_ids_and_chance() -> None:
     before = datetime.now(UTC)
     assert before <= clock.now() <= datetime.now(UTC)
     assert clock.now().tzinfo is UTC
@@ -19,9 +19,9 @@ def test_the_real_world_gives_utc_and_rising_ids_and_chance() -> None:
     assert 0 <= clock.jitter() < 1
 
 
-def test_a_world_is_replaced_for_every_thread_and_put_back() -> None:
-    frozen, seen = FrozenWorld(), list[datetime]()
-    with clock.replaced(frozen):
+def test_a_clock_is_replaced_for_every_thread_and_put_back() -> None:
+    frozen, seen = FrozenClock(), list[datetime]()
+    with clock.use_clock(frozen):
         thread = Thread(target=lambda: seen.append(clock.now()))
         thread.start()
         thread.join()
@@ -29,22 +29,22 @@ def test_a_world_is_replaced_for_every_thread_and_put_back() -> None:
     assert clock.now() != frozen.now()
 
 
-def test_a_world_is_put_back_after_an_error() -> None:
-    frozen = FrozenWorld()
-    with pytest.raises(ZeroDivisionError), clock.replaced(frozen):
+def test_a_clock_is_put_back_after_an_error() -> None:
+    frozen = FrozenClock()
+    with pytest.raises(ZeroDivisionError), clock.use_clock(frozen):
         raise ZeroDivisionError
     assert clock.now() != frozen.now()
 
 
-def test_in_a_frozen_world_time_stands_still_until_told() -> None:
-    frozen = FrozenWorld(start=datetime(2030, 1, 1, tzinfo=UTC))
+def test_in_a_frozen_clock_time_stands_still_until_told() -> None:
+    frozen = FrozenClock(start=datetime(2030, 1, 1, tzinfo=UTC))
     assert frozen.now() == frozen.now() == datetime(2030, 1, 1, tzinfo=UTC)
     frozen.advance(90.5)
     assert frozen.now() == datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=90.5)
 
 
 def test_ids_rise_even_while_time_stands_still() -> None:
-    frozen = FrozenWorld()
+    frozen = FrozenClock()
     ids = [frozen.new_id() for _ in range(1000)]
     assert ids == sorted(set(ids))
     assert {(id_.version, id_.variant) for id_ in ids} == {(7, "specified in RFC 4122")}
@@ -52,8 +52,8 @@ def test_ids_rise_even_while_time_stands_still() -> None:
     assert frozen.new_id() > ids[-1]
 
 
-def test_a_seed_repeats_a_world() -> None:
-    one, same, other = FrozenWorld(7), FrozenWorld(7), FrozenWorld(8)
+def test_a_seed_repeats_a_clock() -> None:
+    one, same, other = FrozenClock(7), FrozenClock(7), FrozenClock(8)
     first = [(one.new_id(), one.jitter()) for _ in range(10)]
     assert first == [(same.new_id(), same.jitter()) for _ in range(10)]
     assert first != [(other.new_id(), other.jitter()) for _ in range(10)]

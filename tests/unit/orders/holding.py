@@ -10,5 +10,5 @@ from orders.models import Order
 @contextmanager
 def holding(order: Order) -> Iterator[Order]:
     """The order, held in a transaction of its own. What is changed about it is written when the block ends."""
-    with transaction_of("orders"), Order.objects.held([order.pk]) as [held]:
+    with transaction_of("orders"), Order.objects.locked([order.pk]) as [held]:
         yield held

@@ -7,7 +7,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.test import Client
 
-from choreography.storage.models import table_of
+from choreography.storage.tables import ServiceTables
 from orders import services
 from orders.models import MAX_PRICE, Order, OrderLine, Product
 from tests.unit.orders.admin_pages import (
@@ -44,7 +44,7 @@ def test_a_filled_in_form_places_one_order(clerk: Client) -> None:
 def test_placing_an_order_announces_it_once_and_notes_who_did_it(clerk: Client) -> None:
     clerk.post(ADD, filled_in((a_product().pk, 1)))
 
-    assert [event.event_type for event in table_of("orders", "Outbox").objects.all()] == ["orders.order_placed.v1"]
+    assert [event.event_type for event in ServiceTables("orders").outbox.all()] == ["orders.order_placed.v1"]
     assert LogEntry.objects.get().object_id == str(Order.objects.get().pk)
 
 
@@ -100,7 +100,7 @@ def refused(clerk: Client, *lines: tuple[Any, Any]) -> list[str]:
     """What is told about lines that make no order."""
     response = clerk.post(ADD, filled_in(*lines))
     assert not Order.objects.exists()
-    assert not table_of("orders", "Outbox").objects.exists()
+    assert not ServiceTables("orders").outbox.exists()
     return complaints(response)
 
 

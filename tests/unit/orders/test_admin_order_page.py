@@ -6,7 +6,7 @@ import pytest
 from django.test import Client
 
 from choreography.core import clock
-from choreography.storage.models import table_of
+from choreography.storage.tables import ServiceTables
 from orders import services
 from orders.models import Order
 from tests.unit.orders.admin_pages import an_order, log_in, log_in_clerk, queries
@@ -33,7 +33,7 @@ def page(clerk: Client, order: Order) -> str:
 
 def publish_all() -> None:
     """The relay has been here."""
-    table_of("orders", "Outbox").objects.update(published_at=clock.now())
+    ServiceTables("orders").outbox.update(published_at=clock.now())
 
 
 def complete(order: Order) -> None:
@@ -102,7 +102,7 @@ def test_an_event_announced_is_waiting_until_it_is_published(clerk: Client) -> N
 
 def test_an_event_heard_is_shown_with_its_reaction_and_attempts(clerk: Client) -> None:
     order = an_order()
-    table_of("orders", "Inbox").objects.create(
+    ServiceTables("orders").inbox.create(
         event_id=clock.new_id(),
         event_type="payments.payment_authorized.v1",
         reaction="orders.record_authorization",
@@ -120,14 +120,14 @@ def test_an_event_heard_is_shown_with_its_reaction_and_attempts(clerk: Client) -
 def test_a_dead_letter_about_it_is_shown(client: Client) -> None:
     log_in(client, "orders.view_order", "orders.view_deadletter")
     order = an_order()
-    letter = table_of("orders", "DeadLetter").objects.create(
+    dead_letter = ServiceTables("orders").dead_letters.create(
         key="k", subject=order.pk, reaction="orders.record_capture", error="Bug", message="?", body=b"{}"
     )
 
     shown = page(client, order)
 
     assert "orders.record_capture: Bug" in shown
-    assert f"/admin/orders/deadletter/{letter.pk}/change/" in shown
+    assert f"/admin/orders/deadletter/{dead_letter.pk}/change/" in shown
 
 
 def moves(clerk: Client, order: Order) -> bool:

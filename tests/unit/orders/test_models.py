@@ -93,7 +93,7 @@ def test_an_event_is_announced_once_and_counted_once_per_order() -> None:
             Outbox.objects.create(**twin)
 
 
-def test_there_is_one_letter_per_message() -> None:
+def test_there_is_one_dead_letter_per_message() -> None:
     DeadLetter.objects.create(key="k", error="E", message="", body=b"")
     with pytest.raises(IntegrityError, match="key"), transaction.atomic(using="orders"):
         DeadLetter.objects.create(key="k", error="E", message="", body=b"")

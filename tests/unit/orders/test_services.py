@@ -12,7 +12,7 @@ from choreography.core import clock
 from choreography.events.messages import Event
 from choreography.events.registry import Reaction, reactions
 from choreography.outbox.announcing import transaction_of
-from choreography.testing import FrozenWorld
+from choreography.testing import FrozenClock
 from orders import services
 from orders.models import (
     MAX_PRICE,
@@ -32,9 +32,9 @@ pytestmark = pytest.mark.django_db(databases="__all__")
 
 
 @pytest.fixture(autouse=True)
-def frozen() -> Iterator[FrozenWorld]:
-    frozen = FrozenWorld()
-    with clock.replaced(frozen):
+def frozen() -> Iterator[FrozenClock]:
+    frozen = FrozenClock()
+    with clock.use_clock(frozen):
         yield frozen
 
 

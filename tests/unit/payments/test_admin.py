@@ -22,7 +22,7 @@ def bookkeeper(client: Client) -> Client:
 
 def a_payment(amount: int = 2500, currency: str = "EUR") -> Payment:
     """Authorized and captured."""
-    with transaction.atomic(using="payments"), Payment.objects.held([uuid4()]) as [payment]:
+    with transaction.atomic(using="payments"), Payment.objects.locked([uuid4()]) as [payment]:
         payment.asked, payment.currency = amount, currency
         payment.enter(Entry.Kind.AUTHORIZED, amount, f"{payment.pk}:authorize")
         payment.enter(Entry.Kind.CAPTURED, amount, f"{payment.pk}:capture")
@@ -80,7 +80,7 @@ def test_list_and_page_take_as_many_queries_for_many_as_for_one(bookkeeper: Clie
     list_for_one, page_for_two_entries = queries(bookkeeper, LIST), queries(bookkeeper, url(payment.pk))
     for _ in range(5):
         a_payment()
-    with transaction.atomic(using="payments"), Payment.objects.held([payment.pk]) as [held]:
+    with transaction.atomic(using="payments"), Payment.objects.locked([payment.pk]) as [held]:
         held.enter(Entry.Kind.REFUNDED, 2500, f"{payment.pk}:refund")
 
     assert queries(bookkeeper, LIST) == list_for_one

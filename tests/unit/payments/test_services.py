@@ -11,7 +11,7 @@ from django.db import IntegrityError, transaction
 from choreography.core import clock
 from choreography.core.errors import Conflict
 from choreography.outbox.announcing import transaction_of
-from choreography.testing import FrozenWorld
+from choreography.testing import FrozenClock
 from payments import services
 from payments.gateway import Authorized, Captured, Declined, GatewayTimeout, Outcome, Refunded, Refused, Voided, gateway
 from payments.models import Entry, Outbox, Payment
@@ -24,9 +24,9 @@ REF = "auth_1"
 
 
 @pytest.fixture(autouse=True)
-def frozen() -> Iterator[FrozenWorld]:
-    frozen = FrozenWorld()
-    with clock.replaced(frozen):
+def frozen() -> Iterator[FrozenClock]:
+    frozen = FrozenClock()
+    with clock.use_clock(frozen):
         yield frozen
 
 
@@ -44,7 +44,7 @@ def seen() -> Payment:
 
 @contextmanager
 def holding() -> Iterator[Payment]:
-    with transaction_of("payments"), Payment.objects.held([ORDER]) as [payment]:
+    with transaction_of("payments"), Payment.objects.locked([ORDER]) as [payment]:
         yield payment
 
 

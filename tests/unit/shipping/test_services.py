@@ -12,7 +12,7 @@ from django.db import IntegrityError, transaction
 from choreography.core import clock
 from choreography.core.errors import NotYet
 from choreography.outbox.announcing import transaction_of
-from choreography.testing import FrozenWorld
+from choreography.testing import FrozenClock
 from shipping import services
 from shipping.carrier import Address, Booked, CarrierDown, Tracking, Undeliverable
 from shipping.models import Outbox, Shipment
@@ -26,9 +26,9 @@ State = Shipment.State
 
 
 @pytest.fixture(autouse=True)
-def frozen() -> Iterator[FrozenWorld]:
-    frozen = FrozenWorld()
-    with clock.replaced(frozen):
+def frozen() -> Iterator[FrozenClock]:
+    frozen = FrozenClock()
+    with clock.use_clock(frozen):
         yield frozen
 
 
@@ -42,7 +42,7 @@ def announced() -> list[str]:
 
 @contextmanager
 def holding() -> Iterator[Shipment]:
-    with transaction_of("shipping"), Shipment.objects.held([ORDER]) as [shipment]:
+    with transaction_of("shipping"), Shipment.objects.locked([ORDER]) as [shipment]:
         yield shipment
 
 
@@ -226,7 +226,7 @@ def test_only_the_first_end_counts() -> None:
     assert announced() == ["shipment_dispatched", "shipment_delivered"]
 
 
-def test_parcels_are_looked_at_in_turn_new_ones_first(frozen: FrozenWorld) -> None:
+def test_parcels_are_looked_at_in_turn_new_ones_first(frozen: FrozenClock) -> None:
     for number, minutes in ((1, 5), (2, None), (3, 9)):
         frozen.advance(1)
         at = None if minutes is None else clock.now().replace(minute=minutes)

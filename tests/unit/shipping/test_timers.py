@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
 from choreography.core import clock
-from choreography.testing import FrozenWorld
+from choreography.testing import FrozenClock
 from shipping import services, timers
 from shipping.carrier import CarrierDown, CarrierError, Tracking
 from shipping.models import Outbox, Shipment
@@ -39,9 +39,9 @@ def the_carrier() -> Carrier:
 
 
 @pytest.fixture(autouse=True)
-def frozen() -> Iterator[FrozenWorld]:
-    frozen = FrozenWorld()
-    with clock.replaced(frozen):
+def frozen() -> Iterator[FrozenClock]:
+    frozen = FrozenClock()
+    with clock.use_clock(frozen):
         yield frozen
 
 
@@ -50,7 +50,7 @@ def carrier(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Carrier:
     global _carrier
     _carrier = Carrier()
     settings.CARRIER = f"{__name__}.the_carrier"
-    monkeypatch.setattr(timers, "_BITE", 4)
+    monkeypatch.setattr(timers, "_BATCH", 4)
     return _carrier
 
 
@@ -83,7 +83,7 @@ def test_every_parcel_is_tracked_in_one_tick_with_few_statements(carrier: Carrie
     assert sum(query["sql"].startswith("INSERT") for query in found) == 3
 
 
-def test_a_parcel_that_is_under_way_still_is_only_noted_as_looked_at(carrier: Carrier, frozen: FrozenWorld) -> None:
+def test_a_parcel_that_is_under_way_still_is_only_noted_as_looked_at(carrier: Carrier, frozen: FrozenClock) -> None:
     dispatched(1)
     carrier.says["p1"] = lambda: Tracking.IN_TRANSIT
     frozen.advance(60)
@@ -93,7 +93,7 @@ def test_a_parcel_that_is_under_way_still_is_only_noted_as_looked_at(carrier: Ca
     assert not Outbox.objects.exists()
 
 
-def test_a_faulty_answer_leaves_only_that_parcel_and_to_a_later_tick(carrier: Carrier, frozen: FrozenWorld) -> None:
+def test_a_faulty_answer_leaves_only_that_parcel_and_to_a_later_tick(carrier: Carrier, frozen: FrozenClock) -> None:
     dispatched(6)
     carrier.says |= {"p1": fail(LookupError("p1")), "p2": fail(CarrierError("502"))}
     frozen.advance(60)
@@ -107,7 +107,7 @@ def test_a_faulty_answer_leaves_only_that_parcel_and_to_a_later_tick(carrier: Ca
     assert set(Shipment.objects.values_list("tracked_at", flat=True)) == {clock.now()}
 
 
-def test_what_a_slow_carrier_has_said_is_entered_before_it_is_asked_more(carrier: Carrier, frozen: FrozenWorld) -> None:
+def test_what_a_slow_carrier_has_said_is_entered_before_it_is_asked_more(carrier: Carrier, frozen: FrozenClock) -> None:
     entered: list[int] = []
 
     def slowly() -> Tracking:
@@ -123,9 +123,9 @@ def test_what_a_slow_carrier_has_said_is_entered_before_it_is_asked_more(carrier
 
 
 def test_a_carrier_that_is_down_is_asked_once_in_a_while(
-    carrier: Carrier, frozen: FrozenWorld, monkeypatch: pytest.MonkeyPatch
+    carrier: Carrier, frozen: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timers, "_BITES", 2)
+    monkeypatch.setattr(timers, "_BATCHES", 2)
     dispatched(8)
     carrier.says = dict.fromkeys((f"p{number}" for number in range(1, 9)), fail(CarrierDown("down")))
     frozen.advance(60)
@@ -135,9 +135,9 @@ def test_a_carrier_that_is_down_is_asked_once_in_a_while(
 
 
 def test_a_tick_is_bounded_and_the_next_goes_on_where_it_ended(
-    carrier: Carrier, frozen: FrozenWorld, monkeypatch: pytest.MonkeyPatch
+    carrier: Carrier, frozen: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timers, "_BITES", 2)
+    monkeypatch.setattr(timers, "_BATCHES", 2)
     dispatched(9)
     carrier.says = dict.fromkeys((f"p{number}" for number in range(1, 10)), lambda: Tracking.IN_TRANSIT)
     frozen.advance(60)
@@ -148,7 +148,7 @@ def test_a_tick_is_bounded_and_the_next_goes_on_where_it_ended(
 
 
 def test_one_parcel_that_cannot_be_entered_keeps_no_other_from_it(
-    carrier: Carrier, frozen: FrozenWorld, monkeypatch: pytest.MonkeyPatch
+    carrier: Carrier, frozen: FrozenClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = services.record_tracking
 

@@ -5,7 +5,7 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from choreography.events.registry import reactions
-from choreography.storage.models import table_of
+from choreography.storage.tables import ServiceTables
 from tests.unit.orders.admin_pages import log_in
 
 pytestmark = pytest.mark.django_db(databases="__all__")
@@ -28,11 +28,11 @@ def test_a_stranger_sees_nothing_of_dead_letters(client: Client) -> None:
     assert "Dead letters" not in home(client)
 
 
-def test_the_staff_sees_how_many_letters_wait_in_the_services_it_may_see(client: Client) -> None:
+def test_the_staff_sees_how_many_dead_letters_wait_in_the_services_it_may_see(client: Client) -> None:
     log_in(client, "orders.view_deadletter")
-    letters = table_of("orders", "DeadLetter").objects
-    letters.create(key="1", error="Bug", message="", body=b"")
-    letters.create(key="2", error="Bug", message="", body=b"", state="resolved")
+    dead_letters = ServiceTables("orders").dead_letters
+    dead_letters.create(key="1", error="Bug", message="", body=b"")
+    dead_letters.create(key="2", error="Bug", message="", body=b"", state="resolved")
 
     page = home(client)
 

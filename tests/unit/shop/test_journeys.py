@@ -7,7 +7,7 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from choreography.core import clock
-from choreography.testing import FrozenWorld
+from choreography.testing import FrozenClock
 from shop import journeys, samples
 from shop.journeys import Follower
 from shop.samples import SAMPLES
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.django_db(databases="__all__")
 @pytest.fixture
 def shop(data_dir: Path, settings: Settings) -> Iterator[Shop]:
     settings.SANDBOX_SLOW_SECONDS = 0.0
-    frozen = FrozenWorld()
-    with clock.replaced(frozen):
+    frozen = FrozenClock()
+    with clock.use_clock(frozen):
         shop = Shop(frozen)
         yield shop
         shop.close()

@@ -25,7 +25,7 @@ def wait_for(commands: dict[str, str], told: list[str], data_dir: Path) -> None:
 
 
 def test_a_process_is_ready_when_it_has_shown_that_it_lives(told: list[str], data_dir: Path) -> None:
-    liveness.sign("relay-orders")  # makes the folder
+    liveness.show("relay-orders")  # makes the folder
     forget_signs(["relay-orders"])
 
     wait_for({"relay-orders": "touch $DATA_DIR/run/relay-orders.alive; exec sleep 30"}, told, data_dir)
@@ -35,7 +35,7 @@ def test_a_process_is_ready_when_it_has_shown_that_it_lives(told: list[str], dat
 
 
 def test_a_sign_of_an_earlier_life_does_not_count(data_dir: Path) -> None:
-    liveness.sign("beat")
+    liveness.show("beat")
 
     forget_signs(["beat"])
 

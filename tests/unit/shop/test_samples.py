@@ -8,7 +8,7 @@ from django.core.exceptions import ValidationError
 from pytest_django.fixtures import Settings
 
 from choreography.core import clock
-from choreography.testing import FrozenWorld
+from choreography.testing import FrozenClock
 from orders import money
 from orders.models import Order, Product
 from shop import samples, verify
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.django_db(databases="__all__")
 @pytest.fixture
 def shop(data_dir: Path, settings: Settings) -> Iterator[Shop]:
     settings.SANDBOX_SLOW_SECONDS = 0.0
-    frozen = FrozenWorld()
-    with clock.replaced(frozen):
+    frozen = FrozenClock()
+    with clock.use_clock(frozen):
         shop = Shop(frozen)
         yield shop
         shop.close()

@@ -13,8 +13,8 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from choreography.core import clock
-from choreography.storage.models import table_of
-from choreography.testing import FrozenWorld
+from choreography.storage.tables import ServiceTables
+from choreography.testing import FrozenClock
 from orders.models import Order
 from payments.models import Entry, Payment
 from shipping.models import Shipment
@@ -32,8 +32,8 @@ Tampering = Callable[[UUID, Path], object]
 @pytest.fixture
 def shop(data_dir: Path, settings: Settings) -> Iterator[Shop]:
     settings.SANDBOX_SLOW_SECONDS = 0.0
-    frozen = FrozenWorld()
-    with clock.replaced(frozen):
+    frozen = FrozenClock()
+    with clock.use_clock(frozen):
         shop = Shop(frozen)
         yield shop
         shop.close()
@@ -191,12 +191,12 @@ def test_an_order_has_not_ended_before_everyone_has_heard_so(shop: Shop) -> None
 def test_dead_letters_are_found_by_their_order_and_by_their_time(shop: Shop) -> None:
     (order,) = samples.place([DELIVERED])
     start = clock.now()
-    letters = table_of("shipping", "DeadLetter").objects
-    letters.create(key="1", error="OfThisOrder", subject=order.pk, body=b"", parked_at=start - timedelta(days=1))
-    letters.create(key="2", error="OfNow", body=b"", parked_at=start)
-    letters.create(key="3", error="OfYesterday", body=b"", parked_at=start - timedelta(days=1))
+    dead_letters = ServiceTables("shipping").dead_letters
+    dead_letters.create(key="1", error="OfThisOrder", subject=order.pk, body=b"", parked_at=start - timedelta(days=1))
+    dead_letters.create(key="2", error="OfNow", body=b"", parked_at=start)
+    dead_letters.create(key="3", error="OfYesterday", body=b"", parked_at=start - timedelta(days=1))
 
-    faults = list(verify.letter_faults([order.pk], start))
+    faults = list(verify.dead_letter_faults([order.pk], start))
 
     assert [fault.rpartition(" ")[2] for fault in faults] == ["OfNow", "OfThisOrder"]
 
@@ -223,8 +223,8 @@ def test_flower_must_show_workers_tasks_and_retries(shop: Shop) -> None:
 
 
 def outbox(service: str) -> Any:
-    return table_of(service, "Outbox").objects
+    return ServiceTables(service).outbox
 
 
 def inbox(service: str) -> Any:
-    return table_of(service, "Inbox").objects
+    return ServiceTables(service).inbox

@@ -1,0 +1,70 @@
+"""The tables of one service, as typed querysets on the database it lives in."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.db import router
+from django.db.models import QuerySet
+
+if TYPE_CHECKING:
+    from choreography.storage.models import (
+        DeadLetter,
+        DeadLetterAction,
+        Inbox,
+        Outbox,
+        Redrive,
+        Retry,
+        SubjectCounter,
+    )
+
+
+class ServiceTables:
+    """``ServiceTables("payments").outbox.filter(published_at=None)``: every attribute is a fresh queryset.
+
+    They read and write the database that the router names for writing, never a replica.
+
+    Raises:
+        LookupError: on use, if the service is not installed in this process or lacks the table.
+    """
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+
+    @cached_property
+    def alias(self) -> str:
+        """The alias of the service's database."""
+        return router.db_for_write(apps.get_model(self.service, "Outbox"))
+
+    @property
+    def outbox(self) -> "QuerySet[Outbox]":
+        return self._rows("Outbox")
+
+    @property
+    def counters(self) -> "QuerySet[SubjectCounter]":
+        return self._rows("SubjectCounter")
+
+    @property
+    def inbox(self) -> "QuerySet[Inbox]":
+        return self._rows("Inbox")
+
+    @property
+    def dead_letters(self) -> "QuerySet[DeadLetter]":
+        return self._rows("DeadLetter")
+
+    @property
+    def actions(self) -> "QuerySet[DeadLetterAction]":
+        """What people did to dead letters."""
+        return self._rows("DeadLetterAction")
+
+    @property
+    def redrives(self) -> "QuerySet[Redrive]":
+        return self._rows("Redrive")
+
+    @property
+    def retries(self) -> "QuerySet[Retry]":
+        return self._rows("Retry")
+
+    def _rows(self, name: str) -> QuerySet[Any]:
+        rows: QuerySet[Any] = apps.get_model(self.service, name)._default_manager.using(self.alias)
+        return rows

@@ -1,0 +1,143 @@
+"""The Celery tasks: deliveries to one reaction, and ticks of timers. They run in a thread or process of the pool."""
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery import Task
+from celery.exceptions import Reject
+from django.db import close_old_connections
+
+from choreography.broker.publisher import BrokerPublisher, Outgoing
+from choreography.core.errors import Transient, describe
+from choreography.events.timers import Timer
+from choreography.inbox import handler
+from choreography.inbox.deliveries import Delivery, Outcome, Parked, RetryLater, Unhandled
+from choreography.inbox.resuming import WaitingDeliveries
+from choreography.storage.claims import claimed
+from choreography.storage.tables import ServiceTables
+from choreography.worker.requests import DeliveryParked, DeliveryRequest, DeliveryRetried, PartlyHandled
+
+log = structlog.get_logger(__name__)
+
+#: Seconds for which a connection to a database is trusted.
+_CHECK_EVERY = 1.0
+#: Every tick of a timer makes the same claim.
+_TICK = UUID(int=0)
+
+
+class DeliveryTask(Task[Any, Any]):
+    """Deliveries to one reaction: one, or those that waited together."""
+
+    Request = f"{DeliveryRequest.__module__}:{DeliveryRequest.__name__}"
+    throws = (DeliveryParked,)
+    ignore_result = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def run(self, deliveries: list[Delivery]) -> str:
+        _connections.check()
+        outcomes = handler.handle(deliveries)
+        retries = [outcome.again for outcome in outcomes if isinstance(outcome, RetryLater)]
+        if retries:
+            _connections.distrust()
+            ladder.publish(retries)
+        for delivery, outcome in zip(deliveries, outcomes, strict=True):
+            if not isinstance(outcome, Unhandled):
+                _waiting.update(delivery, outcome)
+        again = {index: it.alone for index, it in enumerate(outcomes) if isinstance(it, Unhandled)}
+        if again:
+            raise PartlyHandled(_summary(outcomes), [*again], [index for index, alone in again.items() if alone])
+        match outcomes[0]:
+            case RetryLater(_, delay, error, down):
+                raise DeliveryRetried(describe(error), delay, down)
+            case Parked(error):
+                raise DeliveryParked(describe(error))
+        return _summary(outcomes)
+
+
+def _summary(outcomes: Sequence[Outcome | Unhandled]) -> str:
+    """What Flower shows as the result: ``done``, or of a batch ``97 done, 2 duplicate, 1 unhandled``."""
+    counts = Counter(type(outcome).__name__.lower() for outcome in outcomes)
+    if len(outcomes) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+
+
+def tick_of(timer: Timer) -> Callable[[], None]:
+    """The task of a timer. It is skipped while the one before still runs."""
+
+    def tick() -> None:
+        close_old_connections()
+        with claimed(ServiceTables(timer.service).alias, timer.name, [_TICK]) as claims:
+            if claims:
+                timer.function()
+            else:
+                log.info("tick skipped: the one before still runs", timer=timer.name)
+
+    return tick
+
+
+class RetryLadder:
+    """The process's one connection for publishing to the retry ladder, shared by its threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._publisher = BrokerPublisher()
+        self._stopping = threading.Event()
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Return when the broker has the messages, however long that takes: without a ladder nothing can be retried.
+
+        Raises:
+            Reject: the worker is being stopped; the deliveries go back to the queue they came from.
+        """
+        pause = 0.1
+        while True:
+            try:
+                with self._lock:
+                    self._publisher.publish(messages)
+                return
+            except Transient as down:
+                log.warning("retry ladder waits", seconds=pause, error=type(down).__name__, detail=str(down))
+                if self._stopping.wait(pause):
+                    raise Reject(str(down), requeue=True) from down
+                pause = min(pause * 2, 5.0)
+
+    def stop(self) -> None:
+        """Wait for the broker no longer."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        with self._lock:
+            self._publisher.close()
+
+
+class Connections(threading.local):
+    """A thread's connections to the databases, checked once a second: a check is a round trip of its own.
+
+    A delivery in between that finds a connection broken waits on the ladder, as in any outage.
+    """
+
+    _checked_at = -math.inf
+
+    def check(self) -> None:
+        """Have those that are old or broken opened anew before they are used."""
+        if time.monotonic() >= self._checked_at + _CHECK_EVERY:
+            close_old_connections()
+            self._checked_at = time.monotonic()
+
+    def distrust(self) -> None:
+        """Something went wrong, maybe because of them: check them next time."""
+        self._checked_at = -math.inf
+
+
+ladder = RetryLadder()
+_connections = Connections()
+_waiting = WaitingDeliveries()
