@@ -10,7 +10,7 @@ ifeq ($(origin DEBUG)$(shell grep -sE '^(export )?DEBUG=' .env),undefined)
 export DEBUG := true
 endif
 
-.PHONY: help up demo test simulate lint format check chaos bench lock clean
+.PHONY: help up demo test simulate lint format check chaos bench package lock clean
 .DEFAULT_GOAL := help
 
 help: ## List these
@@ -57,6 +57,9 @@ chaos: $(VENV)/installed-dev ## Place orders under faults of every kind, on serv
 bench: $(VENV)/installed-bench ## Measure the shop beside what people would write instead: bench/README.md
 	@$(BIN)/python -m bench
 
+package: $(VENV)/installed-dev ## Build the package django-choreography into dist/
+	$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir dist choreography
+
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --custom-compile-command 'make lock'
 
 lock: $(VENV)/installed-dev ## Lock the requirements again after a change to a .in file
@@ -65,7 +68,7 @@ lock: $(VENV)/installed-dev ## Lock the requirements again after a change to a .
 	$(LOCK) bench/requirements.in --constraints requirements-dev.txt --output-file bench/requirements.txt
 
 clean: ## Remove what was installed and built; orders and accounts in var/ stay
-	rm -rf $(VENV) staticfiles .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) dist staticfiles .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- The virtual environment: made anew whenever a lock changes -----------------------------------------------------

@@ -1,4 +1,4 @@
-"""The composition root: settings, the Celery app, the web entry points and the commands that run it all.
+"""The composition root: settings, the Celery app, the web entry points, and the commands that run the processes.
 
-It knows every service; nothing imports it.
+It imports every service; no other package imports it.
 """

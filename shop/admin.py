@@ -1,8 +1,8 @@
-"""What the admin calls itself."""
+"""Titles of the admin site."""
 
 from django.contrib import admin
 from django.utils.translation import gettext_lazy as _
 
 admin.site.site_header = _("Shop")
 admin.site.site_title = _("Shop")
-admin.site.index_title = _("What the services know")
+admin.site.index_title = _("Data of the services")

@@ -1,4 +1,4 @@
-"""Where the parts are put together, once Django has loaded them all."""
+"""Connects the parts of the project when Django has loaded all apps."""
 
 from django.apps import AppConfig
 from django.conf import settings
@@ -14,11 +14,11 @@ class ShopConfig(AppConfig):
 
         setup.install(app)
         if "orders" in settings.SERVICES:
-            _suggest_what_the_sandboxes_know()
+            _suggest_test_values()
 
 
-def _suggest_what_the_sandboxes_know() -> None:
-    """Let the form for a new order offer the test tokens and test addresses, where the sandboxes are in use."""
+def _suggest_test_values() -> None:
+    """Offer the sandboxes' test tokens and test addresses in the form for a new order, if the sandboxes are in use."""
     from orders import forms
 
     if "payments" in settings.SERVICES and settings.PAYMENT_GATEWAY == "payments.sandbox.SandboxGateway":

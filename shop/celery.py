@@ -18,11 +18,11 @@ app = Celery("shop")
 
 
 @signals.setup_logging.connect
-def _log_as_django_does(**kwargs: Any) -> None:
-    """Being connected is what keeps Celery from setting up logging of its own."""
+def _use_django_logging(**kwargs: Any) -> None:
+    """Configure logging as Django does. Celery sets up no logging of its own if this signal has a receiver."""
     logging.config.dictConfig(settings.LOGGING)
 
 
 if not apps.models_ready:
-    # Celery loads Django for workers only; ``inspect`` and ``beat`` would go by Celery's defaults instead of ours.
+    # Celery sets up Django for workers only; without it ``inspect`` and ``beat`` would use Celery's default settings.
     django.setup()

@@ -1,4 +1,4 @@
-"""The demo: five sample orders from the moment they are placed to the judgement on how each ended."""
+"""The demo: place five sample orders, wait for their end, and check the result of each."""
 
 import time
 from collections.abc import Iterator
@@ -10,64 +10,64 @@ from django.utils.translation import gettext as _
 from choreography.core import clock
 from orders.models import Order
 from shop import journeys, samples, verify
-from shop.launcher import Launcher, Tell
+from shop.launcher import Launcher, PrintLine
 from shop.readiness import Flower
 from shop.samples import Sample
 
-#: Seconds the orders get to end, Flower gets to show what it was told, and between looks.
+#: Seconds until the orders must have ended, until Flower must show their tasks, and between two checks.
 _ORDERS_LIMIT, _FLOWER_LIMIT, _PAUSE = 60.0, 15.0, 0.2
 
 
 @dataclass(frozen=True)
-class Played:
-    """What became of one sample order."""
+class Result:
+    """The result of one sample order."""
 
     title: str
     number: str
     status: str
     faults: list[str]
-    """What is not as it must be."""
+    """The checks that failed."""
     steps: list[dict[str, str]]
-    """Its journey: ``at`` (RFC 3339), ``service`` and ``what``."""
+    """Its events and reactions: ``at`` (RFC 3339), ``service`` and ``what``."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came of the demo."""
+    """The result of the demo."""
 
-    orders: list[Played] = field(default_factory=list)
+    orders: list[Result] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
-    """What is wrong beside the orders themselves."""
+    """Failed checks that belong to no order."""
 
     @property
     def ok(self) -> bool:
         return bool(self.orders) and not self.faults and not any(order.faults for order in self.orders)
 
 
-def play(launcher: Launcher, flower: Flower, tell: Tell) -> Report | None:
-    """Place the samples, tell what happens to them, and judge. ``None``: everything is being stopped instead."""
-    begun = clock.now()
+def play(launcher: Launcher, flower: Flower, print_line: PrintLine) -> Report | None:
+    """Place the samples, print their events, and check the results. ``None`` if the launcher is stopped before."""
+    start = clock.now()
     follower = journeys.Follower()
     orders = samples.place()
     ids = [order.pk for order in orders]
     for sample, order in zip(samples.SAMPLES, orders, strict=True):
-        tell(f"  {order.number}  {sample.title}")
-    for _look in _looks(launcher, _ORDERS_LIMIT):
+        print_line(f"  {order.number}  {sample.title}")
+    for _poll in _polls(launcher, _ORDERS_LIMIT):
         for line in journeys.lines(step for step in follower.new_steps() if step.order_id in ids):
-            tell(line)
-        if all(verify.has_ended(order_id) for order_id in ids) or any(verify.dead_letter_faults(ids, begun)):
+            print_line(line)
+        if all(verify.has_ended(order_id) for order_id in ids) or any(verify.dead_letter_faults(ids, start)):
             break
     if launcher.stopping.is_set():
         return None
     return Report(
-        orders=[_judge(sample, order) for sample, order in zip(samples.SAMPLES, orders, strict=True)],
-        faults=[*verify.dead_letter_faults(ids, begun), *_flower_faults(launcher, flower, ids)],
+        orders=[_result_of(sample, order) for sample, order in zip(samples.SAMPLES, orders, strict=True)],
+        faults=[*verify.dead_letter_faults(ids, start), *_flower_faults(launcher, flower, ids)],
     )
 
 
-def _judge(sample: Sample, order: Order) -> Played:
+def _result_of(sample: Sample, order: Order) -> Result:
     order.refresh_from_db()
-    return Played(
+    return Result(
         title=str(sample.title),
         number=order.number,
         status=order.status,
@@ -80,24 +80,22 @@ def _judge(sample: Sample, order: Order) -> Played:
 
 
 def _flower_faults(launcher: Launcher, flower: Flower, ids: list[UUID]) -> list[str]:
-    """Flower is told a little later than the databases: it gets some time."""
+    """Flower receives task events after the databases have committed, so it is checked repeatedly."""
     steps = {order_id: journeys.journey(order_id) for order_id in ids}
     faults: list[str] = []
-    for _look in _looks(launcher, _FLOWER_LIMIT):
+    for _poll in _polls(launcher, _FLOWER_LIMIT):
         try:
             faults = list(verify.flower_faults(flower.workers(), flower.tasks(), steps))
         except OSError as error:
-            faults = [_("Flower does not answer: %s") % error]
+            faults = [_("Flower does not respond: %s") % error]
         if not faults:
             break
     return faults
 
 
-def _looks(launcher: Launcher, limit: float) -> Iterator[int]:
-    """Now and then, for ``limit`` seconds or until everything is to stop."""
+def _polls(launcher: Launcher, limit: float) -> Iterator[None]:
+    """Yields every ``_PAUSE`` seconds, for ``limit`` seconds or until the launcher stops."""
     deadline = time.monotonic() + limit
-    look = 0
     while time.monotonic() < deadline and not launcher.stopping.is_set():
-        yield look
-        look += 1
+        yield
         launcher.stopping.wait(_PAUSE)

@@ -1,9 +1,9 @@
-"""What happened to orders, read from what every service announced and heard, in the order in which it happened."""
+"""The history of orders: the events that services announced and the reactions to them, by time."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from django.utils.translation import gettext as _
@@ -13,22 +13,24 @@ from choreography.core.conf import conf
 from choreography.storage.tables import ServiceTables
 from orders.models import Order
 
-#: Keys behind the newest one that are looked at again: transactions don't commit in the order of their keys.
+#: Keys before the newest one that are read again: transactions do not commit in the order of their keys.
 _OVERLAP = 100
+
+_TABLES: tuple[Literal["outbox", "inbox"], ...] = ("outbox", "inbox")
 
 
 @dataclass(frozen=True, order=True)
 class Step:
-    """Something a service announced, or heard and reacted to."""
+    """An event that a service announced, or a reaction that took effect."""
 
     at: datetime
     service: str
     order_id: UUID
     event_type: str
     reaction: str = ""
-    """Empty where the event was announced."""
+    """Empty if the event was announced."""
     attempts: int = 0
-    """How many the reaction took, the one that worked included."""
+    """Attempts of the reaction, including the successful one."""
 
     def __str__(self) -> str:
         event = self.event_type.split(".")[1]
@@ -46,30 +48,31 @@ class Source:
     """A service's outbox or inbox."""
 
     service: str
-    table: str
+    table: Literal["outbox", "inbox"]
 
     @property
     def rows(self) -> Any:
-        return getattr(ServiceTables(self.service), self.table)
+        tables = ServiceTables(self.service)
+        return tables.outbox if self.table == "outbox" else tables.inbox
 
     def step(self, row: Any) -> Step:
         if self.table == "outbox":
-            return Step(row.announced_at, self.service, row.subject, row.event_type)
-        return Step(row.handled_at, self.service, row.subject, row.event_type, row.reaction, row.attempts)
+            return Step(row.announced_at, self.service, UUID(row.subject), row.event_type)
+        return Step(row.handled_at, self.service, UUID(row.subject), row.event_type, row.reaction, row.attempts)
 
 
 def sources() -> list[Source]:
-    """Every table that tells of events."""
-    return [Source(service, table) for service in conf().services for table in ("outbox", "inbox")]
+    """The outbox and the inbox of every service."""
+    return [Source(service, table) for service in conf().services for table in _TABLES]
 
 
 def journey(order_id: UUID) -> list[Step]:
-    """All that is on record of an order."""
+    """Every step of an order, by time."""
     return sorted(source.step(row) for source in sources() for row in source.rows.filter(subject=order_id))
 
 
 class Follower:
-    """Sees each step once, from the moment this is made."""
+    """Returns each step once, beginning when the follower is created."""
 
     def __init__(self) -> None:
         self._last: dict[Source, int] = {}
@@ -80,10 +83,10 @@ class Follower:
             self._seen[source] = {row.pk for row in self._window(source)}
 
     def new_steps(self) -> list[Step]:
-        """What has happened since the last call, the oldest first."""
-        return sorted(step for source in self._last for step in self._news(source))
+        """The steps since the last call, the oldest first."""
+        return sorted(step for source in self._last for step in self._new_of(source))
 
-    def _news(self, source: Source) -> list[Step]:
+    def _new_of(self, source: Source) -> list[Step]:
         rows = list(self._window(source))
         new = [source.step(row) for row in rows if row.pk not in self._seen[source]]
         self._last[source] = max([self._last[source], *(row.pk for row in rows)])
@@ -95,7 +98,7 @@ class Follower:
 
 
 def lines(steps: Iterable[Step]) -> Iterator[str]:
-    """A line per step: seconds since its order was placed, the order, the service, what it did."""
+    """A line per step: seconds since the order was placed, order number, service, event or reaction."""
     steps = list(steps)
     orders = Order.objects.in_bulk({step.order_id for step in steps})
     for step in steps:

@@ -1,4 +1,4 @@
-"""Logs: structlog for our own lines and everyone else's, as text for people or JSON for programs."""
+"""Logging: structlog formats the project's and its libraries' records, as text or JSON."""
 
 import logging
 from typing import Any
@@ -11,7 +11,7 @@ _SHARED: list[Any] = [
     structlog.stdlib.add_logger_name,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
-#: One list, however often it is configured: loggers that are in use keep the one they began with.
+#: One list for all calls of ``logging_config``: structlog's cached loggers keep the list they were created with.
 _OURS: list[Any] = [
     structlog.stdlib.filter_by_level,
     *_SHARED,
@@ -21,27 +21,27 @@ _OURS: list[Any] = [
 
 
 def _as_text(_logger: Any, _method: str, event: dict[str, Any]) -> str:
-    """A line for people. structlog's own renderer takes three times as long, two thirds of what a line costs."""
+    """One line of text. Written by hand because structlog's own renderer takes three times as long."""
     at, level, what, where = (event.pop(key, "") for key in ("timestamp", "level", "event", "logger"))
     traceback = event.pop("exception", None)
-    details = " ".join(f"{key}={_legible(value)}" for key, value in event.items())
+    details = " ".join(f"{key}={_quoted(value)}" for key, value in event.items())
     line = f"{at} [{level:<9}] {what:<20} [{where}] {details}".rstrip()
     return f"{line}\n{traceback}" if traceback else line
 
 
-def _legible(value: Any) -> str:
-    """Text with blanks or line ends in it in quotes, so that it is seen where it ends."""
+def _quoted(value: Any) -> str:
+    """A value as text, in quotes if it has spaces or line breaks."""
     return repr(value) if isinstance(value, str) and (" " in value or not value.isprintable()) else str(value)
 
 
 def logging_config(level: str, style: str) -> dict[str, Any]:
-    """A ``logging.config.dictConfig`` dictionary; configures structlog on the way.
+    """Configure structlog, and return a dictionary for ``logging.config.dictConfig``.
 
     Args:
-        level: a level's name.
+        level: name of the lowest level that is logged.
         style: ``console`` or ``json``.
     """
-    # Nothing here says where in the code, in which thread or process a line was written, so don't find it out.
+    # No format uses the caller, thread or process of a record, so don't look them up.
     # https://docs.python.org/3/howto/logging.html#optimization
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
@@ -65,12 +65,12 @@ def logging_config(level: str, style: str) -> dict[str, Any]:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"handlers": ["stderr"], "level": level},
         "loggers": {
-            # Celery's own line per task says less than ours per reaction, and says it twice.
+            # Celery logs two lines per task; the worker logs one line per event, with more detail.
             "celery.worker.strategy": {"level": "WARNING"},
             "celery.app.trace": {"level": "ERROR"},
             "celery.beat": {"level": "WARNING"},
             "django.request": {"level": "ERROR"},
-            # Flower asks workers that are still starting, and warns that they do not answer.
+            # Flower inspects workers that are still starting, and warns that they do not reply.
             "flower.inspector": {"level": "ERROR"},
         },
     }

@@ -1,4 +1,4 @@
-"""What must be there before anything runs: databases, topology, an administrator, a few products."""
+"""Prepares what the processes need: databases, topology, an administrator, a few products."""
 
 import fcntl
 import os
@@ -22,64 +22,68 @@ from shop.secrets import local_secret, random_secret, write_private
 
 env = environ.Env()
 
-#: Seconds to wait for a server that does not answer, and between looks at a broker that is not up yet.
+#: Seconds to wait for a connection to a server, and between two attempts to reach the broker.
 _CONNECT_TIMEOUT, _PAUSE = 5, 0.5
 
-#: The PostgreSQL advisory lock under which a database is prepared. Any number will do.
+#: Key of the PostgreSQL advisory lock under which a database is prepared. The number has no meaning.
 _LOCK = 7_467_013
 
 
 class CannotPrepare(Exception):
-    """Something outside is missing or in the way. The message names it and what to do."""
+    """A database or the broker can't be used. The message names it and the remedy."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a person wants to know afterwards."""
+    """The result of ``prepare``."""
 
     admin_user: str
     admin_password: str | None = field(repr=False)
-    """A password made up just now; ``None`` if there was an administrator, or ``ADMIN_PASSWORD`` was given."""
+    """A generated password; ``None`` if there was an administrator, or ``ADMIN_PASSWORD`` is set."""
     products_added: int
 
 
 def prepare(wait: float = 10.0) -> Prepared:
-    """Make everything ready for people. Safe to repeat, and to run twice at once.
+    """Prepare databases, broker, catalogue and accounts. Safe to repeat, and to run in two processes at once.
 
     Args:
-        wait: seconds to wait for the broker to come up.
+        wait: seconds to wait for the broker.
 
     Raises:
         CannotPrepare: a database or the broker can't be reached, or the administrator's name is taken.
     """
     products_added = prepare_data(wait)
-    with _alone_in(data_dir()), _alone_on("default"):
+    with _locked_folder(data_dir()), _locked_database("default"):
         user, password = create_admin()
     flower_password()
     return Prepared(user, password, products_added)
 
 
 def prepare_data(wait: float = 10.0) -> int:
-    """Make everything ready for the processes: databases, topology, catalogue. Returns how many products were added.
+    """Prepare databases, topology and catalogue.
+
+    Returns:
+        How many products were added.
 
     Raises:
         CannotPrepare: a database or the broker can't be reached.
     """
     data_dir().mkdir(mode=0o700, parents=True, exist_ok=True)  # SQLite files hold personal data
-    with _alone_in(data_dir()):
+    with _locked_folder(data_dir()):
         for alias in settings.DATABASES:
-            with _alone_on(alias):
+            with _locked_database(alias):
                 migrate(alias)
         declare_topology(wait)
         return _seed_catalogue()
 
 
 def data_dir() -> Path:
+    """The folder for everything that is written."""
     return Path(settings.DATA_DIR)
 
 
 def migrate(alias: str) -> None:
-    """Apply what is missing in a database. A service's own database gets that service's tables only."""
+    """Apply missing migrations. The database of a service gets only the tables of that service."""
     executor = MigrationExecutor(connections[alias])
     targets = executor.loader.graph.leaf_nodes(None if alias == "default" else alias)
     if executor.migration_plan(targets):
@@ -88,10 +92,10 @@ def migrate(alias: str) -> None:
 
 
 def declare_topology(wait: float) -> None:
-    """Declare exchanges and queues, waiting for the broker if it is not up yet.
+    """Declare exchanges and queues. Waits for the broker if it can't be reached.
 
     Raises:
-        CannotPrepare: it can't be reached in time, or refuses.
+        CannotPrepare: the broker can't be reached within ``wait`` seconds, or refuses.
     """
     deadline = time.monotonic() + wait
     while True:
@@ -115,10 +119,13 @@ def declare_topology(wait: float) -> None:
 
 
 def create_admin() -> tuple[str, str | None]:
-    """Create an administrator if there is none. Returns the name, and the password if it was made up just now.
+    """Create an administrator if there is none.
+
+    Returns:
+        The name, and the password if it was generated.
 
     Raises:
-        CannotPrepare: the name belongs to an account that is no administrator.
+        CannotPrepare: the name belongs to an account that is not an administrator.
     """
     users = get_user_model().objects
     name = env.str("ADMIN_USER", default="admin")
@@ -126,7 +133,7 @@ def create_admin() -> tuple[str, str | None]:
         return name, None
     if users.filter(username=name).exists():
         raise CannotPrepare(
-            _("There is an account named %s already, and it is no administrator. Set ADMIN_USER to another name.")
+            _("There is an account named %s already, and it is not an administrator. Set ADMIN_USER to another name.")
             % name
         )
     given = env.str("ADMIN_PASSWORD", default="")
@@ -134,38 +141,38 @@ def create_admin() -> tuple[str, str | None]:
     kept = admin_password_file()
     kept.unlink(missing_ok=True)
     if not given:
-        write_private(kept, password)  # before the account is: a password nobody knows is worse than one too many
+        write_private(kept, password)  # before the account is created, so that no account has a lost password
     users.create_superuser(name, password=password)
     return name, None if given else password
 
 
 def admin_password_file() -> Path:
-    """Where a password that was made up is kept."""
+    """The file of a generated password."""
     return data_dir() / "admin-password"
 
 
 def flower_password() -> str:
-    """Flower's password: ``FLOWER_PASSWORD``, else one made up once and kept in ``DATA_DIR/flower-password``."""
+    """Flower's password: ``FLOWER_PASSWORD``, else one generated once and kept in ``DATA_DIR/flower-password``."""
     return env.str("FLOWER_PASSWORD", default="") or local_secret(data_dir() / "flower-password")
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line without a full stop."""
+    """An error's message on one line, without a full stop."""
     return " ".join(str(error).split()).rstrip(".?") or type(error).__name__
 
 
 def _seed_catalogue() -> int:
     if "orders" not in settings.SERVICES:
         return 0
-    from shop.samples import seed_catalogue  # here, as orders may not be installed in this process
+    from shop.samples import seed_catalogue  # here: the orders app may not be installed in this process
 
-    with _alone_on("orders"):
+    with _locked_database("orders"):
         return seed_catalogue()
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """One process at a time prepares a data folder, and with it the SQLite files."""
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """Lock a data folder and its SQLite files, so that one process at a time prepares it."""
     descriptor = os.open(folder / "prepare.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -175,8 +182,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone_on(alias: str) -> Iterator[None]:
-    """One process at a time prepares a database, from whichever machine.
+def _locked_database(alias: str) -> Iterator[None]:
+    """Lock a PostgreSQL database, so that one process at a time prepares it, on any machine.
 
     Raises:
         CannotPrepare: the database can't be reached.
@@ -191,18 +198,18 @@ def _alone_on(alias: str) -> Iterator[None]:
                     cursor.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
         except OperationalError as error:
             raise CannotPrepare(
-                _("The database of %(whose)s can't be reached: %(error)s. Check %(variable)s.")
-                % {"whose": _whose(alias), "error": one_line(error), "variable": _variable_of(alias)}
+                _("The database of %(owner)s can't be reached: %(error)s. Check %(variable)s.")
+                % {"owner": _owner(alias), "error": one_line(error), "variable": _variable_of(alias)}
             ) from error
         yield
 
 
-def _whose(alias: str) -> str:
-    """Whose database it is, in the words of the settings."""
+def _owner(alias: str) -> str:
+    """The owner of a database: a service, or the accounts."""
     return "accounts" if alias == "default" else alias
 
 
 def _variable_of(alias: str) -> str:
-    """The environment variable that says where a database is."""
-    own = f"{_whose(alias).upper()}_DATABASE_URL"
+    """The environment variable that sets the URL of a database."""
+    own = f"{_owner(alias).upper()}_DATABASE_URL"
     return next((name for name in (own, "DATABASE_URL") if env.str(name, default="")), "DATA_DIR")

@@ -1,4 +1,4 @@
-"""When a process is really ready: the web answers, Flower sees the workers, the others have shown a sign of life."""
+"""Readiness of the processes: the web process responds, Flower sees the workers, the others have reported that they run."""
 
 import base64
 import json
@@ -12,17 +12,17 @@ from django.conf import settings
 from django.utils.translation import gettext as _
 
 from choreography.core import liveness
-from shop.launcher import Launcher, LaunchFailed, Tell
+from shop.launcher import Launcher, LaunchFailed, PrintLine
 
-#: Seconds all processes together get to become ready, and between looks.
+#: Seconds until all processes must be ready, and between two checks.
 LIMIT, _PAUSE = 90.0, 0.1
 
 
 class Flower:
-    """Flower as other programs see it: its HTTP API.
+    """A client of Flower's HTTP API.
 
     Args:
-        url: its address, with a slash at the end.
+        url: Flower's URL, with a slash at the end.
     """
 
     def __init__(self, url: str, user: str, password: str) -> None:
@@ -30,39 +30,39 @@ class Flower:
         self._login = base64.b64encode(f"{user}:{password}".encode()).decode()
 
     def workers(self) -> dict[str, bool]:
-        """Every worker it knows, ``orders@host``, and whether it is alive.
+        """Every worker it knows (``orders@host``), and whether the worker is online.
 
         Raises:
-            OSError: it can't be reached, or answers with an error.
+            OSError: Flower can't be reached, or responds with an error.
         """
         known: dict[str, bool] = self._get("api/workers?status=1")
         return known
 
     def tasks(self) -> list[dict[str, Any]]:
-        """The tasks it has seen: ``name``, ``state``, ``retried`` (a time, or null) and more.
+        """The tasks it knows: ``name``, ``state``, ``retried`` (a time, or null) and more.
 
         Raises:
-            OSError: it can't be reached, or answers with an error.
+            OSError: Flower can't be reached, or responds with an error.
         """
         return list(self._get("api/tasks").values())
 
     def _get(self, path: str) -> Any:
         request = Request(self.url + path, headers={"Authorization": f"Basic {self._login}"})  # noqa: S310
-        with urlopen(request, timeout=5) as answer:  # noqa: S310 (our own address)
-            return json.load(answer)
+        with urlopen(request, timeout=5) as response:  # noqa: S310 (our own address)
+            return json.load(response)
 
 
-def forget_signs(names: Iterable[str]) -> None:
-    """Remove signs of life from an earlier run. Call it before the processes are started."""
+def reset_liveness(names: Iterable[str]) -> None:
+    """Remove the liveness files of an earlier run. Call it before the processes are started."""
     for name in names:
         liveness.forget(name)
 
 
-def wait_until_ready(launcher: Launcher, home: str, flower: Flower, tell: Tell) -> bool:
-    """Tell of each process when it has become ready. False: everything is being stopped instead.
+def wait_until_ready(launcher: Launcher, home: str, flower: Flower, print_line: PrintLine) -> bool:
+    """Print a line for each process that becomes ready. Returns False if the launcher stops before all are.
 
     Raises:
-        LaunchFailed: one of them takes too long; with what it said last.
+        LaunchFailed: a process is not ready within ``LIMIT`` seconds. The message has its last output.
     """
     waiting = {name: _probe(name, home, flower) for name in launcher.names}
     start = time.monotonic()
@@ -70,31 +70,32 @@ def wait_until_ready(launcher: Launcher, home: str, flower: Flower, tell: Tell) 
         not_ready = {name: why for name, probe in waiting.items() if (why := probe())}
         seconds = time.monotonic() - start
         for name in [name for name in waiting if name not in not_ready]:
-            tell(_("%(seconds)5.1f s  %(name)s is ready") % {"seconds": seconds, "name": name})
+            print_line(_("%(seconds)5.1f s  %(name)s is ready") % {"seconds": seconds, "name": name})
             del waiting[name]
         if waiting and seconds > LIMIT:
             name = next(iter(waiting))
             raise LaunchFailed(
-                _("%(name)s did not come up within %(limit)g s: %(why)s. It said last:")
+                _("%(name)s is not ready after %(limit)g s: %(why)s. Its last output:")
                 % {"name": name, "limit": LIMIT, "why": not_ready[name]}
-                + launcher.last_words(name)
+                + launcher.last_output(name)
             )
         launcher.stopping.wait(_PAUSE)
     return not waiting
 
 
 def _probe(name: str, home: str, flower: Flower) -> Callable[[], str]:
-    """A function that says why the process is not ready; empty: it is."""
+    """A function that returns why the process is not ready, or an empty string if it is."""
     match name:
         case "web":
-            return lambda: _answer(f"{home}healthz")
+            return lambda: _http_error(f"{home}healthz")
         case "flower":
-            return lambda: _answer(f"{flower.url}healthcheck") or _sees_workers(flower)
+            return lambda: _http_error(f"{flower.url}healthcheck") or _missing_workers(flower)
         case _:
-            return lambda: "" if liveness.age(name) is not None else _("it has shown no sign of life")
+            return lambda: "" if liveness.age(name) is not None else _("it has not reported that it runs")
 
 
-def _answer(url: str) -> str:
+def _http_error(url: str) -> str:
+    """Why a GET request fails; empty if it succeeds."""
     try:
         with urlopen(url, timeout=5):  # noqa: S310 (our own address)
             return ""
@@ -105,8 +106,8 @@ def _answer(url: str) -> str:
         return str(error)
 
 
-def _sees_workers(flower: Flower) -> str:
-    """Flower shows what it has heard from the workers since it began to listen, and nothing from before."""
+def _missing_workers(flower: Flower) -> str:
+    """Names the services whose worker Flower does not show. It shows no events from before it was started."""
     try:
         seen = {name.partition("@")[0] for name, is_alive in flower.workers().items() if is_alive}
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One run of the whole shop on this machine: what ``up`` and ``demo`` have in common."""
+"""Runs the whole shop on this machine: shared by the commands ``up`` and ``demo``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 import environ
 from django.utils.translation import gettext as _
 
-from shop.launcher import HOST, Launcher, LaunchFailed, Tell, free_port, is_free, procfile, require_free
+from shop.launcher import HOST, Launcher, LaunchFailed, PrintLine, free_port, is_free, procfile, require_free
 from shop.preparation import data_dir, flower_password
-from shop.readiness import Flower, forget_signs, wait_until_ready
+from shop.readiness import Flower, reset_liveness, wait_until_ready
 
 env = environ.Env()
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where people reach the shop, and Flower's login."""
+    """The ports of the web process and of Flower, and the login for Flower."""
 
     web_port: int
     flower_port: int
@@ -39,12 +39,12 @@ class Addresses:
         return Flower(self.flower, self.flower_user, self.flower_password)
 
 
-def ports_asked_for() -> tuple[int, int]:
-    """``WEB_PORT`` and ``FLOWER_PORT``, both free.
+def required_ports() -> tuple[int, int]:
+    """``WEB_PORT`` and ``FLOWER_PORT``.
 
     Raises:
-        LaunchFailed: one is no port.
-        Occupied: one is in use.
+        LaunchFailed: one is not a port number.
+        InUse: one is in use.
     """
     web, flower = _port("WEB_PORT", 8000), _port("FLOWER_PORT", 5555)
     require_free(web, "WEB_PORT")
@@ -52,19 +52,21 @@ def ports_asked_for() -> tuple[int, int]:
     return web, flower
 
 
-def ports_available() -> tuple[int, int]:
-    """``WEB_PORT`` and ``FLOWER_PORT``, or another where one is in use."""
-    asked = _port("WEB_PORT", 8000), _port("FLOWER_PORT", 5555)
-    web, flower = (port if is_free(port) else free_port() for port in asked)
+def available_ports() -> tuple[int, int]:
+    """``WEB_PORT`` and ``FLOWER_PORT``; a free port instead of one that is in use."""
+    preferred = _port("WEB_PORT", 8000), _port("FLOWER_PORT", 5555)
+    web, flower = (port if is_free(port) else free_port() for port in preferred)
     return web, flower
 
 
-def run(ports: tuple[int, int], story: Callable[[Launcher, Addresses], None], tell: Tell, *, verbose: bool) -> Launcher:
-    """Start all processes and, once every one of them is ready, tell ``story``. Returns when they have ended.
+def run(
+    ports: tuple[int, int], main: Callable[[Launcher, Addresses], None], print_line: PrintLine, *, verbose: bool
+) -> Launcher:
+    """Start all processes, call ``main`` when all of them are ready, and return when they have ended.
 
     Raises:
-        LaunchFailed: a process did not come up, or ended by itself.
-        Exception: whatever the story raised.
+        LaunchFailed: a process did not become ready, or ended by itself.
+        Exception: what ``main`` raised.
     """
     user, password = env.str("FLOWER_USER", default="admin"), flower_password()
     addresses = Addresses(*ports, user, password)
@@ -79,13 +81,13 @@ def run(ports: tuple[int, int], story: Callable[[Launcher, Addresses], None], te
 
     def begin(launcher: Launcher) -> None:
         try:
-            if wait_until_ready(launcher, addresses.home, addresses.flower_api, tell):
-                story(launcher, addresses)
+            if wait_until_ready(launcher, addresses.home, addresses.flower_api, print_line):
+                main(launcher, addresses)
         finally:
-            tell(_("Stopping ..."))
+            print_line(_("Stopping ..."))
 
-    launcher = Launcher(procfile(), environment, data_dir() / "log", tell, verbose=verbose)
-    forget_signs(launcher.names)
+    launcher = Launcher(procfile(), environment, data_dir() / "log", print_line, verbose=verbose)
+    reset_liveness(launcher.names)
     launcher.run(begin)
     return launcher
 
@@ -93,5 +95,5 @@ def run(ports: tuple[int, int], story: Callable[[Launcher, Addresses], None], te
 def _port(variable: str, default: int) -> int:
     value = env.str(variable, default="") or str(default)
     if not value.isdecimal() or not 0 < int(value) < 65536:
-        raise LaunchFailed(_("%(variable)s is %(value)s, which is no port.") % {"variable": variable, "value": value})
+        raise LaunchFailed(_("%(variable)s is %(value)s, which is not a port number.") % {"variable": variable, "value": value})
     return int(value)

@@ -1,4 +1,4 @@
-"""The small catalogue a new shop begins with, and five sample orders with what each must end as."""
+"""The catalogue of a new shop, and five sample orders with the expected result of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,18 +30,18 @@ CATALOGUE = (
 
 @dataclass(frozen=True)
 class Ending:
-    """What an order and everything around it must look like when all is done."""
+    """The expected final state of an order, its payment and its shipment."""
 
     status: str
-    """Of the order: ``completed`` or ``cancelled``."""
+    """Status of the order: ``completed`` or ``cancelled``."""
     shipment: str
     """State of the shipment."""
     ledger: tuple[str, ...] = ()
-    """Kinds of ledger entries in order, each over the order's total."""
+    """Kinds of the ledger entries, in order. The amount of each is the order's total."""
     reason: str = ""
     """Why the order was cancelled."""
     attempts: int = 1
-    """How many attempts authorizing the payment takes at the least."""
+    """Attempts that authorizing the payment takes, at least."""
 
     @property
     def is_sale(self) -> bool:
@@ -56,7 +56,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Sample:
-    """An order to try the shop out with."""
+    """A sample order."""
 
     title: Promise
     ending: Ending
@@ -65,7 +65,7 @@ class Sample:
     token: str = "tok_approved"  # noqa: S105 (a test token of the sandbox gateway)
     street: str = "Lindenstrasse 5"
     cancelled_in_flight: bool = False
-    """A person asks for it to be cancelled as soon as it is placed."""
+    """Its cancellation is requested as soon as it is placed."""
 
 
 SAMPLES = (
@@ -102,8 +102,8 @@ SAMPLES = (
 )
 
 
-def can_be_played() -> bool:
-    """The samples need every service, and the sandboxes: the tokens mean something to them only."""
+def can_be_placed() -> bool:
+    """Whether every service and both sandboxes are in use. Only the sandboxes know the tokens and addresses."""
     return (
         set(settings.SERVICES) == set(settings.ALL_SERVICES)
         and isinstance(gateway(), SandboxGateway)
@@ -147,6 +147,6 @@ def _place(sample: Sample) -> Order:
 
 
 def _product(sku: str) -> Product:
-    """A product of the catalogue, put back if someone has removed it."""
+    """A product of the catalogue, created again if it was deleted."""
     name, price, currency = next(entry[1:] for entry in CATALOGUE if entry[0] == sku)
     return Product.objects.get_or_create(sku=sku, defaults={"name": name, "price": price, "currency": currency})[0]

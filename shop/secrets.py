@@ -1,4 +1,4 @@
-"""Secrets nobody has to think up: random, and kept in a file that only its owner can read."""
+"""Random secrets, kept in files that only their owner can read."""
 
 import os
 import secrets
@@ -6,26 +6,26 @@ from pathlib import Path
 
 
 def random_secret() -> str:
-    """Forty characters from a cryptographic source."""
+    """Forty random characters, from a cryptographic source."""
     return secrets.token_urlsafe(30)
 
 
 def local_secret(path: Path) -> str:
-    """The secret kept in ``path``, made up on the first call. Processes that race get the same one."""
+    """The secret kept in ``path``, generated on the first call. Concurrent processes get the same one."""
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(path.with_suffix(f".{os.getpid()}"), random_secret())
         try:
             os.link(path.with_suffix(f".{os.getpid()}"), path)
         except FileExistsError:
-            pass  # another process was first: its secret holds
+            pass  # another process was first: use its secret
         finally:
             path.with_suffix(f".{os.getpid()}").unlink()
     return path.read_text().strip()
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, from its first byte on."""
+    """Write a file that only its owner can read. It is created with these permissions."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text + "\n")

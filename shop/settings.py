@@ -1,6 +1,6 @@
-"""The one settings file. Everything that differs between installations comes from the environment.
+"""Settings. Values that differ between installations come from the environment.
 
-``.env.example`` names every variable. Defaults are for one person on one machine with nothing but Python.
+``.env.example`` lists every variable. The defaults need no database server and no broker.
 """
 
 import sys
@@ -55,7 +55,6 @@ EXPIRE_AUTHORIZATIONS_SECONDS = env.float("EXPIRE_AUTHORIZATIONS_SECONDS", defau
 AUTHORIZATION_LIFETIME_SECONDS = env.float("AUTHORIZATION_LIFETIME_SECONDS", default=7 * 24 * 3600.0)
 CANCEL_UNPAID_ORDERS_SECONDS = env.float("CANCEL_UNPAID_ORDERS_SECONDS", default=60.0)
 UNPAID_ORDER_LIFETIME_SECONDS = env.float("UNPAID_ORDER_LIFETIME_SECONDS", default=24 * 3600.0)
-OVERDUE_SECONDS = env.float("LOST_RETRIES_SECONDS", default=5.0)
 
 # --- Security -------------------------------------------------------------------------------------------------
 
@@ -152,12 +151,12 @@ def database(alias: str) -> dict[str, object]:
         }
     else:
         config["CONN_HEALTH_CHECKS"] = True
-        # A server that is gone without a word is noticed within a minute; libpq would wait for hours.
+        # Detect a server that no longer responds within a minute; the defaults of libpq take hours.
         # https://www.postgresql.org/docs/15/libpq-connect.html
-        patience = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+        timeouts = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
         given = cast(dict[str, object], config.get("OPTIONS", {}))
-        config["OPTIONS"] = {**patience, "tcp_user_timeout": 60_000, **given}
-        # Of aliases that share a database Django's test run would migrate only one.
+        config["OPTIONS"] = {**timeouts, "tcp_user_timeout": 60_000, **given}
+        # A test database per alias: of aliases that share one, Django's test runner would migrate only one.
         test["NAME"] = f"test_{config['NAME']}_{alias}"
     return config | {"CONN_MAX_AGE": 60, "TEST": test}
 

@@ -1,4 +1,4 @@
-"""The shop's few pages: home, the admin, and the health check."""
+"""URLs: the home page, the admin, and the health check."""
 
 from django.contrib import admin
 from django.urls import path

@@ -1,6 +1,6 @@
-"""Did an order end as it must? Compares every service's tables, and the sandboxes' own books, with what was expected.
+"""Checks the final state of an order: the services' tables and the sandboxes' own records against the expected ending.
 
-Each function names what is wrong, in words for people, and changes nothing.
+Each function yields a message for every difference, and changes nothing.
 """
 
 from collections import Counter
@@ -27,13 +27,13 @@ from shop.samples import Ending
 
 
 def has_ended(order_id: UUID) -> bool:
-    """Nothing is going to happen to the order any more, unless a person or the customer does something."""
+    """Whether the order is completed or cancelled, and every event of it is published and handled."""
     ended = Order.objects.filter(pk=order_id, status__in=[Order.Status.COMPLETED, Order.Status.CANCELLED])
     return ended.exists() and not any(loose_ends(order_id))
 
 
 def faults(order_id: UUID, ending: Ending) -> list[str]:
-    """Everything about an order that is not as ``ending`` says. Empty: all is well."""
+    """Every difference between an order and the expected ending. Empty if there is none."""
     order = Order.objects.get(pk=order_id)
     return [
         *order_faults(order, ending),
@@ -47,7 +47,7 @@ def faults(order_id: UUID, ending: Ending) -> list[str]:
 
 
 def order_faults(order: Order, ending: Ending) -> Iterator[str]:
-    """What orders says of the order itself."""
+    """Checks the order itself."""
     given_back = order.total if "voided" in ending.ledger else None
     yield from _difference(_("the order's status"), order.status, ending.status)
     yield from _difference(_("the reason"), order.reason, ending.reason)
@@ -56,7 +56,7 @@ def order_faults(order: Order, ending: Ending) -> Iterator[str]:
 
 
 def ledger_faults(order: Order, ending: Ending) -> Iterator[str]:
-    """What payments says: the movements of money, and the sums they come to."""
+    """Checks the ledger of payments: the entries, and the sums in the payment."""
     payment = Payment.objects.filter(pk=order.pk).first()
     if payment is None:
         yield _("payments has no ledger for the order")
@@ -76,13 +76,13 @@ def ledger_faults(order: Order, ending: Ending) -> Iterator[str]:
 
 
 def gateway_faults(order: Order, ending: Ending) -> Iterator[str]:
-    """What the payment provider's own books say, by themselves and against the ledger, key by key."""
-    booked = [entry for entry in _gateway_books() if entry.key.startswith(f"{order.pk}:")]
+    """Checks the payment provider's own records, against the ending and against the ledger, key by key."""
+    booked = [entry for entry in _gateway_records() if entry.key.startswith(f"{order.pk}:")]
     moves = {entry.key: (entry.outcome, entry.amount, entry.currency) for entry in booked if entry.amount}
     entries = Entry.objects.filter(payment=order.pk)
     ledger = {entry.key: (entry.kind, entry.amount, order.currency) for entry in entries}
     for key in sorted(moves.keys() | ledger.keys()):
-        yield from _difference(_("the gateway's books under %s") % key, moves.get(key), ledger.get(key))
+        yield from _difference(_("the gateway's record of %s") % key, moves.get(key), ledger.get(key))
     sums = Counter[str]()
     for entry in booked:
         sums[entry.outcome] += entry.amount
@@ -95,7 +95,7 @@ def gateway_faults(order: Order, ending: Ending) -> Iterator[str]:
 
 
 def shipment_faults(order: Order, ending: Ending) -> Iterator[str]:
-    """What shipping says."""
+    """Checks the shipment."""
     shipment = Shipment.objects.filter(pk=order.pk).first()
     if shipment is None:
         yield _("shipping has no shipment for the order")
@@ -105,8 +105,8 @@ def shipment_faults(order: Order, ending: Ending) -> Iterator[str]:
 
 
 def carrier_faults(order: Order, ending: Ending) -> Iterator[str]:
-    """What the carrier's own books say: one delivered parcel for a sale, else none on its way."""
-    parcels = [entry for entry in _carrier_books() if entry.key == str(order.pk) and entry.parcel]
+    """Checks the carrier's own records: one delivered parcel for a sale, else no parcel in transit."""
+    parcels = [entry for entry in _carrier_records() if entry.key == str(order.pk) and entry.parcel]
     delivered = [entry.parcel for entry in parcels if entry.state is Tracking.DELIVERED]
     on_its_way = [entry.parcel for entry in parcels if entry.state is Tracking.IN_TRANSIT]
     expected = [order.parcel] if ending.is_sale else []
@@ -115,7 +115,7 @@ def carrier_faults(order: Order, ending: Ending) -> Iterator[str]:
 
 
 def attempt_faults(order: Order, ending: Ending) -> Iterator[str]:
-    """Where the gateway failed at first, authorizing was tried again."""
+    """Checks that an authorization that failed at first was retried."""
     inbox = ServiceTables("payments").inbox
     attempts = list(inbox.filter(subject=order.pk, reaction="payments.authorize_payment").values_list("attempts"))
     if len(attempts) != 1 or attempts[0][0] < ending.attempts:
@@ -126,34 +126,35 @@ def attempt_faults(order: Order, ending: Ending) -> Iterator[str]:
 
 
 def loose_ends(order_id: UUID) -> Iterator[str]:
-    """Events of an order that are not published, or not heard by everyone who reacts to them."""
+    """Events of an order that are not published, or not handled by every reaction to them."""
     for service in conf().services:
         for row in ServiceTables(service).outbox.filter(subject=order_id):
             if row.published_at is None:
                 yield _("%(event)s is not published") % {"event": row.event_type}
-            yield from _unheard(row.event_type, row.event_id)
+            yield from _unhandled(row.event_type, row.event_id)
 
 
 def dead_letter_faults(order_ids: Sequence[UUID], since: datetime) -> Iterator[str]:
-    """Dead letters about these orders, and any that were parked since a moment."""
+    """Dead letters about these orders, and all that were parked after ``since``."""
     for service in conf().services:
         dead_letters = ServiceTables(service).dead_letters
         for dead_letter in dead_letters.filter(Q(subject__in=order_ids) | Q(parked_at__gte=since)):
-            yield _("%(service)s has a dead letter: %(letter)s") % {"service": service, "dead_letter": dead_letter}
+            yield _("%(service)s has a dead letter: %(dead_letter)s") % {"service": service, "dead_letter": dead_letter}
 
 
 def flower_faults(
     workers: Mapping[str, bool], tasks: Iterable[Mapping[str, Any]], journeys: Mapping[UUID, Sequence[Step]]
 ) -> Iterator[str]:
-    """What Flower does not show of these journeys: the workers, each reaction as a task, the retries.
+    """What Flower does not show and should: a worker per service, a task per reaction, the retries.
 
     Args:
-        workers: name -> alive, as Flower's API says it.
-        tasks: with ``name``, ``state`` and ``retried`` (a time or null), as Flower's API says it.
+        workers: name -> online, as Flower's API returns it.
+        tasks: with ``name``, ``state`` and ``retried`` (a time or null), as Flower's API returns it.
+        journeys: the steps of each order.
     """
     tasks = list(tasks)
-    alive = {name.partition("@")[0] for name, is_alive in workers.items() if is_alive}
-    for service in sorted(set(conf().services) - alive):
+    online = {name.partition("@")[0] for name, is_online in workers.items() if is_online}
+    for service in sorted(set(conf().services) - online):
         yield _("Flower shows no worker %s@...") % service
     steps = [step for journey in journeys.values() for step in journey if step.reaction]
     done = {task["name"] for task in tasks if task["state"] == "SUCCESS"}
@@ -164,7 +165,7 @@ def flower_faults(
         yield _("Flower shows no RETRY of %s") % reaction
 
 
-def _unheard(event_type: str, event_id: UUID) -> Iterator[str]:
+def _unhandled(event_type: str, event_id: UUID) -> Iterator[str]:
     for service in conf().services:
         reaction = reaction_to(service, event_type)
         if reaction is None:
@@ -174,18 +175,18 @@ def _unheard(event_type: str, event_id: UUID) -> Iterator[str]:
             yield _("%(reaction)s has not heard %(event)s") % {"reaction": reaction.name, "event": event_type}
 
 
-def _gateway_books() -> list[BookEntry]:
+def _gateway_records() -> list[BookEntry]:
     provider = gateway()
     if not isinstance(provider, SandboxGateway):
-        raise TypeError("only the sandbox gateway shows its books")
+        raise TypeError("only the sandbox gateway has records that can be read")
     return provider.books()
 
 
-def _carrier_books() -> list[ParcelEntry]:
-    company = carrier()
-    if not isinstance(company, SandboxCarrier):
-        raise TypeError("only the sandbox carrier shows its books")
-    return company.books()
+def _carrier_records() -> list[ParcelEntry]:
+    provider = carrier()
+    if not isinstance(provider, SandboxCarrier):
+        raise TypeError("only the sandbox carrier has records that can be read")
+    return provider.books()
 
 
 def _difference(what: str, found: object, expected: object) -> Iterator[str]:

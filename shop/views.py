@@ -16,7 +16,7 @@ from choreography.storage.tables import ServiceTables
 
 @dataclass(frozen=True)
 class DeadLetters:
-    """How many messages of a service wait for a person, and where."""
+    """Number of parked dead letters of a service, and the URL of their list."""
 
     service: str
     parked: int
@@ -24,7 +24,7 @@ class DeadLetters:
 
 
 def home(request: HttpRequest) -> HttpResponse:
-    """Who reacts to what, and where to go from here."""
+    """The home page: all reactions, links to the admin and Flower, and parked dead letters."""
     context = {
         "flower_url": settings.FLOWER_URL,
         "dead_letters": list(_dead_letters(request)),
@@ -35,7 +35,7 @@ def home(request: HttpRequest) -> HttpResponse:
 
 
 def healthz(request: HttpRequest) -> JsonResponse:
-    """200 if every database of this process answers, else 503 naming those that don't."""
+    """200 if every database of this process responds, else 503 with the names of those that don't."""
     down = []
     for alias in connections:
         try:
@@ -47,7 +47,7 @@ def healthz(request: HttpRequest) -> JsonResponse:
 
 
 def _dead_letters(request: HttpRequest) -> Iterator[DeadLetters]:
-    """The dead letters this person may see."""
+    """The dead letters that the user may view."""
     for service in settings.SERVICES:
         if request.user.is_staff and request.user.has_perm(f"{service}.view_deadletter"):
             parked = ServiceTables(service).dead_letters.filter(state=DeadLetter.State.PARKED).count()

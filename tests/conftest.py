@@ -1,4 +1,4 @@
-"""What every test may use: the real servers (or a reason to skip), data folders and worlds of its own."""
+"""What every test may use: the real servers (or a reason to skip), and a data folder of its own."""
 
 import os
 import secrets
@@ -62,5 +62,6 @@ def postgresql_database(postgresql_url: str) -> Iterator[str]:
 def data_dir(tmp_path: Path, settings: Settings) -> Path:
     """A data folder per test: no test meets another's files, or the developer's."""
     settings.DATA_DIR = tmp_path / "var"
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"DATA_DIR": settings.DATA_DIR}
     settings.SANDBOX_DIR = tmp_path / "var" / "sandbox"
     return Path(settings.DATA_DIR)

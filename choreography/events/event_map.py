@@ -1,7 +1,8 @@
 """The choreography as a page: who announces what, and who reacts. Produced from the code, so it can't lie."""
 
 from collections.abc import Iterator
-from importlib import import_module
+
+from django.apps import apps
 
 from choreography.events.compatibility import readers_of
 from choreography.events.messages import published
@@ -39,20 +40,30 @@ def _lines() -> Iterator[str]:
     yield "| timer | every | what it does |"
     yield "|---|---|---|"
     for timer in sorted(timers(), key=lambda timer: timer.name):
-        yield f"| {timer.name} | `{timer.setting}` | {(timer.function.__doc__ or '').splitlines()[0]} |"
+        yield f"| {timer.name} | `{timer.setting}` | {_first_line(timer.function.__doc__)} |"
     for service in sorted(_services()):
         yield ""
         yield f"## {service}"
         yield ""
-        yield (import_module(service).__doc__ or "").strip().splitlines()[0]
+        yield _first_line(_card(service))
         yield ""
         for event_type, event in sorted(published.items()):
             if event.service == service:
-                yield f"- `{event_type}`: {(event.__doc__ or '').strip().splitlines()[0]}"
+                yield f"- `{event_type}`: {_first_line(event.__doc__)}"
 
 
 def _services() -> set[str]:
     return {event.service for event in published.values()} | {reaction.service for reaction in reactions()}
+
+
+def _card(service: str) -> str | None:
+    """The docstring of a service's package; ``None`` where it is not installed in this process."""
+    app = apps.app_configs.get(service)
+    return app.module.__doc__ if app else None
+
+
+def _first_line(docstring: str | None) -> str:
+    return (docstring or "").strip().partition("\n")[0]
 
 
 def _arrows() -> Iterator[tuple[str, str, list[str]]]:

@@ -20,7 +20,7 @@ class Rows(Protocol):
     """Where the row of a subject comes from: ``Payment.objects``, if it is made of ``models.SubjectQuerySet``."""
 
     def locked(self, subjects: Sequence[str]) -> AbstractContextManager[Sequence[Any]]:
-        """A row for each subject, locked until the transaction ends. What was changed is written when the block ends."""
+        """A row for each subject, locked until the transaction ends. What the block changes is written at its end."""
 
     def current(self, subjects: Sequence[str]) -> Sequence[Any]:
         """A row for each subject as it is now, not locked."""

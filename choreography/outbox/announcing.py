@@ -175,7 +175,7 @@ def _last_sequences(tables: ServiceTables, subjects: set[str]) -> Counter[str]:
 
 
 def _event(fact: Fact, sequence: int) -> Event[Any]:
-    flow = (fact.cause.correlationid or fact.subject) if fact.cause else fact.subject
+    flow = (fact.cause.correlationid or fact.cause.subject) if fact.cause else fact.subject
     return Event[Any](
         id=fact.id,
         type=fact.data.event_type,

@@ -37,8 +37,8 @@ from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two rounds of upkeep: a sign of life, the connections, the broker's heartbeat. Not before every batch,
-#: which they would delay. Also the longest pause while there is nothing to do.
+#: Seconds between two rounds of upkeep: a sign of life, the connections, the broker's heartbeat. Not done before every
+#: batch, which it would delay. Also the longest pause while there is nothing to do.
 _UPKEEP = 1.0
 #: Pause between looks at the outbox where the database can't notify, seconds.
 _POLL = 0.05

@@ -42,7 +42,7 @@ class Outbox(models.Model):
             models.Index(
                 fields=["position"],
                 condition=models.Q(published_at=None),
-                name="%(app_label)s_outbox_to_publish",
+                name="%(app_label)s_to_publish",
             ),
         ]
 

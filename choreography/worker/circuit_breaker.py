@@ -1,7 +1,7 @@
 """Circuit breakers: stop taking messages while something is down, probe it, and start again.
 
-A delivery that met an outage only raises a suspicion. The breaker probes for itself: if the probe succeeds, the delivery
-was unlucky and nothing opens. If it fails, the circuit is open, and the service takes no more messages until a probe
+A delivery that met an outage is only a suspicion. The breaker probes for itself: if the probe succeeds, the outage was
+short and nothing opens. If it fails, the circuit is open, and the service takes no more messages until a probe
 succeeds. Knows neither Celery nor the broker; the worker does the pausing (``consumer.EventConsumer``).
 """
 

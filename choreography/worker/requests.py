@@ -56,7 +56,7 @@ class DeliveryRequest(Request):
             self._message.consumer.circuit_breakers.suspect(service, retried.down)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        """Whatever a task raises comes here. (``on_success`` can't be overridden: Celery's is defined in a subclass.)"""
+        """Whatever a task raises comes here. (``on_success`` can't be overridden: Celery defines it in a subclass.)"""
         raised = _raised(exc_info)
         if isinstance(raised, PartlyHandled):
             task_ready(self, successful=True)

@@ -5,8 +5,8 @@
 1. ``consumer.EventConsumer`` looks at it before Celery does. Every message but a tick of our own timers waits among
    others (``batching``) until the pool has room. Then those that wait for one reaction become one task, named after it,
    or after ``<service>.park_unusable_message`` (``batches``).
-2. The task (``tasks``) hands them to ``inbox.handler`` and carries the outcome out: it returns (acknowledged), publishes
-   to the retry ladder and raises ``DeliveryRetried`` (acknowledged once the ladder has confirmed), or raises
+2. The task (``tasks``) hands them to ``inbox.handler`` and carries the outcome out: it returns (acknowledged),
+   publishes to the retry ladder and raises ``DeliveryRetried`` (acknowledged once the ladder has confirmed), or raises
    ``DeliveryParked`` (acknowledged, shown as failed). What failed in a batch is handled again in a task of its own.
 3. A retry because of an outage makes the consumer probe the database or the external system (``circuit_breaker``);
    while it is down, the service's messages stay in their queue.

@@ -116,7 +116,7 @@ class Migration(migrations.Migration):
                 'ordering': ['-position'],
                 'abstract': False,
                 'default_permissions': ('view',),
-                'indexes': [models.Index(condition=models.Q(('published_at', None)), fields=['position'], name='payments_outbox_to_publish')],
+                'indexes': [models.Index(condition=models.Q(('published_at', None)), fields=['position'], name='payments_to_publish')],
                 'constraints': [models.UniqueConstraint(fields=('subject', 'sequence'), name='payments_outbox_counts_per_subject')],
             },
         ),

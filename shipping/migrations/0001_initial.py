@@ -115,7 +115,7 @@ class Migration(migrations.Migration):
                 'ordering': ['-position'],
                 'abstract': False,
                 'default_permissions': ('view',),
-                'indexes': [models.Index(condition=models.Q(('published_at', None)), fields=['position'], name='shipping_outbox_to_publish')],
+                'indexes': [models.Index(condition=models.Q(('published_at', None)), fields=['position'], name='shipping_to_publish')],
                 'constraints': [models.UniqueConstraint(fields=('subject', 'sequence'), name='shipping_outbox_counts_per_subject')],
             },
         ),

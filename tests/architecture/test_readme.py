@@ -61,7 +61,7 @@ def test_the_commands_for_a_new_reaction_work(capsys: pytest.CaptureFixture[str]
         _, arguments = command.split("manage.py ")
         if (
             arguments != "choreography doctor"
-        ):  # needs an installation that runs: tests/unit/choreography/test_doctor.py
+        ):  # needs an installation that runs: tests/unit/choreography/operations/test_doctor.py
             call_command(*shlex.split(arguments.replace("--write", "--check")))
 
 

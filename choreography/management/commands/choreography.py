@@ -32,6 +32,7 @@ class Command(BaseCommand):
     def map(self, *, write: bool, check: bool, **options: Any) -> None:
         path = Path(settings.BASE_DIR) / "docs" / "choreography.md"
         if write:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(event_map.page())
         elif not check:
             self.stdout.write(event_map.page(), ending="")

@@ -1,4 +1,4 @@
-"""``manage.py prepare``: everything that must be there before the processes start. Safe to repeat."""
+"""``manage.py prepare``: databases, topology, administrator and catalogue. Safe to repeat."""
 
 import json
 from argparse import ArgumentParser
@@ -15,11 +15,11 @@ from shop.preparation import CannotPrepare, admin_password_file, prepare
 class Command(BaseCommand):
     help = (
         "Migrates every database, declares the topology on the broker, creates the admin account and the catalogue "
-        "if there are none. Safe to repeat."
+        "if they are missing. Safe to repeat."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+        parser.add_argument("--json", action="store_true", help="print the result as JSON")
         parser.add_argument(
             "--wait", type=float, default=10.0, metavar="SECONDS", help="how long to wait for the broker (10)"
         )

@@ -9,85 +9,85 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import InterfaceError, OperationalError, close_old_connections
 from django.utils.translation import gettext as _
 
-from shop.launcher import Launcher, LaunchFailed, Occupied, alone
+from shop.launcher import InUse, Launcher, LaunchFailed, exclusive
 from shop.preparation import CannotPrepare, Prepared, admin_password_file, data_dir, prepare
-from shop.running import Addresses, env, ports_asked_for, run
+from shop.running import Addresses, env, required_ports, run
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between looks at what has happened.
+#: Seconds between two queries for new events.
 _PAUSE = 0.25
 
 
 class Command(BaseCommand):
     help = (
-        "Prepares everything and runs all processes on 127.0.0.1 until Ctrl-C. On an empty orders database five sample "
-        "orders are placed. With -v 2 everything the processes say is shown, else their warnings and errors."
+        "Prepares databases and broker and runs all processes on 127.0.0.1 until Ctrl-C. Places five sample orders if "
+        "there are no orders. Shows warnings and errors of the processes, with -v 2 all of their output."
     )
 
     def handle(self, *args: Any, verbosity: int, **options: Any) -> None:
         try:
-            with alone(data_dir()):
-                ports = ports_asked_for()
-                self.tell(_("Preparing databases and broker ..."))
+            with exclusive(data_dir()):
+                ports = required_ports()
+                self.print_line(_("Preparing databases and broker ..."))
                 prepared = prepare()
-                self.tell(_("Starting the processes ..."))
-                run(ports, lambda *stage: self.story(prepared, *stage), self.tell, verbose=verbosity > 1)
+                self.print_line(_("Starting the processes ..."))
+                run(ports, lambda *ready: self.main(prepared, *ready), self.print_line, verbose=verbosity > 1)
         except KeyboardInterrupt:
             raise CommandError(_("Stopped before anything was started."), returncode=130) from None
-        except Occupied as error:
+        except InUse as error:
             raise CommandError(str(error), returncode=2) from error
         except (CannotPrepare, LaunchFailed) as error:
             raise CommandError(str(error)) from error
-        self.tell(_("Stopped. Nothing is lost: the next run goes on from here."))
+        self.print_line(_("Stopped. Nothing is lost: the next run continues from here."))
 
-    def story(self, prepared: Prepared, launcher: Launcher, addresses: Addresses) -> None:
-        """What happens once everything is ready, until it is to stop."""
-        self.tell(table(prepared, addresses))
+    def main(self, prepared: Prepared, launcher: Launcher, addresses: Addresses) -> None:
+        """Runs when all processes are ready, until they are stopped."""
+        self.print_line(table(prepared, addresses))
         if "orders" in settings.SERVICES:
             self.follow_orders(launcher)
 
     def follow_orders(self, launcher: Launcher) -> None:
-        """Place the samples if there are no orders, and tell what happens to orders from now on."""
-        from orders.models import Order  # here, as orders may not be installed in this process
+        """Place the sample orders if there are no orders, and print every event of orders from now on."""
+        from orders.models import Order  # here: the orders app may not be installed in this process
         from shop import journeys, samples
 
         follower = journeys.Follower()
-        if not Order.objects.exists() and samples.can_be_played():
+        if not Order.objects.exists() and samples.can_be_placed():
             self.place_samples()
         is_down = False
         while not launcher.stopping.wait(_PAUSE):
             try:
                 close_old_connections()
                 for line in journeys.lines(follower.new_steps()):
-                    self.tell(line)
+                    self.print_line(line)
             except (OperationalError, InterfaceError) as error:
                 if not is_down:
-                    log.warning("orders can't be followed", error=type(error).__name__)
+                    log.warning("events can't be read", error=type(error).__name__)
                 is_down = True
             else:
                 is_down = False
 
     def place_samples(self) -> None:
-        """Place the sample orders. If someone changed the catalogue so that it can't be done, say so and go on."""
+        """Place the sample orders. If the catalogue has changed so that this is impossible, print why and continue."""
         from shop import samples
 
-        self.tell(_("There are no orders yet. Placing five, to show what happens:"))
+        self.print_line(_("There are no orders yet. Placing five, to show what happens:"))
         try:
             orders = samples.place()
         except ValidationError as error:
-            self.tell(_("The orders can't be placed: %s") % " ".join(error.messages))
+            self.print_line(_("The orders can't be placed: %s") % " ".join(error.messages))
             return
         for sample, order in zip(samples.SAMPLES, orders, strict=True):
-            self.tell(f"  {order.number}  {sample.title}")
+            self.print_line(f"  {order.number}  {sample.title}")
 
-    def tell(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         self.stdout.write(line)
         self.stdout.flush()
 
 
 def table(prepared: Prepared, addresses: Addresses) -> str:
-    """Where everything is and how to get in, for a terminal."""
+    """URLs and logins, for the terminal."""
     rows = [
         (_("Shop"), addresses.home, ""),
         (_("Admin"), addresses.admin, _admin_login(prepared)),

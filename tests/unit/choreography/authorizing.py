@@ -1,7 +1,7 @@
-"""Deliveries of ``order_placed`` to payments, and ways to meddle with what reacts to them."""
+"""Deliveries of ``order_placed`` to payments, and ways to change the reaction to them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -12,6 +12,7 @@ from choreography.events import registry
 from choreography.inbox.deliveries import Delivery
 from payments.models import Inbox, Outbox, Payment
 
+AUTHORIZE = "payments.authorize_payment"
 CLOUDEVENT = "application/cloudevents+json"
 ORDER = UUID("019b76da-a800-7000-8000-000000000001")
 
@@ -32,34 +33,32 @@ def placed(**changes: Any) -> Delivery:
 
 
 def meddle(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-    """Change ``payments.authorize_payment`` for one test."""
-    name = "payments.authorize_payment"
-    monkeypatch.setitem(registry._reactions, name, replace(registry._reactions[name], **changes))
+    """Change ``payments.authorize_payment`` until the test ends. For a part of a test there is ``testing.override``."""
+    monkeypatch.setitem(registry._reactions, AUTHORIZE, replace(registry._reactions[AUTHORIZE], **changes))
 
 
 def failing(error: BaseException) -> Callable[..., None]:
-    def function(events: Sequence[Any], answers: Sequence[Any]) -> None:
-        Payment.objects.create(pk=events[0].subject)
+    """A reaction that stores something and then raises the error."""
+
+    def function(payment: Payment, event: Any, answer: Any) -> None:
+        Payment.objects.create(pk=event.subject)
         raise error
 
     return function
 
 
 def asking(ask: Callable[[Any], Any]) -> Callable[..., Any]:
-    """What ``authorize_payment`` asks first, the question being put as it is, with ``ask`` before it."""
-    calls = registry._reactions["payments.authorize_payment"].calls
-    assert calls is not None
+    """What ``authorize_payment`` asks the provider, with ``ask(event)`` called before."""
+    reaction = registry.reaction_to("payments", "orders.order_placed.v1")
+    assert reaction is not None
+    assert reaction.ask is not None
+    original = reaction.ask
 
-    def call(events: Sequence[Any]) -> Callable[[Any], Any]:
-        question = calls(events)
+    def ask_after(payment: Payment, event: Any) -> Any:
+        ask(event)
+        return original(payment, event)
 
-        def put(event: Any) -> Any:
-            ask(event)
-            return question(event)
-
-        return put
-
-    return call
+    return ask_after
 
 
 def nothing_was_stored() -> bool:

@@ -4,16 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from choreography.core import clock
-from choreography.testing import FrozenClock
+from choreography.testing import FrozenClock, frozen_clock
 from tests.shop_in_a_box import Shop
 
 
 @pytest.fixture
 def frozen() -> Iterator[FrozenClock]:
     """A clock that stands still."""
-    frozen = FrozenClock()
-    with clock.use_clock(frozen):
+    with frozen_clock() as frozen:
         yield frozen
 
 

@@ -1,4 +1,4 @@
-"""Letters to work on: orders hears that payments were captured for orders it does not know."""
+"""Dead letters to work on: orders hears that payments were captured for orders it does not know."""
 
 from typing import Any
 from uuid import UUID
@@ -18,7 +18,7 @@ def captured(order_id: UUID, amount: int = 2500) -> bytes:
         id=clock.new_id(),
         type=PaymentCaptured.event_type,
         source="payments",
-        subject=order_id,
+        subject=str(order_id),
         time=clock.now(),
         data=PaymentCaptured(amount=amount, currency="EUR"),
     )
@@ -26,7 +26,7 @@ def captured(order_id: UUID, amount: int = 2500) -> bytes:
 
 
 def park(shop: Shop, number: int = 1) -> list[Any]:
-    """Letters of one group, oldest first."""
+    """Park dead letters of one fingerprint. Returns all of orders' dead letters, oldest first."""
     for _ in range(number):
         shop.send("orders", captured(clock.new_id()))
     shop.drain()
@@ -34,7 +34,7 @@ def park(shop: Shop, number: int = 1) -> list[Any]:
 
 
 def mend(*broken: DeadLetter) -> None:
-    """A person makes the orders that were missing."""
+    """Create the orders that were missing."""
     for dead_letter in broken:
         Order.objects.create(total=2500, currency="EUR", pk=dead_letter.subject)
 
@@ -45,11 +45,11 @@ def dead_letters() -> list[Any]:
 
 
 def states() -> list[str]:
-    """The states of orders' dead letters, the oldest letter's first."""
+    """The states of orders' dead letters, oldest first."""
     return [dead_letter.state for dead_letter in dead_letters()]
 
 
 def history() -> list[tuple[str, str]]:
-    """What was done to orders' dead letters and what came of it, in the order it was done."""
+    """Every action on orders' dead letters and its outcome, oldest first."""
     lines = ServiceTables("orders").actions.order_by("pk")
     return [(line.what, line.outcome) for line in lines]

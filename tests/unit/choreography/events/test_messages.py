@@ -1,0 +1,149 @@
+"""What an event is: strict where it is announced, forgiving where it is heard."""
+
+import json
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+from pydantic import Field, ValidationError
+
+from choreography.core.errors import ContractError, Unusable
+from choreography.events import messages
+from choreography.events.messages import Announced, Event, Heard, parse_type, read_envelope, read_event
+from common.money import Amount, Currency
+
+CLOUDEVENT = "application/cloudevents+json"
+EVENT_ID = "019b76da-a800-7000-8000-00000000000e"
+ORDER = "019b76da-a800-7000-8000-000000000001"
+
+
+@pytest.fixture(autouse=True)
+def no_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "published", {})
+
+
+class Money(Heard):
+    amount: Amount
+    currency: Currency
+
+
+def message(**changes: object) -> bytes:
+    envelope = {
+        "specversion": "1.0",
+        "id": EVENT_ID,
+        "type": "bank.paid.v2",
+        "source": "bank",
+        "subject": ORDER,
+        "time": "2026-01-01T00:00:00Z",
+        "data": {"amount": 5, "currency": "KRW"},
+    }
+    return json.dumps(envelope | changes).encode()
+
+
+def test_an_announced_event_knows_its_type_and_its_service() -> None:
+    class Paid(Announced, type="bank.paid.v2"):
+        amount: Amount = Field(description="how much")
+
+    assert (Paid.event_type, Paid.service) == ("bank.paid.v2", "bank")
+    assert messages.published == {"bank.paid.v2": Paid}
+
+
+def test_a_type_is_defined_once() -> None:
+    class Paid(Announced, type="bank.paid.v1"): ...
+
+    with pytest.raises(ContractError, match=r"bank\.paid\.v1 is defined twice"):
+
+        class PaidAgain(Announced, type="bank.paid.v1"): ...
+
+
+def test_an_announced_event_is_strict_and_frozen() -> None:
+    class Paid(Announced, type="bank.paid.v1"):
+        amount: Amount = Field(description="how much")
+
+    for wrong in ({"amount": "5"}, {"amount": -1}, {"amount": 2**53}, {"amount": 5, "more": 1}, {}):
+        with pytest.raises(ValidationError):
+            Paid(**wrong)
+    with pytest.raises(ValidationError):
+        Paid(amount=5).amount = 6  # type: ignore[misc]
+
+
+def test_a_type_names_its_service_event_and_version() -> None:
+    assert parse_type("bank.was_paid.v12") == ("bank", "was_paid", 12)
+
+
+@pytest.mark.parametrize("wrong", ["bank.paid", "bank.paid.v0", "bank.paid.v1.x", "Bank.paid.v1", "bank.paid.v1\n", ""])
+def test_anything_else_is_no_type(wrong: str) -> None:
+    with pytest.raises(ContractError):
+        parse_type(wrong)
+
+
+def test_an_event_is_read_as_it_was_written() -> None:
+    event = Event[Money](
+        id=UUID(EVENT_ID),
+        type="bank.paid.v2",
+        source="bank",
+        subject=ORDER,
+        time=datetime(2026, 1, 1, tzinfo=UTC),
+        correlationid="flow",
+        sequence=3,
+        data=Money(amount=5, currency="KRW"),
+    )
+    assert read_event(event.to_json().encode(), Money) == event
+    assert "causationid" not in json.loads(event.to_json()), "what is not known is left out"
+
+
+@pytest.mark.parametrize("subject", ["x", "invoice 7/2026", "Größe: ½ ☕", "x" * 200, "☕" * 200], ids=len)
+def test_a_subject_is_any_text_of_up_to_200_characters(subject: str) -> None:
+    assert read_event(message(subject=subject), Money).subject == subject
+    assert read_envelope(message(subject=subject), CLOUDEVENT, 2000).subject == subject
+
+
+def test_a_reader_ignores_what_it_does_not_know() -> None:
+    event = read_event(message(extra=1, data={"amount": 5, "currency": "KRW", "more": {}}), Money)
+    assert event.data == Money(amount=5, currency="KRW")
+    assert (event.correlationid, event.causationid, event.sequence) == ("", None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"data": {"amount": "5", "currency": "KRW"}}, "data.amount"),
+        ({"data": {"currency": "KRW"}}, "data.amount"),
+        ({"data": {"amount": 5, "currency": "won"}}, "data.currency"),
+        ({"data": None}, "data"),
+        ({"subject": ""}, "subject"),
+        ({"subject": "x" * 201}, "subject"),
+        ({"subject": 5}, "subject"),
+        ({"sequence": 0}, "sequence"),
+        ({"causationid": "x"}, "causationid"),
+        ({"datacontenttype": "text/plain"}, "datacontenttype"),
+        ({"time": "2026-01-01T00:00:00"}, "time"),
+    ],
+)
+def test_a_fault_is_named_by_its_field(changes: dict[str, object], field: str) -> None:
+    with pytest.raises(Unusable, match=f"^{field}"):
+        read_event(message(**changes), Money)
+
+
+def test_an_envelope_can_be_read_where_the_rest_is_wrong() -> None:
+    envelope = read_envelope(message(data=None), f"{CLOUDEVENT}; charset=utf-8", 1000)
+    assert (str(envelope.id), envelope.type, envelope.subject) == (EVENT_ID, "bank.paid.v2", ORDER)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "fault"),
+    [
+        (b"x" * 1001, CLOUDEVENT, "1001 bytes"),
+        (message(), None, "missing"),
+        (message(), "application/json", "application/json"),
+        (b"", CLOUDEVENT, "body"),
+        (b"{", CLOUDEVENT, "body"),
+        (message(id="1"), CLOUDEVENT, "id"),
+        (message(subject=""), CLOUDEVENT, "subject"),
+        (message(subject="x" * 201), CLOUDEVENT, "subject"),
+        (message(specversion="2.0"), CLOUDEVENT, "specversion"),
+    ],
+)
+def test_what_is_no_event_is_unusable(body: bytes, content_type: str | None, fault: str) -> None:
+    with pytest.raises(Unusable, match=fault):
+        read_envelope(body, content_type, 1000)

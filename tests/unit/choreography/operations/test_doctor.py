@@ -1,0 +1,106 @@
+"""The doctor finds what is wrong with an installation, and says what to do."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+from pytest_django.fixtures import Settings
+
+from choreography.broker import topology
+from choreography.broker.embedded.transport import open_store
+from choreography.broker.publisher import connect
+from choreography.core import clock
+from choreography.operations import doctor
+from choreography.storage.tables import ServiceTables
+
+pytestmark = pytest.mark.django_db(databases="__all__")
+
+
+@pytest.fixture
+def broker(settings: Settings, tmp_path: Path) -> str:
+    """An embedded broker on which everything is declared."""
+    url = f"embedded://{tmp_path / 'broker.sqlite3'}"
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": url}
+    with connect() as connection:
+        topology.declare(connection)
+    return url
+
+
+def found() -> dict[str, str]:
+    return {finding.about: finding.what for finding in doctor.findings()}
+
+
+def test_queues_without_a_worker_are_found(broker: str) -> None:
+    assert found() == {
+        "orders": "no worker reads it",
+        "payments": "no worker reads it",
+        "shipping": "no worker reads it",
+    }
+
+
+def test_a_missing_queue_is_found_and_not_declared(broker: str) -> None:
+    open_store(broker).delete_queue("payments.retry.5s")
+    assert found()["payments.retry.5s"] == "the queue is missing"
+    assert found()["payments.retry.5s"] == "the queue is missing"
+
+
+def test_a_queue_that_differs_from_the_code_is_found(broker: str) -> None:
+    store = open_store(broker)
+    store.delete_queue("payments.dead")
+    store.declare_queue("payments.dead", {"x-message-ttl": 5})
+    assert "it differs from the code" in found()["payments.dead"]
+
+
+def test_missing_and_stale_bindings_are_found(broker: str) -> None:
+    store = open_store(broker)
+    store.unbind("payments", "orders.order_placed.v1")
+    store.declare_exchange("orders.order_dreamt_of.v1", "fanout")
+    store.bind("payments", "orders.order_dreamt_of.v1")
+    about_payments = [finding.what for finding in doctor.findings() if finding.about == "payments"]
+    assert "it is not bound to orders.order_placed.v1" in about_payments
+    assert "it is still bound to orders.order_dreamt_of.v1, which no reaction reads" in about_payments
+
+
+def test_an_event_that_waits_too_long_is_found(broker: str) -> None:
+    ServiceTables("orders").outbox.create(
+        event_id=clock.new_id(),
+        event_type="orders.order_placed.v1",
+        subject="a subject",
+        sequence=1,
+        body="{}",
+        announced_at=clock.now() - timedelta(minutes=5),
+    )
+    assert found()["orders outbox"].startswith("1 event(s) wait, the oldest for 300")
+
+
+def test_parked_dead_letters_are_found(broker: str) -> None:
+    ServiceTables("shipping").dead_letters.create(key="k", error="Unusable", message="m", body=b"?")
+    assert found()["shipping dead letters"] == "1 parked"
+
+
+def test_a_broker_that_is_down_is_found(settings: Settings) -> None:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": "amqp://guest:guest@127.0.0.1:1//"}
+    assert found()["broker"].startswith("it can't be reached")
+
+
+@pytest.mark.rabbitmq
+def test_a_real_broker_is_examined_too(settings: Settings, rabbitmq_url: str, namespace: str) -> None:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": rabbitmq_url, "NAMESPACE": namespace}
+    assert found()[f"{namespace}payments"] == "the queue is missing"
+    with connect() as connection:
+        topology.declare(connection)
+        try:
+            assert found() == {f"{namespace}{service}": "no worker reads it" for service in settings.SERVICES}
+        finally:
+            topology.delete(connection)
+
+
+def test_the_command_fails_and_prints_json_when_something_is_wrong(
+    broker: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        call_command("choreography", "doctor", "--json")
+    assert stopped.value.code == 1
+    assert {row["about"] for row in json.loads(capsys.readouterr().out)} == {"orders", "payments", "shipping"}
