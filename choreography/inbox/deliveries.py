@@ -89,7 +89,7 @@ class Delivery:
         """
         return read_envelope(self.body, self.content_type, conf().max_body_bytes)
 
-    @property
+    @cached_property
     def reaction(self) -> Reaction:
         """The service's reaction to it.
 
