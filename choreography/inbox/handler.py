@@ -148,23 +148,25 @@ def _single(outcomes: Sequence[Outcome | Unhandled]) -> Outcome:
 def _failed(
     delivery: Delivery, about: Event[Any] | Envelope | None, reaction: Reaction | None, error: Exception
 ) -> RetryLater | Parked:
-    history = delivery.history
-    verdict = decide(error, history, clock.now(), clock.jitter(), conf())
+    verdict = _verdict(delivery, error)
     if isinstance(verdict, Park):
         try:
             park(delivery, about, reaction, error, verdict.attempts)
         except Exception as down:  # the dead-letter table can't be written: the delivery has to wait for that
             log.error("parking failed", service=delivery.service, error=type(down).__name__)
-            verdict = cast(TryAgain, decide(Outage(), history, clock.now(), clock.jitter(), conf()))
-            error = down
+            verdict, error = cast(TryAgain, _verdict(delivery, Outage())), down
         else:
             _log("delivery parked", about, reaction, error, logging.ERROR, attempts=verdict.attempts)
             return Parked(error)
     _log("delivery retried", about, reaction, error, delay=round(verdict.delay, 1))
-    again, down_system = _again(delivery, verdict), _what_is_down(error, reaction)
+    down_system, again = _what_is_down(error, reaction), _again(delivery, verdict)
     if down_system != DATABASE:
         record_retry(delivery, again, verdict.rung)
     return RetryLater(again, verdict.delay, error, down_system)
+
+
+def _verdict(delivery: Delivery, error: Exception) -> TryAgain | Park:
+    return decide(error, delivery.history, clock.now(), clock.jitter(), conf())
 
 
 def _again(delivery: Delivery, verdict: TryAgain) -> Outgoing:

@@ -1,6 +1,7 @@
 """The one transaction in which deliveries to a reaction take effect, and the external calls before it."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 from uuid import UUID
 
@@ -133,16 +134,10 @@ def _react(reaction: Reaction, events: Sequence[Event[Any]], answers: Mapping[UU
     """Call the reaction's function for each event, with all their rows locked at once."""
     if not events:
         return
-    if reaction.rows is None:
-        for event in events:
-            with caused_by(reaction, event):
-                reaction.function(event, *_answer(event, answers))
-        return
-    with reaction.rows.locked([event.subject for event in events]) as rows:
+    locked = reaction.rows.locked([event.subject for event in events]) if reaction.rows else nullcontext(events)
+    with locked as rows:
         for row, event in zip(rows, events, strict=True):
+            before = () if reaction.rows is None else (row,)
+            after = () if answers is None else (answers[event.id],)
             with caused_by(reaction, event):
-                reaction.function(row, event, *_answer(event, answers))
-
-
-def _answer(event: Event[Any], answers: Mapping[UUID, Any] | None) -> tuple[Any, ...]:
-    return () if answers is None else (answers[event.id],)
+                reaction.function(*before, event, *after)
