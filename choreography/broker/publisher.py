@@ -1,4 +1,4 @@
-"""Publish with confirmation: a message counts as published only when the broker has said so."""
+"""Publish with confirmation: a message counts as published only when the broker has confirmed it."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,8 +17,8 @@ from choreography.events.messages import CONTENT_TYPE
 #: AMQP heartbeat in seconds. Write connections have none unless they ask.
 _HEARTBEAT = 30
 
-#: Messages sent before it is seen what the broker has said meanwhile: that it blocks, refuses, confirms.
-_SENT_BETWEEN_NEWS = 20
+#: Messages sent before the frames are read that the broker has sent meanwhile: that it blocks, refuses, confirms.
+_SENT_BETWEEN_READS = 20
 
 _BLOCKED = "the broker blocks publishers: it lacks memory or disk space (rabbitmqctl list_alarms, or its log)"
 
@@ -34,7 +34,7 @@ class Outgoing:
     content_type: str | None = CONTENT_TYPE
     headers: Mapping[str, Any] = field(default_factory=dict)
     expiration: float | None = None
-    """Seconds after which a queue lets go of it (sooner than the queue's own TTL)."""
+    """Seconds after which it expires (sooner than the queue's own TTL)."""
     message_id: str | None = None
     mandatory: bool = False
     """Whether it must reach a queue. What is published straight to a queue always must."""
@@ -44,7 +44,7 @@ class Publisher(Protocol):
     """Anything that can publish: the broker, or the in-memory one of ``testing``."""
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
-        """Return when every message is safe with the broker.
+        """Return when the broker has confirmed every message.
 
         Raises:
             PublishFailed: at least one is not confirmed; each may or may not have been taken.
@@ -52,7 +52,7 @@ class Publisher(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
 
 
 _instead: Publisher | None = None
@@ -94,7 +94,7 @@ class BrokerPublisher:
     """Publishes through kombu, pipelined: a whole batch goes out, then its confirms come in.
 
     On RabbitMQ py-amqp's own confirm is one round trip per message and never compares delivery tags, so the
-    confirms are counted here, and after any error the channel is thrown away with its unanswered tags. The
+    confirms are counted here, and after any error the channel is closed, with its unconfirmed tags. The
     embedded broker has stored a message when the call returns. Not for use by two threads at once.
 
     While the broker blocks publishers (it lacks memory or disk space) the connection is kept, to hear of the end:
@@ -107,7 +107,7 @@ class BrokerPublisher:
         self._unconfirmed: set[int] = set()
         self._refused: set[int] = set()
         self._last_tag = 0
-        self._answered_up_to = 0
+        self._settled_up_to = 0
         self._confirming = False
         self._blocked = False
 
@@ -115,12 +115,12 @@ class BrokerPublisher:
         if not messages:
             return
         if self._blocked:
-            self._wait_no_longer()
+            self._reconnect_if_unblocked()
         connection = self._open()
         try:
             for number, message in enumerate(messages):
-                if number % _SENT_BETWEEN_NEWS == 0:
-                    self._hear_news(connection)
+                if number % _SENT_BETWEEN_READS == 0:
+                    self._read_frames(connection)
                 self._send(connection.default_channel, message)
             self._await_confirms(connection)
         except broker_errors(connection) as error:
@@ -155,8 +155,8 @@ class BrokerPublisher:
         if connection is not None:
             connection.collect(socket_timeout=1)
 
-    def _wait_no_longer(self) -> None:
-        """Go on with a new connection if the broker takes messages again: this one has tags nobody waits for.
+    def _reconnect_if_unblocked(self) -> None:
+        """Use a new connection if the broker takes messages again: this one has tags that nobody waits for.
 
         Raises:
             Outage: it does not yet, or the connection is lost.
@@ -181,7 +181,7 @@ class BrokerPublisher:
     def _ask_for_confirms(self, connection: Connection) -> None:
         self._unconfirmed.clear()
         self._refused.clear()
-        self._last_tag = self._answered_up_to = 0
+        self._last_tag = self._settled_up_to = 0
         self._confirming = connection.transport.driver_type == "amqp"
         if self._confirming:
             channel: Any = connection.default_channel
@@ -191,12 +191,12 @@ class BrokerPublisher:
             channel.events["basic_return"].add(self._on_return)
             line: Any = connection.connection
             line.on_blocked, line.on_unblocked = self._on_blocked, self._on_unblocked
-            # The broker knows by now that we want to be told when it blocks. With this py-amqp would look for news
-            # before every single message, a third of what a message costs; ``_hear_news`` does it now and then.
+            # The broker knows by now that this client wants to hear when it blocks. With this entry py-amqp would read
+            # frames before every message, a third of what a message costs; ``_read_frames`` does it now and then.
             line.client_properties.get("capabilities", {}).pop("connection.blocked", None)
 
-    def _hear_news(self, connection: Connection) -> None:
-        """Take what the broker has sent so far, without waiting."""
+    def _read_frames(self, connection: Connection) -> None:
+        """Read the frames that the broker has sent so far, without waiting."""
         try:
             while self._confirming:
                 connection.drain_events(timeout=0)
@@ -242,12 +242,12 @@ class BrokerPublisher:
             raise PublishFailed(f"the broker refused {refused} message(s): a queue is full or unavailable")
 
     def _on_ack(self, delivery_tag: int, multiple: bool) -> None:
-        self._unconfirmed.difference_update(self._answered(delivery_tag, multiple))
+        self._unconfirmed.difference_update(self._settled(delivery_tag, multiple))
 
     def _on_nack(self, delivery_tag: int, multiple: bool) -> None:
-        answered = self._unconfirmed.intersection(self._answered(delivery_tag, multiple))
-        self._refused |= answered
-        self._unconfirmed -= answered
+        settled = self._unconfirmed.intersection(self._settled(delivery_tag, multiple))
+        self._refused |= settled
+        self._unconfirmed -= settled
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
         missing = f"no queue is bound to {exchange!r}" if exchange else f"there is no queue {routing_key!r}"
@@ -260,9 +260,9 @@ class BrokerPublisher:
     def _on_unblocked(self) -> None:
         self._blocked = False
 
-    def _answered(self, delivery_tag: int, multiple: bool) -> Iterable[int]:
-        """The tags an answer is about. Those up to one that ended a ``multiple`` answer are not looked at again."""
+    def _settled(self, delivery_tag: int, multiple: bool) -> Iterable[int]:
+        """The tags that a confirm covers. Those that a ``multiple`` confirm has covered are not looked at again."""
         if not multiple:
             return (delivery_tag,)
-        first, self._answered_up_to = self._answered_up_to + 1, delivery_tag
+        first, self._settled_up_to = self._settled_up_to + 1, delivery_tag
         return range(first, delivery_tag + 1)

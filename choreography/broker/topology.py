@@ -5,7 +5,7 @@
 ``payments``            queue                       a service's inbox, bound to what it reacts to
 ``payments.timers``     direct exchange and queue   ticks of the service's timers
 ``payments.retry.5s``   queue with a TTL            waits for another attempt, then returns to the inbox
-``payments.dlx``        fanout exchange             takes what the worker refuses or the broker gives up
+``payments.dlx``        fanout exchange             takes what the worker rejects or the broker gives up
 ``payments.dead``       queue behind it             read by the same worker, into the dead-letter table
 ======================  ==========================  =====================================================
 
@@ -61,7 +61,7 @@ def event_types_heard_by(service: str) -> list[str]:
 
 
 def inbox_queue(service: str) -> Queue:
-    """Where a service hears. ``alias`` lets a worker say ``-Q payments`` under any namespace."""
+    """A service's inbox. ``alias`` lets a worker say ``-Q payments`` under any namespace."""
     return Queue(
         queue_name(service),
         alias=service,

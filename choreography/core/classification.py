@@ -6,10 +6,10 @@ from django.db import DatabaseError, IntegrityError, InterfaceError, Operational
 
 from choreography.core.errors import Conflict, Outage, Transient
 
-#: SQLSTATEs with which the database is fine and the transaction was unlucky: a deadlock, a serialization failure, a
-#: lock not to be had, a statement that took too long. https://www.postgresql.org/docs/15/errcodes-appendix.html
-_UNLUCKY = {"40P01", "40001", "55P03", "57014"}
-#: After a failover: what we are connected to may only be read.
+#: SQLSTATEs of faults that the next attempt may not meet: a deadlock, a serialization failure, a lock that is not
+#: available, a statement that was canceled. https://www.postgresql.org/docs/15/errcodes-appendix.html
+_PASSING = {"40P01", "40001", "55P03", "57014"}
+#: After a failover: the server this process is connected to accepts no writes.
 _READ_ONLY = "25006"
 #: The same for SQLite: the file is locked. https://www.sqlite.org/rescode.html
 _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -27,7 +27,7 @@ def classify(error: Exception) -> type[Exception]:
 
 
 def is_database_down(error: Exception) -> bool:
-    """Whether an outage is one of the database, rather than of a host outside."""
+    """Whether an outage is one of the database, rather than of an external system."""
     return isinstance(error, DatabaseError | InterfaceError) and classify(error) is Outage
 
 
@@ -35,11 +35,11 @@ def _classify_of_database(error: Exception) -> type[Exception]:
     """By what the server says (``pgcode``) or SQLite (``sqlite_errorcode``): Django's classes alone are too coarse."""
     state = getattr(error.__cause__, "pgcode", None)
     code = getattr(error.__cause__, "sqlite_errorcode", None)
-    if state in _UNLUCKY or (code is not None and code & 0xFF in _LOCKED):
+    if state in _PASSING or (code is not None and code & 0xFF in _LOCKED):
         return Transient
     if state == _READ_ONLY:
         return Outage
     if isinstance(error, OperationalError | InterfaceError) and code != sqlite3.SQLITE_ERROR:
         return Outage
-    # What psycopg2 raises when a connection breaks in the middle of an answer.
+    # What psycopg2 raises when a connection breaks in the middle of a result.
     return Outage if type(error) is DatabaseError and state is None else type(error)

@@ -49,7 +49,7 @@ class Conf:
     batch_size: int = 100
     """Deliveries a worker handles in one transaction, at most."""
     call_budget: timedelta = timedelta(seconds=0.5)
-    """A batch calls external systems for this long, then commits what they have answered."""
+    """A batch calls external systems for this long, then commits the results it has."""
     relay_batch: int = 500
     """Events the relay publishes in one transaction, at most."""
     confirm_timeout: float = 10.0

@@ -1,7 +1,7 @@
 """Every error the machinery raises or understands, as one tree.
 
 ``ChoreographyError``
-    ``ContractError``      an event that breaks its own contract, or is announced by the wrong hand
+    ``ContractError``      an event that breaks its own contract, or is announced by another service
     ``Unusable``           a message that can never be handled, however often it is tried
     ``NotYet``             a prerequisite has not arrived: wait, without counting a failure
     ``Conflict``           what a reaction read has changed meanwhile: run it again, now
@@ -26,11 +26,11 @@ class Unusable(ChoreographyError):
 
 
 class NotYet(ChoreographyError):
-    """The reaction needs something another event will bring. The delivery waits and is not a failure."""
+    """The reaction needs what another event brings. The delivery waits and is not a failure."""
 
 
 class Conflict(ChoreographyError):
-    """The state a reaction's outside call was based on has changed before its transaction began."""
+    """The state that a reaction's external call was based on has changed before its transaction began."""
 
 
 class Transient(ChoreographyError):
@@ -38,7 +38,7 @@ class Transient(ChoreographyError):
 
 
 class Outage(Transient):
-    """A host that is down. Tried again with backoff for as long as it takes; no attempt is used up."""
+    """The broker, a database or an external system is down. Tried again with backoff, without limit and uncounted."""
 
 
 class PublishFailed(Transient):

@@ -6,8 +6,8 @@ import gc
 def freeze_imports() -> None:
     """Call it when a process has imported what it works with.
 
-    Without it a full collection takes a tenth of a second, for tens of thousands of classes, functions and constants,
-    and all events of the process wait for it. https://docs.python.org/3/library/gc.html#gc.freeze
+    A full collection would otherwise visit tens of thousands of classes, functions and constants, which takes a tenth
+    of a second; all events of the process wait for it. https://docs.python.org/3/library/gc.html#gc.freeze
     """
     gc.collect()
     gc.freeze()

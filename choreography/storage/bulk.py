@@ -94,7 +94,7 @@ def update_rows(rows: Sequence[Model], names: Iterable[str], using: str) -> None
 def find(queryset: QuerySet[Row], keys: Iterable[Any], *, lock: bool = False) -> dict[Any, Row]:
     """The rows that have these primary keys, by key; with ``lock``, locked until the transaction ends.
 
-    Written by hand because the ORM takes longer to compile this statement than the database to answer it.
+    Written by hand because the ORM takes longer to compile this statement than the database to run it.
     """
     model, connection = queryset.model, connections[queryset.db]
     fields, key = model._meta.concrete_fields, model._meta.pk

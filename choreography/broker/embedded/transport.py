@@ -1,4 +1,4 @@
-"""The kombu transport of the embedded broker: AMQP's words for what ``store`` does, and waiting by polling."""
+"""The kombu transport of the embedded broker: ``store`` in AMQP's terms, polled for messages."""
 
 import os
 import sqlite3
@@ -21,7 +21,7 @@ from choreography.broker.embedded.store import Refused, Store, Stored
 
 logger = get_logger(__name__)
 
-#: Messages handed out in one turn of Celery's event loop, so that its timers and pool get theirs.
+#: Messages delivered in one iteration of Celery's event loop, so that its timers and pool are not delayed.
 BURST = 100
 
 _stores: dict[str, Store] = {}
@@ -41,8 +41,8 @@ def open_store(url: str) -> Store:
     return _stores.setdefault(path, Store(path))
 
 
-class Delivery(virtual.Message):
-    """What was published arrives as it was: the body as bytes, nothing added to the properties."""
+class EmbeddedMessage(virtual.Message):
+    """A message as it was published: the body as bytes, nothing added to the properties."""
 
     def __init__(self, payload: Stored, channel: "Channel", consumer_tag: str | None = None) -> None:
         headers = dict(payload.headers)
@@ -63,19 +63,19 @@ class Delivery(virtual.Message):
             properties=payload.properties,
             channel=channel,
         )
-        self.headers = headers  # only now: kombu would unpack a body of which they say that it is compressed
+        self.headers = headers  # set afterwards: kombu would decompress the body if they say that it is compressed
 
 
 class Subscription(NamedTuple):
     queue: str
     no_ack: bool
-    callback: Callable[[Delivery], Any]
+    callback: Callable[[EmbeddedMessage], Any]
 
 
 class Channel(virtual.Channel):
     """Holds messages as an owner of its own; its connection is the owner of its exclusive queues."""
 
-    Message = Delivery
+    Message = EmbeddedMessage
     connection: "Transport"
     no_ack_consumers: set[str]
     supports_fanout = True
@@ -183,7 +183,7 @@ class Channel(virtual.Channel):
         if subscription is not None and self.connection.is_ours():
             self.store.remove_consumer(subscription.queue, self.owner)
 
-    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Delivery | None:
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> EmbeddedMessage | None:
         return self._take(queue, no_ack)
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
@@ -222,11 +222,11 @@ class Channel(virtual.Channel):
             self.store.leave(self.owner)
         super().close()
 
-    def _take(self, queue: str, no_ack: bool, consumer_tag: str | None = None) -> Delivery | None:
+    def _take(self, queue: str, no_ack: bool, consumer_tag: str | None = None) -> EmbeddedMessage | None:
         stored = self.store.get([queue], None if no_ack else self.owner)
         if stored is None:
             return None
-        message = Delivery(stored, self, consumer_tag)
+        message = EmbeddedMessage(stored, self, consumer_tag)
         if not no_ack:
             self.qos.append(message, stored.tag)
         return message

@@ -129,7 +129,7 @@ def test_confirmations_and_refusals_of_many_messages_are_distinguished(publisher
 def test_a_confirmation_costs_the_same_however_many_messages_wait(publisher: BrokerPublisher) -> None:
     publisher._unconfirmed = set(range(1, 1001))
 
-    examined = sum(len(list(publisher._answered(tag, True))) for tag in range(1, 1001))
+    examined = sum(len(list(publisher._settled(tag, True))) for tag in range(1, 1001))
 
     assert examined == 1000
 
