@@ -11,6 +11,7 @@ class ChoreographyConfig(AppConfig):
     def ready(self) -> None:
         from django.db.models.signals import post_migrate
 
+        from choreography.broker import decoding
         from choreography.core.conf import conf
         from choreography.operations import (
             checks,  # noqa: F401  (registers them)
@@ -18,6 +19,7 @@ class ChoreographyConfig(AppConfig):
         )
         from choreography.storage.vacuum import configure_vacuum
 
+        decoding.install()
         autodiscover_modules("events", "reactions", "timers")
         for service in conf().services:
             maintenance.register_timers(service)

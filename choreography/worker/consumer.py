@@ -22,7 +22,7 @@ from choreography.worker.batches import Batch
 from choreography.worker.batching import Batcher
 from choreography.worker.circuit_breaker import Circuit, CircuitBreakers
 from choreography.worker.flower import SendTaskEvents, show_circuit
-from choreography.worker.receiving import is_expired_tick, is_tick, keep_bodies_raw, read_delivery
+from choreography.worker.receiving import is_expired_tick, is_tick, keep_raw, read_delivery
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +70,7 @@ class EventConsumer(Consumer):  # type: ignore[misc]
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         self._make_task = super().create_task_handler(*args, **kwargs)
-        keep_bodies_raw(self.task_consumer.channel)
+        keep_raw(self.task_consumer.channel)
         self.batcher.slots = self.pool.num_processes
         self.batcher.pauses = not self._runs_tasks_itself
         self.batcher.forget()  # what a task put back since the connection was lost

@@ -3,6 +3,7 @@
 from typing import Any
 
 from choreography.broker import topology
+from choreography.broker.decoding import bounded
 from choreography.core.conf import conf
 from choreography.inbox.deliveries import Delivery, reason_of_death
 
@@ -47,8 +48,8 @@ def is_expired_tick(message: Any, ticks: Ticks) -> bool:
     return False
 
 
-def keep_bodies_raw(channel: Any) -> None:
-    """Have bodies arrive as the bytes that were sent.
+def keep_raw(channel: Any) -> None:
+    """Have bodies arrive as the bytes that were sent, and headers so that they can be sent again.
 
     py-amqp would decode what claims a text encoding, and kombu decompress what claims to be compressed, however large
     that gets, before anyone could judge it.
@@ -61,6 +62,7 @@ def keep_bodies_raw(channel: Any) -> None:
         message = to_message(raw)
         if compression is not None:
             message.headers["compression"] = compression
+        message.headers = bounded(message.headers)
         return message
 
     channel.auto_decode = False
