@@ -81,12 +81,12 @@ class Facts:
     @cached_property
     def announced(self) -> dict[UUID, list[Any]]:
         """Outbox rows of all services, by order."""
-        return _grouped(self._rows("Outbox"), lambda row: row.subject)
+        return _grouped(self._rows("outbox"), lambda row: UUID(row.subject))
 
     @cached_property
     def heard(self) -> dict[UUID, list[tuple[str, Any]]]:
         """Inbox rows of all services with the service, by event."""
-        return _grouped(self._rows_of_services("Inbox"), lambda pair: pair[1].event_id)
+        return _grouped(self._rows_of_services("inbox"), lambda pair: pair[1].event_id)
 
     @cached_property
     def dead_letters(self) -> list[tuple[str, Any]]:
@@ -96,21 +96,21 @@ class Facts:
             for service in conf().services
             for dead_letter in ServiceTables(service).dead_letters.filter(state="parked")
         ]
-        wanted = self._order_ids
-        return [pair for pair in rows if wanted is None or pair[1].subject is None or pair[1].subject in wanted]
+        wanted = None if self._order_ids is None else {"", *map(str, self._order_ids)}
+        return [pair for pair in rows if wanted is None or pair[1].subject in wanted]
 
     @cached_property
     def parked(self) -> set[tuple[str, UUID]]:
-        """The service and event of every such letter."""
+        """The service and event of every such dead letter."""
         return {(service, dead_letter.event_id) for service, dead_letter in self.dead_letters if dead_letter.event_id}
 
     @cached_property
-    def _subjects_parked(self) -> set[UUID]:
+    def _subjects_parked(self) -> set[str]:
         return {dead_letter.subject for _, dead_letter in self.dead_letters if dead_letter.subject}
 
     def needs_a_person(self, order: Order) -> bool:
-        """The order shows that it can't go on by itself: a letter about it is parked, or it says so."""
-        return bool(order.attention) or order.pk in self._subjects_parked
+        """The order shows that it can't go on by itself: a dead letter about it is parked, or it says so."""
+        return bool(order.attention) or str(order.pk) in self._subjects_parked
 
     def charged(self, order_id: UUID) -> int:
         """What the gateway's own books say the customer has paid in the end."""
@@ -133,8 +133,13 @@ class Facts:
     def _rows_of_services(self, table: str) -> Iterator[tuple[str, Any]]:
         for service in conf().services:
             rows = getattr(ServiceTables(service), table).order_by("pk")
-            for row in self._about(rows.defer("body") if table == "Outbox" else rows, "subject"):
+            for row in self._about(rows.defer("body") if table == "outbox" else rows, "subject"):
                 yield service, row
+
+
+def _order(row: Any) -> UUID | None:
+    """The order a row of the machinery is about; ``None`` if that could not be told."""
+    return UUID(row.subject) if row.subject else None
 
 
 def at_any_moment(facts: Facts) -> list[Violation]:
@@ -263,11 +268,11 @@ def only_committed_events_are_heard(facts: Facts) -> Iterator[Finding]:
     for event_id, entries in facts.heard.items():
         if event_id not in committed:
             for service, entry in entries:
-                yield entry.subject, f"{service} heard {entry.event_type} {event_id}, which nobody has committed"
+                yield _order(entry), f"{service} heard {entry.event_type} {event_id}, which nobody has committed"
     for service, dead_letter in facts.dead_letters:
         if dead_letter.event_id and dead_letter.event_id not in committed:
             yield (
-                dead_letter.subject,
+                _order(dead_letter),
                 f"{service} parked {dead_letter.event_type} {dead_letter.event_id}, which nobody has committed",
             )
 
@@ -277,7 +282,7 @@ def each_effect_happens_once(facts: Facts) -> Iterator[Finding]:
     for event_id, entries in facts.heard.items():
         for (service, reaction), times in Counter((service, entry.reaction) for service, entry in entries).items():
             if times > 1:
-                yield entries[0][1].subject, f"{service}: {reaction} took effect {times} times for {event_id}"
+                yield _order(entries[0][1]), f"{service}: {reaction} took effect {times} times for {event_id}"
     for order_id, rows in facts.announced.items():
         effects = Counter((row.caused_by, row.event_type) for row in rows if row.caused_by)
         for (cause, event_type), times in effects.items():

@@ -36,7 +36,7 @@ class Crash(BaseException):
 
 
 class Shop(Choreography):
-    """The choreography, with the words a journey needs."""
+    """The choreography, with the words a flow needs."""
 
     def __init__(self, frozen: FrozenClock) -> None:
         super().__init__(frozen)
@@ -251,5 +251,5 @@ def assert_invariants(shop: Shop, orders: Iterable[Order]) -> None:
 
 
 def needs_a_person(shop: Shop, order: Order) -> bool:
-    """The order shows that it can't go on by itself: a letter is parked, or it says so."""
+    """The order shows that it can't go on by itself: a dead letter is parked, or it says so."""
     return Facts([order.pk]).needs_a_person(shop.order(order))

@@ -154,7 +154,7 @@ def test_a_gateway_that_goes_on_failing_parks_the_payment_for_a_person(shop: Sho
     shop.come_to_rest()
 
     [dead_letter] = shop.dead_letters("payments")
-    assert (dead_letter.error, dead_letter.attempts, dead_letter.subject) == ("GatewayError", 2, order.pk)
+    assert (dead_letter.error, dead_letter.attempts, dead_letter.subject) == ("GatewayError", 2, str(order.pk))
     assert isinstance(shop.outcomes()[-1], Parked)
     assert shop.status(order) == Order.Status.PLACED
     assert needs_a_person(shop, order)

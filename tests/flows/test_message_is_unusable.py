@@ -177,7 +177,7 @@ def test_headers_that_make_no_sense_do_no_harm(shop: Shop, headers: dict[str, An
     for body in (event(), b"rubbish", event(data={"payment_token": "tok_down", "total": 1, "currency": "EUR"})):
         shop.send("payments", body, headers=headers)
     shop.drain()
-    assert [type(outcome).__name__ for outcome in shop.outcomes()[:3]] == ["Done", "Parked", "Later"]
+    assert [type(outcome).__name__ for outcome in shop.outcomes()[:3]] == ["Done", "Parked", "RetryLater"]
 
 
 @pytest.mark.parametrize(

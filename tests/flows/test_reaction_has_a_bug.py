@@ -44,7 +44,7 @@ def test_it_is_parked_after_three_attempts_and_changes_nothing(shop: Shop, bug: 
     outcomes = [step.outcome for step in heard_by_payments(shop, "shipping.shipment_dispatched.v1")]
     assert [type(outcome) for outcome in outcomes] == [RetryLater, RetryLater, Parked]
     [dead_letter] = shop.dead_letters()
-    assert (dead_letter.reaction, dead_letter.subject) == (CAPTURE, order.pk)
+    assert (dead_letter.reaction, dead_letter.subject) == (CAPTURE, str(order.pk))
     assert (dead_letter.error, dead_letter.attempts) == ("ZeroDivisionError", 3)
     assert "capture_payment" in dead_letter.traceback
     assert json.loads(bytes(dead_letter.body))["type"] == "shipping.shipment_dispatched.v1"
@@ -129,7 +129,7 @@ def test_a_message_the_broker_gave_up_is_parked_and_can_be_sent_again(shop: Shop
     assert isinstance(step.outcome, Parked)
     [dead_letter] = shop.dead_letters("payments")
     assert dead_letter.message == "the broker gave it up: rejected"
-    assert dead_letter.subject == order.pk
+    assert dead_letter.subject == str(order.pk)
 
     send_again(dead_letter, shop)
     shop.come_to_rest()

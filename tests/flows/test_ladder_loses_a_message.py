@@ -1,4 +1,4 @@
-"""The broker keeps what it was to hand back: a service notes what it puts on the ladder, and sends it again."""
+"""The broker keeps what it was to hand back: a service recorded what it puts on the ladder, and sends it again."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -16,29 +16,29 @@ from orders.models import Order
 from tests.shop_in_a_box import Shop, assert_invariants
 
 
-class NobodyThere:
+class BrokerDown:
     """A publisher whose broker is down."""
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
-        raise Outage("nobody there")
+        raise Outage("the broker is down")
 
     def close(self) -> None:
         """Nothing is open."""
 
 
-CHASE = "payments.resend_lost_retries"
+LOOK_FOR_LOST = "payments.publish_lost_retries"
 
 
 def lose_what_is_on_the_ladder(shop: Shop) -> int:
-    """The broker shows none of it to anybody, ever again."""
+    """As a broker does that never delivers it."""
     return sum(shop.broker.purge(queue.name) for each in shop.services for queue in topology.retry_queues(each))
 
 
-def notes(service: str = "payments") -> int:
+def recorded(service: str = "payments") -> int:
     return int(ServiceTables(service).retries.count())
 
 
-def pass_the_time_of_a_note(shop: Shop) -> None:
+def wait_until_it_counts_as_lost(shop: Shop) -> None:
     wait = timedelta(seconds=conf().retry_rungs[0]) + conf().lost_retry_after
     shop.time.advance(wait.total_seconds() + 1)
 
@@ -48,12 +48,12 @@ def test_a_delivery_the_ladder_has_lost_is_sent_again(shop: Shop) -> None:
     shop.hear("payments")
     assert lose_what_is_on_the_ladder(shop) == 1
 
-    pass_the_time_of_a_note(shop)
-    shop.tick(CHASE)
+    wait_until_it_counts_as_lost(shop)
+    shop.tick(LOOK_FOR_LOST)
     shop.come_to_rest()
 
     assert shop.status(order) == Order.Status.COMPLETED
-    assert notes() == 0
+    assert recorded() == 0
     assert_invariants(shop, [order])
 
 
@@ -61,9 +61,9 @@ def test_its_attempts_go_on_counting(shop: Shop) -> None:
     shop.place(token="tok_fails_twice")
     shop.hear("payments")
     lose_what_is_on_the_ladder(shop)
-    pass_the_time_of_a_note(shop)
+    wait_until_it_counts_as_lost(shop)
 
-    shop.tick(CHASE)
+    shop.tick(LOOK_FOR_LOST)
 
     message = shop.take("payments")
     assert message is not None
@@ -73,26 +73,26 @@ def test_its_attempts_go_on_counting(shop: Shop) -> None:
 def test_a_message_that_was_only_late_has_its_effect_once(shop: Shop) -> None:
     order = shop.place(token="tok_timeout")
     shop.hear("payments")
-    pass_the_time_of_a_note(shop)
-    shop.tick(CHASE)
+    wait_until_it_counts_as_lost(shop)
+    shop.tick(LOOK_FOR_LOST)
 
     shop.come_to_rest()
 
     assert any(isinstance(outcome, Duplicate) for outcome in shop.outcomes())
-    assert notes() == 0
+    assert recorded() == 0
     assert_invariants(shop, [order])
 
 
 def test_what_comes_back_in_time_is_not_sent_again(shop: Shop) -> None:
     order = shop.place(token="tok_timeout")
     shop.hear("payments")
-    shop.tick(CHASE)
+    shop.tick(LOOK_FOR_LOST)
 
     shop.come_to_rest()
-    pass_the_time_of_a_note(shop)
-    shop.tick(CHASE)
+    wait_until_it_counts_as_lost(shop)
+    shop.tick(LOOK_FOR_LOST)
 
-    assert notes() == 0
+    assert recorded() == 0
     assert not any(isinstance(outcome, Duplicate) for outcome in shop.outcomes())
     assert_invariants(shop, [order])
 
@@ -104,19 +104,19 @@ def test_copies_become_rarer_while_the_message_waits_in_a_long_queue(shop: Shop)
     inbox = topology.queue_name("payments")
     sent = []
     for _ in range(3):
-        pass_the_time_of_a_note(shop)
-        shop.tick(CHASE)
+        wait_until_it_counts_as_lost(shop)
+        shop.tick(LOOK_FOR_LOST)
         sent.append(shop.broker.size(inbox))
     assert sent == [1, 2, 2], "after one minute, one more, and then two"
 
 
 @pytest.mark.parametrize("end", ["parked", "done"])
-def test_nothing_is_noted_any_more_of_what_has_come_to_an_end(shop: Shop, end: str) -> None:
+def test_the_record_ends_with_the_delivery(shop: Shop, end: str) -> None:
     order = shop.place(token="tok_fails_twice")
     if end == "parked":
         shop.send("payments", b'{"no": "event"}')
     shop.come_to_rest()
-    assert notes() == 0
+    assert recorded() == 0
     assert shop.status(order) == Order.Status.COMPLETED
 
 
@@ -124,11 +124,11 @@ def test_a_broker_that_is_down_is_left_to_the_next_tick(shop: Shop) -> None:
     order = shop.place(token="tok_fails_twice")
     shop.hear("payments")
     lose_what_is_on_the_ladder(shop)
-    pass_the_time_of_a_note(shop)
+    wait_until_it_counts_as_lost(shop)
 
-    with published_to(NobodyThere()):
+    with published_to(BrokerDown()):
         assert resend_lost_retries("payments") == 0
-    shop.tick(CHASE)
+    shop.tick(LOOK_FOR_LOST)
     shop.come_to_rest()
 
     assert shop.status(order) == Order.Status.COMPLETED
