@@ -41,7 +41,7 @@ def ask_to_book(shipment: Shipment) -> Booked | Undeliverable | None:
         NotYet: shipping has not heard yet where the order goes.
     """
     if shipment.state == Shipment.State.UNKNOWN:
-        raise NotYet(f"shipping has not heard of order {shipment} being placed")
+        raise NotYet(f"shipping has not heard of order {shipment.order_id} being placed")
     if shipment.state != Shipment.State.DISPATCHING:
         return None
     key = str(shipment.order_id)

@@ -132,9 +132,11 @@ class EventAdmin(AboutSubjectAdmin):
         wanted = search_term.strip()
         if not wanted:
             return queryset, False
-        found = rows_with_id(wanted, queryset, "event_id")
-        by_subject = queryset.filter(subject=wanted)
-        return (by_subject if found is None else by_subject | found), False
+        try:
+            event_id = UUID(wanted)
+        except ValueError:
+            return queryset.filter(subject=wanted), False
+        return queryset.filter(Q(event_id=event_id) | Q(subject__in={wanted, str(event_id)})), False
 
 
 class OutboxAdmin(EventAdmin):

@@ -331,7 +331,8 @@ def test_a_capture_settles_what_needed_a_person_and_so_does_a_cancellation() -> 
 @pytest.mark.parametrize("reaction", reactions("orders"), ids=lambda reaction: reaction.name)
 def test_nothing_is_recorded_of_an_order_nobody_placed(reaction: Reaction) -> None:
     data = reaction.reads.model_construct(reason="x", amount=0, parcel="parcel")
-    event = Event[Any](id=uuid4(), type="a.b.v1", source="a", subject=uuid4(), time=clock.now(), data=data)
-    with transaction_of("orders"), pytest.raises(UnknownOrder):
-        reaction.function([event] if reaction.grouped else event)
+    event = Event[Any](id=uuid4(), type="a.b.v1", source="a", subject=str(uuid4()), time=clock.now(), data=data)
+    assert reaction.rows is not None
+    with transaction_of("orders"), pytest.raises(UnknownOrder), reaction.rows.locked([event.subject]) as [order]:
+        reaction.function(order, event)
     assert nothing_was_stored()

@@ -39,7 +39,8 @@ def announced() -> list[str]:
 
 
 def seen() -> Payment:
-    return Payment.objects.seen([ORDER])[ORDER]
+    [payment] = Payment.objects.current([ORDER])
+    return payment
 
 
 @contextmanager

@@ -47,7 +47,10 @@ def holding() -> Iterator[Shipment]:
 
 
 def ask_to_book() -> Booked | Undeliverable | None:
-    return services.ask_to_book(*services.prepare_to_book([ORDER]))
+    """As ``dispatch_shipment`` does: the state is committed before the carrier is called."""
+    with holding() as shipment:
+        services.prepare_to_book(shipment)
+    return services.ask_to_book(shipment)
 
 
 def plan(address: Address = HERE) -> None:

@@ -98,7 +98,7 @@ def test_a_faulty_answer_leaves_only_that_parcel_and_to_a_later_tick(carrier: Ca
     carrier.says |= {"p1": fail(LookupError("p1")), "p2": fail(CarrierError("502"))}
     frozen.advance(60)
 
-    with pytest.raises(ExceptionGroup, match="of the things that were due failed") as failed:
+    with pytest.raises(ExceptionGroup, match="of the items that were due failed") as failed:
         timers.track_parcels()
 
     assert failed.value.subgroup(LookupError)

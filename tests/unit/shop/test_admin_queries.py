@@ -21,10 +21,11 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from choreography.admin.dead_letters import DeadLetterAdmin
-from choreography.admin.tables import EventAdmin, OrderKeyedAdmin, ReadOnlyAdmin
+from choreography.admin.tables import EventAdmin, ReadOnlyAdmin
 from choreography.core import clock
 from choreography.storage.models import Redrive
-from choreography.storage.routers import home
+from choreography.storage.routers import alias_of_app
+from common.orders import OrderKeyedAdmin
 from orders.models import Order
 from payments.models import Outbox
 from shop.journeys import Step, lines
@@ -77,7 +78,7 @@ def _value(field: Any, about: models.Model | None) -> Any:
         case models.Field(name="object_id"):
             return str(about.pk) if about else None
         case models.Field(name="subject", unique=False) if about and isinstance(about.pk, UUID):
-            return about.pk
+            return str(about.pk)
         case models.Field(name="sequence"):
             return next(_numbers)
         case models.Field(name="fingerprint"):
@@ -87,7 +88,7 @@ def _value(field: Any, about: models.Model | None) -> Any:
         case models.AutoField() | models.GeneratedField():
             return None
         case models.Field(name="subject"):
-            return uuid4()
+            return str(uuid4())
         case models.Field() if field.has_default() or field.null:
             return None
         case models.UUIDField():
@@ -153,7 +154,7 @@ def test_nor_does_the_home_page(root: Client) -> None:
 def plans(client: Client, part: Any, query: str = "") -> list[tuple[str, str]]:
     """Each question a list asks its service's database, and how SQLite answers it."""
     url = reverse(f"admin:{part.opts.app_label}_{part.opts.model_name}_changelist")
-    connection = connections[home(part.opts.app_label)]
+    connection = connections[alias_of_app(part.opts.app_label)]
     with CaptureQueriesContext(connection) as captured:
         assert client.get(f"{url}?{query}").status_code == 200
     with connection.cursor() as cursor:
@@ -202,18 +203,18 @@ def test_a_whole_id_is_found_by_an_index(root: Client, part: Any) -> None:
         assert searches(plan), (sql, plan)
 
 
-def test_an_event_is_found_by_its_id_and_by_its_order_and_by_nothing_else(root: Client) -> None:
-    wanted, other = (Outbox.objects.create(event_id=uuid4(), event_type="x", subject=uuid4(), sequence=1) for _ in "ab")
+def test_an_event_is_found_by_its_id_and_by_its_subject_and_by_nothing_else(root: Client) -> None:
+    wanted, other = (Outbox.objects.create(event_id=uuid4(), event_type="x", subject=str(uuid4()), sequence=1) for _ in "ab")
 
     assert listed(root) == [other, wanted]
-    assert listed(root, f"q={wanted.event_id}") == listed(root, f"q={wanted.subject.hex}") == [wanted]
+    assert listed(root, f"q={wanted.event_id}") == listed(root, f"q={UUID(wanted.subject).hex}") == [wanted]
     assert listed(root, "q=x") == []
 
 
 def test_a_filter_offers_the_values_of_the_newest_rows(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("choreography.admin.tables.LISTED", 3)
     for event_type in ("oldest", "b", "a", "b"):
-        Outbox.objects.create(event_id=uuid4(), event_type=event_type, subject=uuid4(), sequence=1)
+        Outbox.objects.create(event_id=uuid4(), event_type=event_type, subject=str(uuid4()), sequence=1)
 
     (by_type,) = [spec for spec in root.get(OUTBOX).context["cl"].filter_specs if spec.title == "event type"]
 

@@ -187,9 +187,9 @@ def test_every_health_check_asks_for_what_the_process_offers(name: str, test: li
 
 
 def signs_of_life() -> set[str]:
-    """The names the processes sign with, found in their code: ``f"relay-{service}"`` and ``"beat"``."""
+    """The names under which processes show that they live, found in their code: ``f"relay-{service}"`` and ``"beat"``."""
     sources = "".join(Path(str(module.__file__)).read_text() for module in (relay, setup))
-    templates = re.findall(r'f"((?:relay|worker)-\{service\})"', sources) + re.findall(r'sign\("(\w+)"\)', sources)
+    templates = re.findall(r'f"((?:relay|worker)-\{service\})"', sources) + re.findall(r'liveness\.show\("(\w+)"\)', sources)
     return {template.format(service=service) for template in templates for service in settings.ALL_SERVICES}
 
 
@@ -306,7 +306,7 @@ def test_the_image_holds_every_package_and_no_secret() -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     dockerfile = (ROOT / "Dockerfile").read_text()
 
-    assert kept == {"shop", "choreography", *settings.ALL_SERVICES, "manage.py", "requirements.txt"}
+    assert kept == {"shop", "common", "choreography", *settings.ALL_SERVICES, "manage.py", "requirements.txt"}
     assert f"--uid {SERVICES['web']['user'].partition(':')[0]} " in dockerfile
     assert "--require-hashes" in dockerfile
     assert dockerfile.rstrip().endswith("USER shop")

@@ -85,7 +85,7 @@ def test_a_follower_sees_steps_that_are_committed_out_of_order(shop: Shop) -> No
     (order,) = samples.place([SAMPLES[0]])
     shop.settle()
     journey = journeys.journey(order.pk)
-    first = journeys.Source("orders", "Outbox").rows.order_by("pk").first()
+    first = journeys.Source("orders", "outbox").rows.order_by("pk").first()
     position = first.pk
     first.delete()
     late = len(follower.new_steps())

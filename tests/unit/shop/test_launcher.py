@@ -10,8 +10,8 @@ import honcho.manager
 import pytest
 from pytest_django.fixtures import Settings
 
-from shop.launcher import Launcher, LaunchFailed, Occupied, alone, free_port, is_free, procfile, require_free
-from shop.running import ports_asked_for, ports_available
+from shop.launcher import InUse, Launcher, LaunchFailed, exclusive, free_port, is_free, procfile, require_free
+from shop.running import available_ports, required_ports
 from tests.processes import eventually
 
 POLITE = "exec sleep 30"
@@ -145,7 +145,7 @@ def test_everything_is_shown_to_those_who_ask(launch: Launch, told: list[str], t
 
 
 def test_one_launcher_at_a_time_uses_a_folder(tmp_path: Path) -> None:
-    with alone(tmp_path), pytest.raises(Occupied, match="is running on"), alone(tmp_path):
+    with exclusive(tmp_path), pytest.raises(InUse, match="is running on"), exclusive(tmp_path):
         pass
 
     with alone(tmp_path):
@@ -153,7 +153,7 @@ def test_one_launcher_at_a_time_uses_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use_is_refused_with_the_variable_that_changes_it(taken_port: int) -> None:
-    with pytest.raises(Occupied, match=f"Port {taken_port} on 127.0.0.1 is in use. Set WEB_PORT to another"):
+    with pytest.raises(InUse, match=f"Port {taken_port} on 127.0.0.1 is in use. Set WEB_PORT to another"):
         require_free(taken_port, "WEB_PORT")
 
     require_free(free_port(), "WEB_PORT")
@@ -164,7 +164,7 @@ def test_what_is_no_port_is_refused(value: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("FLOWER_PORT", value)
 
     with pytest.raises(LaunchFailed, match=f"FLOWER_PORT is {value}, which is no port"):
-        ports_asked_for()
+        required_ports()
 
 
 def test_another_port_is_found_where_the_usual_one_is_taken(taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_another_port_is_found_where_the_usual_one_is_taken(taken_port: int, mon
     monkeypatch.setenv("WEB_PORT", str(taken_port))
     monkeypatch.setenv("FLOWER_PORT", str(free))
 
-    web, flower = ports_available()
+    web, flower = available_ports()
 
     assert web != taken_port
     assert is_free(web)

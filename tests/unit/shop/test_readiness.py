@@ -7,7 +7,7 @@ import pytest
 from choreography.core import liveness
 from shop import readiness
 from shop.launcher import Launcher, LaunchFailed, free_port
-from shop.readiness import Flower, forget_signs, wait_until_ready
+from shop.readiness import Flower, reset_liveness, wait_until_ready
 
 NOWHERE = f"http://127.0.0.1:{free_port()}/"
 
@@ -26,7 +26,7 @@ def wait_for(commands: dict[str, str], told: list[str], data_dir: Path) -> None:
 
 def test_a_process_is_ready_when_it_has_shown_that_it_lives(told: list[str], data_dir: Path) -> None:
     liveness.show("relay-orders")  # makes the folder
-    forget_signs(["relay-orders"])
+    reset_liveness(["relay-orders"])
 
     wait_for({"relay-orders": "touch $DATA_DIR/run/relay-orders.alive; exec sleep 30"}, told, data_dir)
 
@@ -34,10 +34,10 @@ def test_a_process_is_ready_when_it_has_shown_that_it_lives(told: list[str], dat
     assert told[1:] == ["True"]
 
 
-def test_a_sign_of_an_earlier_life_does_not_count(data_dir: Path) -> None:
+def test_what_an_earlier_process_showed_does_not_count(data_dir: Path) -> None:
     liveness.show("beat")
 
-    forget_signs(["beat"])
+    reset_liveness(["beat"])
 
     assert liveness.age("beat") is None
 
@@ -45,7 +45,7 @@ def test_a_sign_of_an_earlier_life_does_not_count(data_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("relay-orders", "it has shown no sign of life"),
+        ("relay-orders", "it has not reported that it runs"),
         ("web", "Connection refused"),
         ("flower", "Connection refused"),
     ],
@@ -58,7 +58,7 @@ def test_a_process_that_does_not_come_up_is_named_with_what_it_said(
     with pytest.raises(LaunchFailed) as failure:
         wait_for({name: "echo here I am; exec sleep 30"}, told, data_dir)
 
-    assert f"{name} did not come up within 0.5 s: " in str(failure.value)
+    assert f"{name} is not ready after 0.5 s: " in str(failure.value)
     assert why in str(failure.value)
     assert "    here I am" in str(failure.value)
 

@@ -74,9 +74,9 @@ def test_a_catalogue_that_someone_made_is_left_alone() -> None:
     assert Product.objects.count() == 1
 
 
-def test_without_the_sandboxes_they_are_not_played(settings: Settings) -> None:
-    assert samples.can_be_played()
+def test_without_the_sandboxes_they_are_not_placed(settings: Settings) -> None:
+    assert samples.can_be_placed()
 
     settings.PAYMENT_GATEWAY = "builtins.object"
 
-    assert not samples.can_be_played()
+    assert not samples.can_be_placed()

@@ -76,7 +76,7 @@ TWICE = """
             lambda o, _: Entry.objects.filter(payment=o, kind="captured").update(amount=1),
             "captured 6400 EUR instead of",
         ),
-        (lambda o, _: Entry.objects.filter(payment=o, kind="captured").update(key="x"), "the gateway's books under x"),
+        (lambda o, _: Entry.objects.filter(payment=o, kind="captured").update(key="x"), "the gateway's record of x"),
         (in_books(TWICE), "what the gateway has charged: 12800 instead of 6400"),
         (in_books("DELETE FROM operations WHERE key LIKE :keys AND kind = 'capture'"), "the gateway still holds: 6400"),
         (
