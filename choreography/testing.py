@@ -98,7 +98,7 @@ class Step:
 
 
 class Choreography:
-    """All services of this process around one in-memory broker. Create it inside ``frozen_clock()`` or ``clock.use_clock``."""
+    """All services of this process around one in-memory broker. Create it inside ``frozen_clock()``."""
 
     def __init__(self, frozen: FrozenClock, services: Iterable[str] | None = None) -> None:
         self.services = list(conf().services if services is None else services)

@@ -63,7 +63,7 @@ class DeadLettersView(View):
         return self.admin.opts.app_label
 
     def page(self, template: str, title: Any, **context: Any) -> HttpResponse:
-        self.request.current_app = self.admin.admin_site.name  # type: ignore[attr-defined]  # as Django's admin does
+        self.request.current_app = self.admin.admin_site.name  # as Django's admin does
         common = self.admin.admin_site.each_context(self.request) | {"opts": self.admin.opts, "title": title}
         return TemplateResponse(self.request, f"choreography/{template}.html", common | context)
 

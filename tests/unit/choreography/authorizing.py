@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-import pytest
-
-from choreography.events import registry
+from choreography.events.registry import reaction_to
 from choreography.inbox.deliveries import Delivery
 from payments.models import Inbox, Outbox, Payment
 
 AUTHORIZE = "payments.authorize_payment"
+"""The reaction to it."""
 CLOUDEVENT = "application/cloudevents+json"
 ORDER = UUID("019b76da-a800-7000-8000-000000000001")
 
@@ -32,11 +31,6 @@ def placed(**changes: Any) -> Delivery:
     return replace(Delivery("payments", json.dumps(envelope).encode(), CLOUDEVENT), **changes)
 
 
-def meddle(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-    """Change ``payments.authorize_payment`` until the test ends. For a part of a test there is ``testing.override``."""
-    monkeypatch.setitem(registry._reactions, AUTHORIZE, replace(registry._reactions[AUTHORIZE], **changes))
-
-
 def failing(error: BaseException) -> Callable[..., None]:
     """A reaction that stores something and then raises the error."""
 
@@ -47,9 +41,9 @@ def failing(error: BaseException) -> Callable[..., None]:
     return function
 
 
-def asking(ask: Callable[[Any], Any]) -> Callable[..., Any]:
-    """What ``authorize_payment`` asks the provider, with ``ask(event)`` called before."""
-    reaction = registry.reaction_to("payments", "orders.order_placed.v1")
+def calling(ask: Callable[[Any], Any]) -> Callable[..., Any]:
+    """What ``authorize_payment`` calls the provider with, after a call of ``ask(event)``."""
+    reaction = reaction_to("payments", "orders.order_placed.v1")
     assert reaction is not None
     assert reaction.ask is not None
     original = reaction.ask

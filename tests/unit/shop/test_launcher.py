@@ -89,7 +89,7 @@ def test_a_process_that_ends_by_itself_ends_everything_and_is_named(launch: Laun
     with pytest.raises(LaunchFailed) as failure:
         launcher.run(story)
 
-    assert "fragile ended by itself (exit code 3), so everything was stopped. It said last:" in str(failure.value)
+    assert "fragile ended by itself (exit code 3), so everything was stopped. Its last output:" in str(failure.value)
     assert "    about to fall" in str(failure.value)
     assert "steady" not in str(failure.value)
     assert str(tmp_path / "log" / "fragile.log") in str(failure.value)
@@ -148,7 +148,7 @@ def test_one_launcher_at_a_time_uses_a_folder(tmp_path: Path) -> None:
     with exclusive(tmp_path), pytest.raises(InUse, match="is running on"), exclusive(tmp_path):
         pass
 
-    with alone(tmp_path):
+    with exclusive(tmp_path):
         pass
 
 
@@ -163,7 +163,7 @@ def test_a_port_in_use_is_refused_with_the_variable_that_changes_it(taken_port: 
 def test_what_is_no_port_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWER_PORT", value)
 
-    with pytest.raises(LaunchFailed, match=f"FLOWER_PORT is {value}, which is no port"):
+    with pytest.raises(LaunchFailed, match=f"FLOWER_PORT is {value}, which is not a port number"):
         required_ports()
 
 

@@ -6,14 +6,14 @@ import pytest
 
 from choreography.broker import topology
 from choreography.events.timers import Timer
-from choreography.worker import setup
+from choreography.worker.tasks import tick_of
 
 pytestmark = pytest.mark.django_db(databases="__all__", transaction=True)
 
 
 def timer(function: Callable[[], None]) -> Timer:
     function.__module__, function.__name__ = "payments.timers", "look_around"
-    return Timer("payments", function, "TRACK_PARCELS_SECONDS")
+    return Timer("payments", function, "TRACK_PARCELS_SECONDS", lambda: 1.0)
 
 
 def test_a_tick_is_skipped_while_the_one_before_still_runs() -> None:
@@ -24,7 +24,7 @@ def test_a_tick_is_skipped_while_the_one_before_still_runs() -> None:
         if len(ticks) == 1:
             tick()
 
-    tick = setup._tick(timer(look_around))
+    tick = tick_of(timer(look_around))
     tick()
     assert ticks == ["begun"]
     tick()
@@ -38,7 +38,7 @@ def test_a_tick_that_fails_does_not_keep_the_next_from_running() -> None:
         ticks.append("begun")
         raise ZeroDivisionError
 
-    tick = setup._tick(timer(look_around))
+    tick = tick_of(timer(look_around))
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             tick()
@@ -46,7 +46,7 @@ def test_a_tick_that_fails_does_not_keep_the_next_from_running() -> None:
 
 
 def test_ticks_do_not_wait_behind_events() -> None:
-    """However many events wait in the inbox, parcels are tracked and old holds let go of."""
+    """However many events wait in the inbox, parcels are tracked and old authorizations released."""
     timers = topology.timer_exchange("payments").name
 
     def bound(queue: str) -> set[str]:

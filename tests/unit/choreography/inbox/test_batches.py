@@ -1,8 +1,8 @@
-"""Deliveries that waited together: one transaction for all, and none pays for what happens to another."""
+"""A batch: one transaction for all its deliveries, and none suffers from what happens to another."""
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 
 from choreography.core.conf import conf
 from choreography.core.errors import Conflict, ContractError, NotYet, Outage, Transient
-from choreography.events import registry
+from choreography.events.registry import reaction_to
 from choreography.inbox.deliveries import (
     ATTEMPTS,
     DATABASE,
@@ -32,11 +32,13 @@ from choreography.inbox.handler import handle, handle_one
 from choreography.outbox.announcing import announce
 from choreography.storage.claims import claimed
 from choreography.storage.tables import ServiceTables
-from choreography.testing import FrozenClock
+from choreography.testing import FrozenClock, override
 from payments.events import PaymentDeclined
 from payments.gateway import GatewayDown, GatewayError
 from payments.models import DeadLetter, Inbox, Outbox, Payment
-from tests.unit.choreography.authorizing import asking, meddle, nothing_was_stored, placed
+from tests.unit.choreography.authorizing import AUTHORIZE, calling, failing, nothing_was_stored, placed
+
+Change = Callable[..., None]
 
 pytestmark = [pytest.mark.django_db(databases="__all__"), pytest.mark.usefixtures("frozen")]
 
@@ -64,8 +66,7 @@ def subject(number: int) -> UUID:
 
 
 def number_of(event: Any) -> int:
-    found: int = event.subject.int
-    return found
+    return UUID(event.subject).int
 
 
 def raising_for(number: int, error: BaseException) -> Callable[[Any], None]:
@@ -78,50 +79,51 @@ def raising_for(number: int, error: BaseException) -> Callable[[Any], None]:
     return check
 
 
-def per_event(monkeypatch: pytest.MonkeyPatch, function: Callable[[Any], None]) -> None:
-    """Make the reaction one that takes an event at a time and asks nobody."""
+def without_rows(change: Change, function: Callable[[Any], None]) -> None:
+    """Make the reaction one that takes the event alone and calls no external system."""
 
     def react(event: Any) -> None:
         Payment.objects.create(pk=event.subject)
         announce(PaymentDeclined(reason="test"), subject=event.subject)
         function(event)
 
-    meddle(monkeypatch, function=react, calls=None, grouped=False)
+    change(function=react, rows=None, ask=None)
 
 
-def in_one_go(monkeypatch: pytest.MonkeyPatch, function: Callable[[Any], None]) -> None:
-    """Have the reaction to many call this for each of them, in the transaction, when it has done its work."""
-    react = registry._reactions["payments.authorize_payment"].function
+def with_rows(change: Change, function: Callable[[Any], None]) -> None:
+    """Have the reaction call this as well, in the transaction, when it has done its work."""
+    reaction = reaction_to("payments", "orders.order_placed.v1")
+    assert reaction is not None
+    react = reaction.function
 
-    def react_and_check(events: Sequence[Any], answers: Sequence[Any]) -> None:
-        react(events, answers)
-        for event in events:
-            function(event)
+    def react_and_check(payment: Payment, event: Any, answer: Any) -> None:
+        react(payment, event, answer)
+        function(event)
 
-    meddle(monkeypatch, function=react_and_check)
+    change(function=react_and_check)
 
 
 def handled() -> set[int]:
     """The orders whose events are in the inbox, each with one entry, one payment and one announcement."""
-    found = sorted(entry.subject.int for entry in Inbox.objects.all())
-    assert found == sorted(row.subject.int for row in Outbox.objects.all())
+    found = sorted(UUID(entry.subject).int for entry in Inbox.objects.all())
+    assert found == sorted(UUID(row.subject).int for row in Outbox.objects.all())
     assert found == sorted(payment.pk.int for payment in Payment.objects.all())
     assert len(found) == len(set(found))
     return set(found)
 
 
-@pytest.mark.parametrize("change", [in_one_go, per_event])
+@pytest.mark.parametrize("kind", [with_rows, without_rows])
 def test_those_that_waited_together_take_effect_each_with_its_own_cause(
-    monkeypatch: pytest.MonkeyPatch, change: Callable[..., None]
+    change: Change, kind: Callable[..., None]
 ) -> None:
     seen: list[int] = []
-    change(monkeypatch, lambda event: seen.append(number_of(event)))
+    kind(change, lambda event: seen.append(number_of(event)))
 
     assert handle(orders(4)) == [Done()] * 4
 
-    assert seen == [0, 1, 2, 3], "sorted, so that two groups lock rows in the same order"
+    assert seen == [0, 1, 2, 3], "sorted, so that two batches lock rows in the same order"
     assert handled() == {0, 1, 2, 3}
-    assert all(row.caused_by == event_id(row.subject.int) for row in Outbox.objects.all())
+    assert all(row.caused_by == event_id(UUID(row.subject).int) for row in Outbox.objects.all())
     assert {entry.attempts for entry in Inbox.objects.all()} == {1}
 
 
@@ -145,8 +147,8 @@ def test_many_take_as_many_statements_as_few_and_one_commit(number: int) -> None
     assert handled() == set(range(number))
 
 
-def test_a_reaction_to_one_event_at_a_time_shares_the_inbox_and_the_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
-    per_event(monkeypatch, lambda event: None)
+def test_a_reaction_without_rows_shares_the_inbox_and_the_outbox(change: Change) -> None:
+    without_rows(change, lambda event: None)
     with CaptureQueriesContext(connections["payments"]) as asked:
         assert handle(orders(20)) == [Done()] * 20
     inserted = [query["sql"].split()[2].strip('"') for query in asked if query["sql"].startswith("INSERT")]
@@ -154,13 +156,13 @@ def test_a_reaction_to_one_event_at_a_time_shares_the_inbox_and_the_outbox(monke
     assert sum("RELEASE SAVEPOINT" in query["sql"] for query in asked) == 1  # the test's own transaction is around
 
 
-def test_those_that_took_effect_before_are_duplicates_and_nobody_is_asked_for_them(
-    monkeypatch: pytest.MonkeyPatch,
+def test_those_that_took_effect_before_are_duplicates_and_no_call_is_made_for_them(
+    change: Change,
 ) -> None:
     waiting = orders(4)
     handle_one(waiting[1])
     asked: list[int] = []
-    meddle(monkeypatch, calls=asking(lambda event: asked.append(number_of(event))))
+    change(ask=calling(lambda event: asked.append(number_of(event))))
 
     assert handle(waiting) == [Done(), Duplicate(), Done(), Done()]
 
@@ -170,24 +172,25 @@ def test_those_that_took_effect_before_are_duplicates_and_nobody_is_asked_for_th
     assert handled() == {0, 1, 2, 3}
 
 
-def test_those_that_took_effect_before_are_duplicates_where_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    per_event(monkeypatch, lambda event: None)
+def test_those_that_took_effect_before_are_duplicates_where_no_call_is_made(change: Change) -> None:
+    without_rows(change, lambda event: None)
     waiting = orders(3)
     handle_one(waiting[2])
     assert handle(waiting) == [Done(), Done(), Duplicate()]
     assert handled() == {0, 1, 2}
 
 
-@pytest.mark.parametrize("change", [in_one_go, per_event])
+@pytest.mark.parametrize("kind", [with_rows, without_rows])
 @pytest.mark.parametrize(
-    ("second", "outcome"),
-    [(order(1), Duplicate), (order(1, event=7), RetryLater), (order(2, event=1), Duplicate)],
+    ("which", "outcome"),
+    [((1, 1), Duplicate), ((1, 7), RetryLater), ((2, 1), Duplicate)],
     ids=["a copy", "another event of the subject", "another event of the same id"],
 )
-def test_of_two_that_must_not_meet_the_second_is_left(
-    monkeypatch: pytest.MonkeyPatch, change: Callable[..., None], second: Delivery, outcome: type[Outcome]
+def test_of_two_that_must_not_meet_the_second_is_unhandled(
+    change: Change, kind: Callable[..., None], which: tuple[int, int], outcome: type[Outcome]
 ) -> None:
-    change(monkeypatch, lambda event: None)
+    kind(change, lambda event: None)
+    second = order(*which)
     waiting = [order(1), second, order(3)]
 
     assert handle(waiting) == [Done(), Unhandled(alone=True), Done()]
@@ -196,11 +199,11 @@ def test_of_two_that_must_not_meet_the_second_is_left(
     assert isinstance(handle_one(second), outcome)
 
 
-def test_one_that_is_unusable_is_left_and_parked_on_its_own() -> None:
+def test_one_that_is_unusable_is_unhandled_and_parked_on_its_own() -> None:
     waiting = [order(1), order(2, total="a lot"), placed(body=b"rubbish"), order(4), replace(order(5), given_up="x")]
 
-    left = Unhandled(alone=True)
-    assert handle(waiting) == [Done(), left, left, Done(), left]
+    unhandled = Unhandled(alone=True)
+    assert handle(waiting) == [Done(), unhandled, unhandled, Done(), unhandled]
 
     assert not DeadLetter.objects.exists()
     for number in (1, 2, 4):
@@ -209,7 +212,7 @@ def test_one_that_is_unusable_is_left_and_parked_on_its_own() -> None:
     assert handled() == {1, 4}
 
 
-def test_nothing_but_rubbish_is_left_altogether() -> None:
+def test_nothing_but_rubbish_is_unhandled_altogether() -> None:
     assert handle([placed(body=b"rubbish"), placed(body=b"[]")]) == [Unhandled(alone=True)] * 2
     assert nothing_was_stored()
 
@@ -218,10 +221,8 @@ FAULTS = [NotYet(), Transient(), GatewayError(), ZeroDivisionError(), Conflict()
 
 
 @pytest.mark.parametrize("error", FAULTS, ids=repr)
-def test_one_that_fails_while_it_asks_is_left_and_the_others_are_done(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    meddle(monkeypatch, calls=asking(raising_for(2, error)))
+def test_one_whose_call_fails_is_unhandled_and_the_others_are_done(change: Change, error: Exception) -> None:
+    change(ask=calling(raising_for(2, error)))
     waiting = orders(5)
 
     assert handle(waiting) == [Done(), Done(), Unhandled(alone=True), Done(), Done()]
@@ -231,12 +232,12 @@ def test_one_that_fails_while_it_asks_is_left_and_the_others_are_done(
     assert handled() == {0, 1, 3, 4}
 
 
-@pytest.mark.parametrize("change", [in_one_go, per_event])
+@pytest.mark.parametrize("kind", [with_rows, without_rows])
 @pytest.mark.parametrize("error", [*FAULTS, Outage()], ids=repr)
-def test_when_one_fails_in_the_transaction_nothing_is_changed_and_only_it_pays(
-    monkeypatch: pytest.MonkeyPatch, change: Callable[..., None], error: Exception
+def test_when_one_fails_in_the_transaction_nothing_is_changed_and_only_it_counts(
+    change: Change, kind: Callable[..., None], error: Exception
 ) -> None:
-    change(monkeypatch, raising_for(2, error))
+    kind(change, raising_for(2, error))
     waiting = orders(5)
 
     assert handle(waiting) == [Unhandled(alone=True)] * 5
@@ -257,21 +258,21 @@ def attempts_of(delivery: Delivery) -> int:
     return int(outcome.again.headers[ATTEMPTS])
 
 
-def test_what_is_undeclared_in_company_is_parked_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    in_one_go(monkeypatch, raising_for(1, ContractError("not declared")))
+def test_what_is_undeclared_in_a_batch_is_parked_on_its_own(change: Change) -> None:
+    with_rows(change, raising_for(1, ContractError("not declared")))
     waiting = orders(2)
     assert handle(waiting) == [Unhandled(alone=True)] * 2
     assert [type(handle_one(each)) for each in waiting] == [Parked, Done]
 
 
-def test_when_there_is_nobody_to_ask_the_others_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_the_external_system_is_down_it_is_not_called_for_the_others(change: Change) -> None:
     asked: list[int] = []
 
     def ask(event: Any) -> None:
         asked.append(number_of(event))
         raising_for(2, GatewayDown())(event)
 
-    meddle(monkeypatch, calls=asking(ask))
+    change(ask=calling(ask))
 
     outcomes = handle(orders(5))
 
@@ -283,10 +284,10 @@ def test_when_there_is_nobody_to_ask_the_others_are_not_asked_for(monkeypatch: p
     assert outcome.down == "payment gateway"
 
 
-def test_when_asking_takes_long_what_was_answered_takes_effect_and_the_rest_goes_on_later(
-    monkeypatch: pytest.MonkeyPatch, frozen: FrozenClock
+def test_when_calls_take_long_what_has_its_answer_takes_effect_and_the_rest_follows_later(
+    change: Change, frozen: FrozenClock
 ) -> None:
-    meddle(monkeypatch, calls=asking(lambda event: frozen.advance(conf().asking.total_seconds() / 3)))
+    change(ask=calling(lambda event: frozen.advance(conf().call_budget.total_seconds() / 3)))
     waiting = orders(5)
 
     assert handle(waiting) == [Unhandled(alone=False)] * 2 + [Done()] * 3
@@ -296,16 +297,16 @@ def test_when_asking_takes_long_what_was_answered_takes_effect_and_the_rest_goes
     assert handled() == {0, 1, 2, 3, 4}
 
 
-def test_at_least_one_is_asked_for_however_long_it_takes(monkeypatch: pytest.MonkeyPatch, frozen: FrozenClock) -> None:
-    meddle(monkeypatch, calls=asking(lambda event: frozen.advance(3600)))
+def test_at_least_one_call_is_made_however_long_it_takes(change: Change, frozen: FrozenClock) -> None:
+    change(ask=calling(lambda event: frozen.advance(3600)))
     assert handle(orders(3)) == [Unhandled(alone=False), Unhandled(alone=False), Done()]
 
 
-@pytest.mark.parametrize("change", [in_one_go, per_event])
+@pytest.mark.parametrize("kind", [with_rows, without_rows])
 def test_when_the_database_is_down_all_wait_on_the_ladder_and_none_has_used_an_attempt(
-    monkeypatch: pytest.MonkeyPatch, change: Callable[..., None]
+    change: Change, kind: Callable[..., None]
 ) -> None:
-    change(monkeypatch, raising_for(1, OperationalError("server closed the connection unexpectedly")))
+    kind(change, raising_for(1, OperationalError("server closed the connection unexpectedly")))
     waiting = [order(0), order(1), placed(body=b"rubbish"), order(3)]
 
     first, second, rubbish, last = handle(waiting)
@@ -319,7 +320,7 @@ def test_when_the_database_is_down_all_wait_on_the_ladder_and_none_has_used_an_a
     assert nothing_was_stored()
 
 
-def test_one_whose_copy_is_being_handled_is_left_and_the_others_are_done() -> None:
+def test_one_whose_copy_is_being_handled_is_unhandled_and_the_others_are_done() -> None:
     waiting = orders(3)
     with claimed("payments", "payments.authorize_payment", [event_id(1)]):
         assert handle(waiting) == [Done(), Unhandled(alone=True), Done()]
@@ -328,20 +329,16 @@ def test_one_whose_copy_is_being_handled_is_left_and_the_others_are_done() -> No
     assert handle_one(waiting[1]) == Done()
 
 
-def test_a_worker_that_is_killed_in_a_group_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        in_one_go(patch, raising_for(2, KeyboardInterrupt()))
-        with pytest.raises(KeyboardInterrupt):
-            handle(orders(4))
+def test_a_worker_that_is_killed_in_a_batch_leaves_nothing() -> None:
+    die = override(AUTHORIZE, function=failing(KeyboardInterrupt()))
+    with die, pytest.raises(KeyboardInterrupt):
+        handle(orders(4))
     assert nothing_was_stored()
     assert handle(orders(4)) == [Done()] * 4
 
 
-def test_what_was_on_the_ladder_is_not_looked_for_any_more_when_it_took_effect_in_company(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with monkeypatch.context() as patch:
-        meddle(patch, calls=asking(lambda event: _raise(NotYet())))
+def test_the_record_of_a_retry_is_deleted_when_it_took_effect_in_a_batch() -> None:
+    with override(AUTHORIZE, ask=calling(lambda event: _raise(NotYet()))):
         waiting = [_again(each) for each in orders(3)]
     retries = ServiceTables("payments").retries
     assert retries.count() == 3
@@ -352,7 +349,7 @@ def test_what_was_on_the_ladder_is_not_looked_for_any_more_when_it_took_effect_i
     assert not retries.exists()
 
 
-def test_dead_letters_sent_again_are_resolved_in_company() -> None:
+def test_dead_letters_sent_again_are_resolved_in_a_batch() -> None:
     waiting = orders(3)
     for each in waiting[:2]:
         handle_one(replace(each, given_up="rejected"))
@@ -375,7 +372,7 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-def test_each_of_a_group_has_a_line_of_its_own_in_the_log() -> None:
+def test_each_of_a_batch_has_a_line_of_its_own_in_the_log() -> None:
     waiting = orders(3)
     handle_one(waiting[0])
     with structlog.testing.capture_logs() as logs:
@@ -389,8 +386,8 @@ def test_each_of_a_group_has_a_line_of_its_own_in_the_log() -> None:
     ]
 
 
-def test_a_group_that_is_rolled_back_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    in_one_go(monkeypatch, raising_for(1, ZeroDivisionError()))
+def test_a_batch_that_is_rolled_back_says_so_once(change: Change) -> None:
+    with_rows(change, raising_for(1, ZeroDivisionError()))
     with structlog.testing.capture_logs() as logs:
         handle(orders(3))
     (line,) = [line for line in logs if line["log_level"] != "debug"]

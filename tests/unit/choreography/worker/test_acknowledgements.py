@@ -4,11 +4,11 @@ from random import Random
 
 import pytest
 
-from choreography.worker.consumer import Answers
+from choreography.worker.acknowledgements import Acknowledgements
 
 
 class Message:
-    """What kombu hands over, on a channel that notes which tags the broker was told."""
+    """What kombu delivers, on a channel that records the tags it acknowledges."""
 
     def __init__(self, tag: int, channel: "Channel") -> None:
         self.delivery_tag, self.channel, self.acknowledged = tag, channel, False
@@ -25,33 +25,33 @@ class Channel:
         self.frames = 0
 
     def take(self, tag: int, multiple: bool) -> None:
-        answered = {each for each in self.open if each <= tag} if multiple else {tag}
-        assert tag in answered <= self.open
-        self.open -= answered
+        acknowledged_now = {each for each in self.open if each <= tag} if multiple else {tag}
+        assert tag in acknowledged_now <= self.open
+        self.open -= acknowledged_now
         self.frames += 1
 
 
 @pytest.mark.parametrize("seed", range(50))
 def test_each_message_is_acknowledged_once_and_none_that_is_still_open(seed: int) -> None:
-    random, channel, answers = Random(seed), Channel(), Answers(multiple=True)
+    random, channel, acknowledgements = Random(seed), Channel(), Acknowledgements(multiple=True)
     waiting = [Message(tag, channel) for tag in range(1, 41)]
     for message in waiting:
         channel.open.add(message.delivery_tag)
-        answers.expect(message)
+        acknowledgements.expect(message)
     while waiting:
-        group = random.sample(waiting, random.randint(1, min(8, len(waiting))))
-        answers.ack(group, None, ())
-        waiting = [message for message in waiting if message not in group]
+        batch = random.sample(waiting, random.randint(1, min(8, len(waiting))))
+        acknowledgements.ack(batch, None, ())
+        waiting = [message for message in waiting if message not in batch]
         assert channel.open == {message.delivery_tag for message in waiting}
 
 
 def test_what_came_first_and_is_done_together_takes_one_frame() -> None:
-    channel, answers = Channel(), Answers(multiple=True)
+    channel, acknowledgements = Channel(), Acknowledgements(multiple=True)
     messages = [Message(tag, channel) for tag in range(1, 101)]
     for message in messages:
         channel.open.add(message.delivery_tag)
-        answers.expect(message)
+        acknowledgements.expect(message)
 
-    answers.ack(messages, None, ())
+    acknowledgements.ack(messages, None, ())
 
     assert (channel.open, channel.frames) == (set(), 1)

@@ -1,4 +1,4 @@
-"""What waits for another event is tried when it comes, as far as the process remembers."""
+"""A delivery that waits for another event is tried when that has been handled, as far as the process remembers."""
 
 import json
 from uuid import UUID, uuid4
@@ -18,7 +18,7 @@ FLOW, OTHER_FLOW = UUID(int=1), UUID(int=2)
 
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[Delivery]:
-    """What is tried again, in order. It takes effect if its type is among those in ``ready``."""
+    """What is tried again, in order. It takes effect if nothing must be tried before it, or that was."""
     tried: list[Delivery] = []
 
     def resume(delivery: Delivery) -> bool:
@@ -43,14 +43,14 @@ def delivery(name: str, flow: UUID = FLOW, service: str = "shipping", after: str
     return Delivery(service, json.dumps(envelope).encode(), "application/cloudevents+json", headers)
 
 
-def later(error: Exception) -> Outcome:
+def retry_later(error: Exception) -> Outcome:
     return RetryLater(Outgoing(b"", ""), 1.0, error)
 
 
 def waiting_for(*waiting: Delivery, most: int = 100) -> WaitingDeliveries:
     memory = WaitingDeliveries(most)
     for each in waiting:
-        memory.note(each, later(NotYet()))
+        memory.update(each, retry_later(NotYet()))
     return memory
 
 
@@ -58,55 +58,55 @@ def test_what_waits_is_tried_once_when_its_event_is_done(tried: list[Delivery]) 
     early = delivery("early")
     memory = waiting_for(early)
 
-    memory.note(delivery("first"), Done())
-    memory.note(delivery("second"), Done())
+    memory.update(delivery("first"), Done())
+    memory.update(delivery("second"), Done())
 
     assert tried == [early]
 
 
 def test_only_the_same_flow_in_the_same_service_is_tried(tried: list[Delivery]) -> None:
     memory = waiting_for(delivery("of another flow", OTHER_FLOW), delivery("of another service", service="orders"))
-    memory.note(delivery("first"), Done())
+    memory.update(delivery("first"), Done())
     assert tried == []
 
 
-@pytest.mark.parametrize("outcome", [Duplicate(), later(Outage()), later(NotYet())], ids=repr)
-def test_only_what_was_done_brings_anything_on(tried: list[Delivery], outcome: Outcome) -> None:
-    waiting_for(delivery("early")).note(delivery("first"), outcome)
+@pytest.mark.parametrize("outcome", [Duplicate(), retry_later(Outage()), retry_later(NotYet())], ids=repr)
+def test_only_what_was_done_resumes_anything(tried: list[Delivery], outcome: Outcome) -> None:
+    waiting_for(delivery("early")).update(delivery("first"), outcome)
     assert tried == []
 
 
 def test_only_a_wait_for_another_event_is_remembered(tried: list[Delivery]) -> None:
     memory = WaitingDeliveries()
-    memory.note(delivery("down"), later(Outage()))
-    memory.note(delivery("first"), Done())
+    memory.update(delivery("down"), retry_later(Outage()))
+    memory.update(delivery("first"), Done())
     assert tried == []
 
 
-def test_what_was_brought_on_brings_on_the_next(tried: list[Delivery]) -> None:
+def test_what_was_resumed_resumes_the_next(tried: list[Delivery]) -> None:
     third, second = delivery("third", after="second"), delivery("second")
-    waiting_for(third, second).note(delivery("first"), Done())
+    waiting_for(third, second).update(delivery("first"), Done())
     assert tried == [third, second, third]
 
 
-def test_what_does_not_get_on_is_remembered(tried: list[Delivery]) -> None:
+def test_what_can_not_be_resumed_is_remembered(tried: list[Delivery]) -> None:
     stuck = delivery("stuck", after="more")
     memory = waiting_for(stuck)
-    memory.note(delivery("first"), Done())
-    memory.note(delivery("second"), Done())
+    memory.update(delivery("first"), Done())
+    memory.update(delivery("second"), Done())
     assert tried == [stuck, stuck]
 
 
 def test_the_copy_from_the_ladder_takes_the_place_of_what_is_remembered(tried: list[Delivery]) -> None:
     early = delivery("early")
     memory = waiting_for(early, early)
-    memory.note(early, Done())
+    memory.update(early, Done())
     assert tried == []
 
 
 def test_the_oldest_flow_is_forgotten_first(tried: list[Delivery]) -> None:
     memory = waiting_for(delivery("old"), delivery("new", OTHER_FLOW), most=1)
-    memory.note(delivery("first"), Done())
+    memory.update(delivery("first"), Done())
     assert tried == []
-    memory.note(delivery("first", OTHER_FLOW), Done())
+    memory.update(delivery("first", OTHER_FLOW), Done())
     assert [each.headers["name"] for each in tried] == ["new"]

@@ -1,7 +1,7 @@
-"""One delivery's life: done, a duplicate, again later, or parked; and whatever comes back is committed."""
+"""One delivery: done, a duplicate, retried later, or parked; and whatever comes back is committed."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
@@ -30,7 +30,9 @@ from choreography.inbox.handler import handle_one
 from choreography.storage.tables import ServiceTables
 from payments.gateway import GatewayDown
 from payments.models import DeadLetter, Inbox, Outbox, Payment
-from tests.unit.choreography.authorizing import CLOUDEVENT, ORDER, asking, failing, meddle, nothing_was_stored, placed
+from tests.unit.choreography.authorizing import CLOUDEVENT, ORDER, calling, failing, nothing_was_stored, placed
+
+Change = Callable[..., None]
 
 pytestmark = [pytest.mark.django_db(databases="__all__"), pytest.mark.usefixtures("frozen")]
 
@@ -39,24 +41,24 @@ def test_done_means_the_change_the_inbox_row_and_the_announcement_are_there() ->
     assert handle_one(placed()) == Done()
     assert Payment.objects.get(pk=ORDER).authorized == 2500
     entry = Inbox.objects.get()
-    assert (entry.reaction, entry.subject, entry.attempts) == ("payments.authorize_payment", ORDER, 1)
+    assert (entry.reaction, entry.subject, entry.attempts) == ("payments.authorize_payment", str(ORDER), 1)
     row = Outbox.objects.get()
     event = json.loads(row.body)
     assert (row.event_type, row.caused_by) == ("payments.payment_authorized.v1", entry.event_id)
     assert (event["causationid"], event["correlationid"]) == (str(entry.event_id), "flow")
 
 
-def test_a_second_delivery_is_a_duplicate_and_does_not_even_ask_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_delivery_is_a_duplicate_and_does_not_even_call_the_provider(change: Change) -> None:
     handle_one(placed())
-    meddle(monkeypatch, calls=asking(lambda event: pytest.fail("asked again")))
+    change(ask=calling(lambda event: pytest.fail("called again")))
     assert handle_one(placed()) == Duplicate()
     assert Outbox.objects.count() == 1
 
 
-def test_a_second_delivery_at_the_same_time_waits_and_then_is_a_duplicate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only one of them may ask the provider."""
+def test_a_second_delivery_at_the_same_time_waits_and_then_is_a_duplicate(change: Change) -> None:
+    """Only one of them may call the provider."""
     copies: list[Outcome] = []
-    meddle(monkeypatch, calls=asking(lambda event: copies.append(handle_one(placed()))))
+    change(ask=calling(lambda event: copies.append(handle_one(placed()))))
     assert handle_one(placed()) == Done()
     assert [type(copy) for copy in copies] == [RetryLater]
     assert handle_one(placed()) == Duplicate()
@@ -76,54 +78,52 @@ def test_a_second_delivery_at_the_same_time_waits_and_then_is_a_duplicate(monkey
     ],
     ids=repr,
 )
-def test_a_failed_attempt_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, outcome: type[Outcome]
-) -> None:
-    meddle(monkeypatch, function=failing(error))
+def test_a_failed_attempt_changes_nothing(change: Change, error: Exception, outcome: type[Outcome]) -> None:
+    change(function=failing(error))
     assert isinstance(handle_one(placed()), outcome)
     assert nothing_was_stored()
 
 
-def test_a_database_error_inside_the_reaction_is_no_duplicate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_error_inside_the_reaction_is_no_duplicate(change: Change) -> None:
     """Only the inbox row's own refusal is."""
 
-    def function(events: Sequence[Any], answers: Sequence[Any]) -> None:
-        Payment.objects.create(pk=events[0].subject, asked=1, authorized=2)
+    def function(payment: Payment, event: Any, answer: Any) -> None:
+        payment.asked, payment.authorized = 1, 2
 
-    meddle(monkeypatch, function=function)
+    change(function=function)
     outcome = handle_one(placed())
     assert isinstance(outcome, RetryLater)
     assert isinstance(outcome.error, IntegrityError)
 
 
-def test_a_worker_that_is_killed_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    meddle(monkeypatch, function=failing(KeyboardInterrupt()))
+def test_a_worker_that_is_killed_leaves_nothing(change: Change) -> None:
+    change(function=failing(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         handle_one(placed())
     assert nothing_was_stored()
 
 
-def test_a_conflict_starts_over_at_once_with_a_new_question(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conflict_starts_over_at_once_with_a_new_call(change: Change) -> None:
     numbers = iter(range(1, 100))
 
-    def function(events: Sequence[Any], answers: Sequence[int]) -> None:
-        if answers[0] < 5:
+    def function(payment: Payment, event: Any, answer: int) -> None:
+        if answer < 5:
             raise Conflict
 
-    meddle(monkeypatch, function=function, calls=lambda events: lambda event: next(numbers))
+    change(function=function, ask=lambda payment, event: next(numbers))
     assert handle_one(placed()) == Done()
     assert next(numbers) == 6
 
 
-def test_a_conflict_that_lasts_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    meddle(monkeypatch, function=failing(Conflict()))
+def test_a_conflict_that_lasts_is_tried_again_later(change: Change) -> None:
+    change(function=failing(Conflict()))
     outcome = handle_one(placed())
     assert isinstance(outcome, RetryLater)
     assert outcome.again.headers[ATTEMPTS] == 1
 
 
-def test_attempts_are_counted_over_deliveries(monkeypatch: pytest.MonkeyPatch) -> None:
-    meddle(monkeypatch, function=failing(ZeroDivisionError()))
+def test_attempts_are_counted_over_deliveries(change: Change) -> None:
+    change(function=failing(ZeroDivisionError()))
     delivery, outcomes = placed(), []
     for _ in range(3):
         outcome = handle_one(delivery)
@@ -158,10 +158,10 @@ def test_a_dead_letter_sent_again_is_resolved_with_the_change() -> None:
     assert dead_letter.resolved_at == clock.now()
 
 
-def test_a_dead_letter_sent_again_that_fails_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_letter_sent_again_that_fails_stays_open(change: Change) -> None:
     handle_one(placed(given_up="rejected"))
     dead_letter = DeadLetter.objects.get()
-    meddle(monkeypatch, function=failing(NotYet()))
+    change(function=failing(NotYet()))
     assert isinstance(handle_one(placed(headers={DEAD_LETTER: dead_letter.key})), RetryLater)
     dead_letter.refresh_from_db()
     assert dead_letter.resolved_at is None
@@ -207,26 +207,22 @@ def test_what_the_broker_gave_up_stays_given_up_over_the_ladder(monkeypatch: pyt
     ],
     ids=repr,
 )
-def test_an_outage_says_what_seems_to_be_down(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, down: str | None
-) -> None:
-    meddle(monkeypatch, function=failing(error))
+def test_an_outage_says_what_seems_to_be_down(change: Change, error: Exception, down: str | None) -> None:
+    change(function=failing(error))
     outcome = handle_one(placed())
     assert isinstance(outcome, RetryLater)
     assert outcome.down == down
 
 
-@pytest.mark.parametrize(("error", "noted"), [(OperationalError("gone"), False), (GatewayDown(), True)], ids=repr)
-def test_what_waits_for_the_database_is_not_noted_there(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, noted: bool
-) -> None:
-    meddle(monkeypatch, function=failing(error))
+@pytest.mark.parametrize(("error", "recorded"), [(OperationalError("gone"), False), (GatewayDown(), True)], ids=repr)
+def test_what_waits_for_the_database_is_not_recorded_there(change: Change, error: Exception, recorded: bool) -> None:
+    change(function=failing(error))
     assert isinstance(handle_one(placed()), RetryLater)
-    assert ServiceTables("payments").retries.exists() is noted
+    assert ServiceTables("payments").retries.exists() is recorded
 
 
-def test_an_outage_where_no_host_is_named_suspects_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    meddle(monkeypatch, function=failing(Outage()), host=None)
+def test_an_outage_where_no_external_system_is_named_suspects_none(change: Change) -> None:
+    change(function=failing(Outage()), external_system=None)
     outcome = handle_one(placed())
     assert isinstance(outcome, RetryLater)
     assert outcome.down is None
