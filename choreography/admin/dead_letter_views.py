@@ -215,7 +215,7 @@ class GroupView(DeadLettersView):
 
 
 def send_again(model_admin: "DeadLetterAdmin", request: HttpRequest, chosen: QuerySet[DeadLetter]) -> None:
-    """Send dead letters again, and tell how many."""
+    """Send dead letters again, and say how many."""
     sent = 0
     try:
         with to_the_broker(model_admin.opts.app_label) as publisher:
@@ -233,7 +233,7 @@ def send_again(model_admin: "DeadLetterAdmin", request: HttpRequest, chosen: Que
 
 
 def discard(request: HttpRequest, chosen: Iterable[DeadLetter]) -> None:
-    """Discard dead letters, and tell how many."""
+    """Discard dead letters, and say how many."""
     discarded = 0
     for dead_letter in chosen:
         try:

@@ -39,14 +39,14 @@ log = structlog.get_logger(__name__)
 OUTCOME_WITHIN = timedelta(minutes=15)
 
 _OPEN = (DeadLetter.State.PARKED, DeadLetter.State.RETRYING)
-#: Letters looked at in one go for whether their event has taken effect.
+#: Dead letters looked at in one go for whether their event has taken effect.
 _NEWEST = 500
-#: What the names of our own headers begin with: a delivery's history, and its letter.
+#: What the names of our own headers begin with: a delivery's history, and its dead letter.
 _OURS = "x-choreography-"
 
 
 class NotParked(ChoreographyError):
-    """The letter was sent again already, or has done its work, or was discarded."""
+    """The dead letter was sent again already, is resolved, or was discarded."""
 
 
 class NoReason(ChoreographyError):
@@ -55,7 +55,7 @@ class NoReason(ChoreographyError):
 
 @dataclass(frozen=True)
 class By:
-    """Who does something to a letter, and why. It goes into the letter's history."""
+    """Who does something to a dead letter, and why. It goes into the dead letter's history."""
 
     who: str = field(default_factory=lambda: operating_system_user())
     why: str = ""
@@ -63,7 +63,7 @@ class By:
 
 @dataclass(frozen=True)
 class FingerprintGroup:
-    """The letters of one fingerprint that still need somebody or something."""
+    """The open dead letters of one fingerprint."""
 
     fingerprint: str
     reaction: str
@@ -86,7 +86,7 @@ def operating_system_user() -> str:
 
 
 def groups(service: str, fingerprint: str | None = None) -> list[FingerprintGroup]:
-    """A service's open letters by fingerprint, the largest group first. One query."""
+    """A service's open dead letters by fingerprint, the largest group first. One query."""
     dead_letters = ServiceTables(service).dead_letters
     open_ones = dead_letters.filter(state__in=_OPEN)
     if fingerprint is not None:
@@ -110,35 +110,35 @@ def groups(service: str, fingerprint: str | None = None) -> list[FingerprintGrou
 
 
 def open_dead_letters(service: str, fingerprint: str) -> QuerySet[Any]:
-    """The letters of a group, without what is large."""
+    """The dead letters of a group, without what is large."""
     dead_letters: QuerySet[Any] = ServiceTables(service).dead_letters
     return dead_letters.filter(state__in=_OPEN, fingerprint=fingerprint).defer("body", "headers", "traceback")
 
 
 def is_open(dead_letter: DeadLetter) -> bool:
-    """Whether something may be done about it: it is parked, or was sent again and has had no answer for long."""
+    """Whether something may be done about it: it is parked, or was sent again and is overdue."""
     return dead_letter.state == DeadLetter.State.PARKED or is_overdue(dead_letter)
 
 
 def is_overdue(dead_letter: DeadLetter) -> bool:
-    """It was sent again and has had no answer for ``OUTCOME_WITHIN``."""
+    """It was sent again and has had no outcome for ``OUTCOME_WITHIN``."""
     return dead_letter.state == DeadLetter.State.RETRYING and (
         dead_letter.sent_at is None or clock.now() - dead_letter.sent_at >= OUTCOME_WITHIN
     )
 
 
 def send_again(dead_letter: DeadLetter, publisher: Publisher | None = None, by: By | None = None) -> None:
-    """Put a letter's message back into its service's queue.
+    """Put a dead letter's message back into its service's queue.
 
-    It is published before the transaction commits: a crash in between leaves a letter that is still parked and a
-    message more than needed, which the inbox absorbs; never a letter that waits for a message nobody sent.
+    It is published before the transaction commits: a crash in between leaves a dead letter that is still parked and a
+    message more than needed, which the inbox absorbs; never a dead letter that waits for a message that was not sent.
 
     Args:
         publisher: where to; by default a connection of its own (see ``to_the_broker``).
 
     Raises:
         NotParked: it is not parked (any more); nothing was sent.
-        Transient: the broker did not confirm; the letter is still parked.
+        Transient: the broker did not confirm; the dead letter is still parked.
     """
     service = dead_letter._meta.app_label
     if publisher is None:
@@ -153,9 +153,9 @@ def send_again(dead_letter: DeadLetter, publisher: Publisher | None = None, by: 
 
 
 def edit(dead_letter: DeadLetter, body: bytes, by: By, publisher: Publisher | None = None) -> None:
-    """Give a letter's message another body, and put it into its service's queue.
+    """Give a dead letter's message another body, and put it into its service's queue.
 
-    The old body stays in the letter's history, beside the new one.
+    The old body stays in the dead letter's history, beside the new one.
 
     Raises:
         editing.Refused: the service could not handle it, or it would be another event; nothing was changed.
@@ -181,7 +181,7 @@ def edit(dead_letter: DeadLetter, body: bytes, by: By, publisher: Publisher | No
 
 
 def discard(dead_letter: DeadLetter, by: By) -> None:
-    """Decide that nothing is to come of a letter. It is kept, with the reason.
+    """Decide that nothing is to come of a dead letter. It is kept, with the reason.
 
     Raises:
         NoReason: ``by`` does not say why.
@@ -201,7 +201,7 @@ def discard(dead_letter: DeadLetter, by: By) -> None:
 
 
 def record_action(dead_letter: DeadLetter, by: By, what: DeadLetterAction.What, **more: Any) -> None:
-    """Add a line to a letter's history. One that had no answer yet has none to wait for any more."""
+    """Add a line to a dead letter's history. An earlier one without an outcome is superseded."""
     service = dead_letter._meta.app_label
     lines = ServiceTables(service).actions
     if what != DeadLetterAction.What.DRY_RUN:
@@ -212,7 +212,7 @@ def record_action(dead_letter: DeadLetter, by: By, what: DeadLetterAction.What, 
 
 
 def publish_again(service: str, dead_letters: Sequence[DeadLetter], publisher: Publisher) -> None:
-    """Publish the messages of letters that this transaction holds, and mark them as sent."""
+    """Publish the messages of dead letters that this transaction has locked, and mark them as sent."""
     ServiceTables(service).dead_letters.filter(pk__in=[dead_letter.pk for dead_letter in dead_letters]).update(
         state=DeadLetter.State.RETRYING, sent_at=clock.now()
     )
@@ -220,9 +220,9 @@ def publish_again(service: str, dead_letters: Sequence[DeadLetter], publisher: P
 
 
 def resolve_what_took_effect(service: str) -> int:
-    """Resolve letters whose event took effect by another copy of the message.
+    """Resolve dead letters whose event took effect by another copy of the message.
 
-    Looks at the newest letters only: a copy comes soon, and an older letter is resolved when it is sent again.
+    Looks at the newest only: a copy comes soon, and an older dead letter is resolved when it is sent again.
 
     Returns:
         How many were resolved.
@@ -241,7 +241,7 @@ def resolve_what_took_effect(service: str) -> int:
 
 @contextmanager
 def to_the_broker(service: str) -> Iterator[Publisher]:
-    """A publisher for several letters of one service, with the service's queue sure to be there.
+    """A publisher for several dead letters of one service, with the service's queue sure to be there.
 
     RabbitMQ drops, and confirms, what is published to a queue that does not exist.
 
@@ -260,7 +260,7 @@ def to_the_broker(service: str) -> Iterator[Publisher]:
 
 
 def _locked(dead_letter: DeadLetter) -> DeadLetter:
-    """The letter as it is now, locked against others until the transaction ends.
+    """The dead letter as it is now, locked against others until the transaction ends.
 
     Raises:
         NotParked: nothing may be done about it (any more).
@@ -270,7 +270,7 @@ def _locked(dead_letter: DeadLetter) -> DeadLetter:
     locked: DeadLetter = dead_letters.select_for_update().get(pk=dead_letter.pk)
     if not is_open(locked):
         raise NotParked(
-            _("%(letter)s is not parked but %(state)s.")
+            _("%(dead_letter)s is not parked but %(state)s.")
             % {"dead_letter": locked, "state": DeadLetter.State(locked.state).label}
         )
     return locked

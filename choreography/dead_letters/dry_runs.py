@@ -1,7 +1,7 @@
-"""Try a dead letter out: the real reaction runs in a transaction that is rolled back, and nobody outside is asked.
+"""Try a dead letter out: the real reaction runs in a transaction that is rolled back, and no external system is called.
 
-It shows which rows would change and how, and what would be announced; or what would be asked outside, for what comes
-after depends on the answer; or the error. Nothing stays: no row, no claim, no notification, no attempt.
+It shows which rows would change and how, and what would be announced; or the external call it would make, for the rest
+depends on the answer; or the error. Nothing stays: no row, no claim, no notification, no attempt.
 
 Rows are found through Django's signals. A statement that changes many rows at once sends none: it is named with the
 number of its rows, so that nothing goes unsaid.
@@ -50,7 +50,7 @@ class Change:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What would come of sending a letter again. It may hold personal data: show it, never log it."""
+    """What would come of sending a dead letter again. It may hold personal data: show it, never log it."""
 
     outcome: Outcome
     changes: list[Change] = field(default_factory=list)
@@ -65,12 +65,12 @@ class DryRun:
 
     @property
     def is_promising(self) -> bool:
-        """Nothing speaks against sending it again."""
+        """Sending it again would do no harm: it would take effect, or has already."""
         return self.outcome in (Outcome.WOULD_TAKE_EFFECT, Outcome.WOULD_DO_NOTHING)
 
 
 def dry_run(dead_letter: DeadLetter, by: By) -> DryRun:
-    """Tell what sending a letter again would do now, and note in its history that someone asked."""
+    """Tell what sending a dead letter again would do now, and record in its history that someone asked."""
     service = dead_letter._meta.app_label
     alias = ServiceTables(service).alias
     with refusing_calls(), transaction.atomic(using=alias):
@@ -107,7 +107,7 @@ def _try_out(dead_letter: DeadLetter, service: str, alias: str) -> DryRun:
 
 
 class _Watch:
-    """Notes which rows one thread touches through one connection, and what they were before."""
+    """Records which rows one thread touches through one connection, and what they were before."""
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
@@ -139,7 +139,7 @@ class _Watch:
         return result
 
     def changes(self) -> list[Change]:
-        """Every row that is not now what it was, but for those of the machinery."""
+        """Every row that differs from before, but for those of the machinery."""
         differing = []
         for (model, key), old in self._before.items():
             new = self._row(model, key)

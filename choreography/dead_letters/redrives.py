@@ -1,8 +1,8 @@
-"""Send all parked letters of one fingerprint again, carefully: one, then five, then fifty at a time.
+"""Send all parked dead letters of one fingerprint again, carefully: one, then five, then fifty at a time.
 
-A step begins when every letter of the one before has taken effect, and the first letter that is parked again stops
-everything. A redrive is a row: a timer of the service moves it on (``advance_all``), so it survives whatever dies, and a
-command that follows it may move it on as well, for only one of them holds the row at a time.
+A step begins when every dead letter of the one before has taken effect, and the first that is parked again stops the
+redrive. A redrive is a row that a timer of the service advances (``advance_all``), so it survives the death of any
+process. A command that follows it may advance it as well: each locks the row.
 """
 
 from dataclasses import dataclass
@@ -33,9 +33,9 @@ from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
 
-#: Letters in the first, the second and every later step.
+#: Dead letters in the first, the second and every later step.
 STEPS = (1, 5, 50)
-#: Letters per second: unless said otherwise, and at most.
+#: Dead letters per second: unless said otherwise, and at most.
 RATE, HIGHEST_RATE = 10.0, 100.0
 
 _SECOND = timedelta(seconds=1)
@@ -48,7 +48,7 @@ class CannotStart(ChoreographyError):
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a redrive is, in letters."""
+    """The progress of a redrive, in dead letters."""
 
     sent: int
     resolved: int
@@ -58,18 +58,18 @@ class Progress:
 
 
 def start(service: str, fingerprint: str, by: By, rate: float = RATE) -> Redrive:
-    """Begin to send the letters again that are parked now. Nothing is sent yet: ``advance`` does.
+    """Begin to send the dead letters again that are parked now. Nothing is sent yet: ``advance`` does.
 
     Raises:
-        CannotStart: no letter of that fingerprint is parked, the group is being sent already, or ``rate`` is not
-            above 0 and at most ``HIGHEST_RATE`` letters per second.
+        CannotStart: no dead letter of that fingerprint is parked, the group is being sent already, or ``rate`` is not
+            above 0 and at most ``HIGHEST_RATE`` dead letters per second.
     """
     if not 0 < rate <= HIGHEST_RATE:
-        raise CannotStart(_("The rate must be above 0 and at most %d letters per second.") % HIGHEST_RATE)
+        raise CannotStart(_("The rate must be above 0 and at most %d dead letters per second.") % HIGHEST_RATE)
     redrives = ServiceTables(service).redrives
     redrive: Redrive = redrives.model(fingerprint=fingerprint, rate=rate, who=by.who, why=by.why.strip())
     if not _candidates(redrive).exists():
-        raise CannotStart(_("No letter of %s is parked.") % fingerprint)
+        raise CannotStart(_("No dead letter of %s is parked.") % fingerprint)
     try:
         with transaction_of(service):
             redrive.save()
@@ -87,7 +87,7 @@ def running(service: str, fingerprint: str | None = None) -> QuerySet[Any]:
 
 
 def stop(redrive: Redrive, by: By) -> Redrive:
-    """Send nothing more. What was sent is still answered. One that has ended stays as it is."""
+    """Send nothing more. What was sent still has its outcome recorded. One that has ended stays as it is."""
     with transaction_of(redrive._meta.app_label):
         locked = _locked(redrive)
         if locked.state == Redrive.State.RUNNING:
@@ -96,7 +96,7 @@ def stop(redrive: Redrive, by: By) -> Redrive:
 
 
 def advance_all(service: str) -> None:
-    """What a timer does each time: move on every redrive, and resolve what took effect by another copy."""
+    """Advance every redrive, and resolve what took effect by another copy. A timer calls it."""
     resolve_what_took_effect(service)
     under_way = list(running(service))
     if not under_way:
@@ -113,13 +113,13 @@ def advance_all(service: str) -> None:
 
 
 def advance(redrive: Redrive, publisher: Publisher) -> Redrive:
-    """Move a redrive on as far as its step, its rate and the answers so far allow.
+    """Advance a redrive as far as its step, its rate and the outcomes so far allow.
 
     Returns:
         It as it is now.
 
     Raises:
-        Transient: the broker did not take the letters; nothing has changed.
+        Transient: the broker did not take the dead letters; nothing has changed.
     """
     service = redrive._meta.app_label
     with transaction_of(service):
@@ -144,7 +144,7 @@ def advance(redrive: Redrive, publisher: Publisher) -> Redrive:
             record_action(
                 dead_letter, By(locked.who, locked.why), DeadLetterAction.What.RETRY, redrive=locked, step=locked.step
             )
-        # A look that comes late has up to a second's worth to catch up.
+        # A tick that comes late may catch up on one second at most.
         locked.next_at = max(locked.next_at, clock.now() - _SECOND) + len(dead_letters) / locked.rate * _SECOND
         locked.save()
         publish_again(service, dead_letters, publisher)
@@ -152,7 +152,7 @@ def advance(redrive: Redrive, publisher: Publisher) -> Redrive:
 
 
 def progress(redrive: Redrive) -> Progress:
-    """How far it is."""
+    """Its progress now."""
     counts = _lines(redrive).aggregate(
         sent=Count("pk"),
         resolved=Count("pk", filter=Q(outcome=DeadLetterAction.Outcome.RESOLVED)),
@@ -176,7 +176,7 @@ def _lines(redrive: Redrive) -> QuerySet[Any]:
 
 
 def _candidates(redrive: Redrive) -> QuerySet[Any]:
-    """The group's letters that were there when it began, and have not been sent."""
+    """The group's dead letters that were there when it began, and have not been sent."""
     service = redrive._meta.app_label
     dead_letters: QuerySet[Any] = ServiceTables(service).dead_letters
     there = dead_letters.filter(fingerprint=redrive.fingerprint, parked_at__lte=redrive.started_at)
@@ -184,14 +184,14 @@ def _candidates(redrive: Redrive) -> QuerySet[Any]:
 
 
 def _refusal(lines: QuerySet[Any]) -> str:
-    """Why it must not go on, or ``""``."""
+    """Why it must not continue, or ``""``."""
     failed = lines.filter(outcome=_PARKED).order_by("ended_at").first()
     if failed:
-        return _("Letter %d was parked again: %s") % (failed.dead_letter_id, failed.detail)
+        return _("Dead letter %d was parked again: %s") % (failed.dead_letter_id, failed.detail)
     late = lines.filter(outcome=_PENDING, at__lte=clock.now() - OUTCOME_WITHIN).first()
     if late:
         minutes = OUTCOME_WITHIN // timedelta(minutes=1)
-        return _("Letter %d has had no answer for %d minutes.") % (late.dead_letter_id, minutes)
+        return _("Dead letter %d has had no outcome for %d minutes.") % (late.dead_letter_id, minutes)
     return ""
 
 

@@ -38,7 +38,7 @@ def findings() -> Iterator[Finding]:
         try:
             yield from _database(service)
         except DatabaseError as error:
-            yield Finding(service, f"its database does not answer: {error}", "start it, or check its DATABASE_URL")
+            yield Finding(service, f"its database can't be reached: {error}", "start it, or check its DATABASE_URL")
     with connect() as connection:
         try:
             connection.ensure_connection(max_retries=1, timeout=5)
@@ -101,7 +101,7 @@ def _bindings() -> Iterator[Finding]:
 
 
 def _bindings_on_broker() -> set[tuple[str, str]] | None:
-    """(exchange, queue) of every binding; ``None`` where the broker can't tell."""
+    """(exchange, queue) of every binding; ``None`` where the broker offers no list."""
     url = conf().broker_url
     if url.startswith("embedded:"):
         return {(binding.exchange, binding.queue) for binding in open_store(url).bindings()}

@@ -1,6 +1,6 @@
 """``manage.py dead_letters``: what is parked, why, and everything a person can do about it.
 
-Exit codes: 0 done; 1 it was refused, would fail or was stopped; 2 there is no such service, letter or command; 130
+Exit codes: 0 done; 1 it was refused, would fail or was stopped; 2 there is no such service, dead letter or command; 130
 following a group was interrupted (Ctrl-C, SIGTERM): it goes on without.
 """
 
@@ -46,14 +46,14 @@ class Command(BaseCommand):
 
         by = ("--by", "--why")
         add("list", "what is parked, grouped by fingerprint", self.show_all, "--service", "--fingerprint", "--json")
-        add("show", "one letter, whole, with its history", self.show, "service", "number", "--json")
+        add("show", "one dead letter, whole, with its history", self.show, "service", "number", "--json")
         add("dry-run", "what sending it again would do", self.try_out, "service", "number", "--json", *by)
-        add("retry", "send letters again", self.retry, "service", "numbers", *by)
+        add("retry", "send dead letters again", self.retry, "service", "numbers", *by)
         group = "send all of one fingerprint again: one, then five, then fifty at a time"
         add("retry-group", group, self.retry_group, "service", "fingerprint", "--rate", *by)
         add("stop", "send no more of a group", self.stop, "service", "fingerprint", *by)
-        add("edit", "send a letter again with another body", self.edit, "service", "number", "--body", *by)
-        add("discard", "nothing is to come of letters; say --why", self.discard, "service", "numbers", *by)
+        add("edit", "send a dead letter again with another body", self.edit, "service", "number", "--body", *by)
+        add("discard", "nothing is to come of dead letters; say --why", self.discard, "service", "numbers", *by)
 
     def handle(self, *args: Any, do: Callable[..., None], service: str | None, **options: Any) -> None:
         if service is not None and service not in conf().services:
@@ -126,7 +126,7 @@ class Command(BaseCommand):
         if as_json:
             self._print(asdict(found))
         else:
-            self._tell(found)
+            self._print_dry_run(found)
         if not found.is_promising:
             raise SystemExit(1)
 
@@ -142,9 +142,7 @@ class Command(BaseCommand):
         with _until_interrupted() as interrupted:
             ended = self._follow(service, started, interrupted)
         if ended.state == Redrive.State.RUNNING:
-            self.stderr.write(
-                f"It goes on without you. To stop it: manage.py dead_letters stop {service} {fingerprint}"
-            )
+            self.stderr.write(f"The redrive continues. To stop it: manage.py dead_letters stop {service} {fingerprint}")
             raise SystemExit(130)
         if ended.state == Redrive.State.STOPPED:
             raise CommandError(ended.note)
@@ -171,7 +169,7 @@ class Command(BaseCommand):
             self.stdout.write(f"{dead_letter.pk} discarded")
 
     def _follow(self, service: str, followed: Redrive, interrupted: threading.Event) -> Redrive:
-        """Move a redrive on, and tell how it goes, until it ends or someone interrupts."""
+        """Advance a redrive and print its progress until it ends or is interrupted."""
         told = None
         while followed.state == Redrive.State.RUNNING and not interrupted.is_set():
             try:
@@ -182,17 +180,17 @@ class Command(BaseCommand):
                         if how != told:
                             self.stdout.write(
                                 f"step {followed.step + 1}: {how.sent} sent, {how.resolved} took effect, "
-                                f"{how.pending} without an answer yet, {how.left} left"
+                                f"{how.pending} without an outcome yet, {how.left} left"
                             )
                             told = how
                         if followed.state == Redrive.State.RUNNING:
                             interrupted.wait(_LOOK)
             except Transient as down:
-                self.stderr.write(f"The broker does not answer; it goes on when it does. ({down})")
+                self.stderr.write(f"The broker can't be reached; the redrive continues when it can. ({down})")
                 interrupted.wait(_PAUSE)
         return followed
 
-    def _tell(self, found: DryRun) -> None:
+    def _print_dry_run(self, found: DryRun) -> None:
         self.stdout.write(str(found.outcome.label))
         if found.calls:
             self.stdout.write(f"it would call {found.calls['method']} of the {found.calls['system']}:")
@@ -215,14 +213,14 @@ class Command(BaseCommand):
 
 _ARGUMENTS: dict[str, Callable[[ArgumentParser], object]] = {
     "service": lambda command: command.add_argument("service", help="the service that parked it"),
-    "number": lambda command: command.add_argument("number", type=int, help="the letter's number"),
-    "numbers": lambda command: command.add_argument("numbers", type=int, nargs="+", help="the letters' numbers"),
+    "number": lambda command: command.add_argument("number", type=int, help="the dead letter's number"),
+    "numbers": lambda command: command.add_argument("numbers", type=int, nargs="+", help="the dead letters' numbers"),
     "fingerprint": lambda command: command.add_argument("fingerprint", help="as list shows it"),
     "--service": lambda command: command.add_argument("--service", help="of this service only"),
-    "--fingerprint": lambda command: command.add_argument("--fingerprint", help="the open letters of this group"),
+    "--fingerprint": lambda command: command.add_argument("--fingerprint", help="the open dead letters of this group"),
     "--json": lambda command: command.add_argument("--json", action="store_true", dest="as_json", help="for programs"),
     "--by": lambda command: command.add_argument("--by", help="who does it (you)"),
-    "--why": lambda command: command.add_argument("--why", help="kept in the letter's history"),
+    "--why": lambda command: command.add_argument("--why", help="kept in the dead letter's history"),
     "--body": lambda command: command.add_argument("--body", required=True, metavar="FILE", help="- for stdin"),
     "--rate": lambda command: command.add_argument(
         "--rate", type=float, default=redrives.RATE, help=f"letters per second ({redrives.RATE:.0f})"
@@ -244,7 +242,7 @@ def _dead_letter(service: str, number: int) -> DeadLetter:
 
 
 def _as_dict(dead_letter: Any) -> dict[str, Any]:
-    """A letter as ``show --json`` prints it."""
+    """A dead letter as ``show --json`` prints it."""
     found = {field.name: getattr(dead_letter, field.name) for field in dead_letter._meta.fields if field.name != "body"}
     lines = dead_letter.actions.order_by("pk")
     return found | _bytes("body", dead_letter.body) | {"history": [_line(line) for line in lines]}

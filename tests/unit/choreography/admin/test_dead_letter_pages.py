@@ -40,7 +40,7 @@ def park(body: bytes = b'{"data": {"amount": 1}}', **details: Any) -> DeadLetter
             "key": str(uuid4()),
             "event_id": uuid4(),
             "event_type": "orders.order_placed.v1",
-            "subject": uuid4(),
+            "subject": str(uuid4()),
             "reaction": "payments.authorize_payment",
             "error": "KeyError",
             "fingerprint": "0123456789ab",
@@ -98,7 +98,7 @@ def test_any_body_can_be_looked_at(operator: Client, body: bytes, text: str) -> 
 
 
 def test_a_dead_letter_of_which_nothing_is_known_can_be_looked_at(operator: Client) -> None:
-    dead_letter = park(event_id=None, event_type="", subject=None, reaction="", headers={}, traceback="")
+    dead_letter = park(event_id=None, event_type="", subject="", reaction="", headers={}, traceback="")
 
     assert "unknown message: KeyError" in page(operator, dead_letter)
 
@@ -110,7 +110,7 @@ def test_the_button_sends_it_again(operator: Client) -> None:
 
     response = operator.post(f"{LIST}{dead_letter.pk}/send-again/")
 
-    assert messages_in(response) == ["1 letter was sent again."]
+    assert messages_in(response) == ["1 dead letter was sent again."]
     assert state(dead_letter) == "retrying"
     assert f"{LIST}{dead_letter.pk}/send-again/" not in page(operator, dead_letter)
 
@@ -120,11 +120,11 @@ def test_the_action_sends_many_again_and_says_which_it_did_not(operator: Client)
     one, other, resolved = park(), park(), park(state=DeadLetter.State.RESOLVED)
     selected = [dead_letter.pk for dead_letter in (one, other, resolved)]
 
-    response = operator.post(LIST, {"action": "send_dead_letters_again", "_selected_action": selected})
+    response = operator.post(LIST, {"action": "send_again", "_selected_action": selected})
 
     assert messages_in(response) == [
         "payments.authorize_payment: KeyError is not parked but resolved.",
-        "2 letters were sent again.",
+        "2 dead letters were sent again.",
     ]
     assert [state(one), state(other), state(resolved)] == ["retrying", "retrying", "resolved"]
 
@@ -148,9 +148,9 @@ def test_who_may_only_look_can_not_send(client: Client) -> None:
     dead_letter = park()
 
     assert "Send again" not in page(client, dead_letter)
-    assert "send_dead_letters_again" not in client.get(LIST).content.decode()
+    assert 'value="send_again"' not in client.get(LIST).content.decode()
     assert client.post(f"{LIST}{dead_letter.pk}/send-again/").status_code == 403
-    client.post(LIST, {"action": "send_dead_letters_again", "_selected_action": [dead_letter.pk]})
+    client.post(LIST, {"action": "send_again", "_selected_action": [dead_letter.pk]})
     assert state(dead_letter) == "parked"
 
 
@@ -196,14 +196,14 @@ GROUP = f"{LIST}groups/0123456789ab/"
 ORDERS = "/admin/orders/deadletter/"
 
 
-def test_a_dead_letter_without_an_answer_for_long_says_so_and_can_be_sent_again(operator: Client) -> None:
+def test_a_dead_letter_without_an_outcome_for_long_says_so_and_can_be_sent_again(operator: Client) -> None:
     dead_letter = park(state=DeadLetter.State.RETRYING, sent_at=clock.now() - OUTCOME_WITHIN)
     fresh = park(state=DeadLetter.State.RETRYING, sent_at=clock.now())
 
-    assert "sent again, no answer for long" in page(operator, dead_letter)
+    assert "sent again, no outcome for long" in page(operator, dead_letter)
     assert "Send again" in page(operator, dead_letter)
     assert "Send again" not in page(operator, fresh)
-    assert "sent again, no answer for long" in operator.get(LIST).content.decode()
+    assert "sent again, no outcome for long" in operator.get(LIST).content.decode()
 
 
 @pytest.mark.usefixtures("broker")
@@ -215,7 +215,7 @@ def test_who_sent_it_again_and_why_is_shown(operator: Client) -> None:
     shown = page(operator, dead_letter)
     assert "person-" in shown
     assert "mended &lt;b&gt;" in shown
-    assert "no answer yet" in shown
+    assert "no outcome yet" in shown
 
 
 def test_each_button_needs_its_permission(client: Client) -> None:
@@ -266,7 +266,7 @@ def test_a_dry_run_shows_what_would_happen(shop: Shop, client: Client) -> None:
     assert parked.states() == ["parked"]
 
 
-def test_a_dry_run_shows_what_would_be_asked(shop: Shop, client: Client) -> None:
+def test_a_dry_run_shows_the_external_call(shop: Shop, client: Client) -> None:
     log_in(client, "payments.view_deadletter", "payments.dry_run_deadletter")
     shop.place()
     shop.relay("orders")
@@ -275,7 +275,7 @@ def test_a_dry_run_shows_what_would_be_asked(shop: Shop, client: Client) -> None
 
     shown = client.post(f"{LIST}{park(message.body).pk}/dry-run/").content.decode()
 
-    assert "It would ask the payment gateway to <em>authorize</em>." in shown
+    assert "It would call <em>authorize</em> of the payment gateway." in shown
     assert "tok_approved" in shown
 
 
@@ -351,18 +351,18 @@ def test_with_nothing_parked_the_page_says_so(operator: Client) -> None:
 def test_a_group_is_sent_again_and_stopped(operator: Client) -> None:
     park()
 
-    messages = messages_in(operator.post(GROUP, {"wish": "retry", "rate": "1", "why": "mended"}))
+    messages = messages_in(operator.post(GROUP, {"action": "retry", "rate": "1", "why": "mended"}))
     assert messages == []
     (begun,) = ServiceTables("payments").redrives.all()
     shown = operator.get(GROUP).content.decode()
-    again = messages_in(operator.post(GROUP, {"wish": "retry", "rate": "1"}))
+    again = messages_in(operator.post(GROUP, {"action": "retry", "rate": "1"}))
 
     assert (begun.rate, begun.why, begun.who[:7]) == (1.0, "mended", "person-")
     assert "http-equiv" in shown
     assert 'value="Stop"' in shown
     assert "(under way)" in operator.get(f"{LIST}groups/").content.decode()
     assert again == ["0123456789ab is being sent again already."]
-    operator.post(GROUP, {"wish": "stop"})
+    operator.post(GROUP, {"action": "stop"})
     begun.refresh_from_db()
     assert begun.state == "stopped"
     assert "Stopped by person-" in operator.get(GROUP).content.decode()
@@ -372,7 +372,7 @@ def test_a_group_is_sent_again_and_stopped(operator: Client) -> None:
 def test_a_rate_that_makes_no_sense_starts_nothing(operator: Client, rate: str) -> None:
     park()
 
-    (told,) = messages_in(operator.post(GROUP, {"wish": "retry", "rate": rate}))
+    (told,) = messages_in(operator.post(GROUP, {"action": "retry", "rate": rate}))
 
     assert told.startswith("The rate must be")
     assert not ServiceTables("payments").redrives.exists()
@@ -382,7 +382,7 @@ def test_a_group_is_discarded_for_a_reason(client: Client) -> None:
     log_in(client, "payments.view_deadletter", "payments.discard_deadletter")
     one, other, elsewhere = park(), park(), park(fingerprint="ba9876543210")
 
-    client.post(GROUP, {"wish": "discard", "why": "test orders"})
+    client.post(GROUP, {"action": "discard", "why": "test orders"})
 
     assert [state(each) for each in (one, other, elsewhere)] == ["discarded", "discarded", "parked"]
 
@@ -392,8 +392,8 @@ def test_who_may_only_look_can_do_nothing_to_a_group(client: Client) -> None:
     dead_letter = park()
 
     assert '<form method="post">' not in client.get(GROUP).content.decode()
-    for wish in ("retry", "stop", "discard", "nonsense", ""):
-        assert client.post(GROUP, {"wish": wish, "rate": "1", "why": "x"}).status_code == 403
+    for action in ("retry", "stop", "discard", "nonsense", ""):
+        assert client.post(GROUP, {"action": action, "rate": "1", "why": "x"}).status_code == 403
     assert state(dead_letter) == "parked"
 
 
@@ -425,7 +425,7 @@ def test_pages_take_as_many_queries_for_many_as_for_one(operator: Client) -> Non
 
 def test_announced_and_heard_events_can_be_looked_at(client: Client) -> None:
     log_in(client, "payments.view_outbox", "payments.view_inbox")
-    subject, body = uuid4(), json.dumps({"data": {"amount": 2500}})
+    subject, body = str(uuid4()), json.dumps({"data": {"amount": 2500}})
     announced = ServiceTables("payments").outbox.create(
         event_id=uuid4(), event_type="payments.payment_captured.v1", subject=subject, sequence=1, body=body
     )

@@ -1,6 +1,5 @@
-"""A dry run shows what a letter would do, and leaves nothing but a line in its history."""
+"""A dry run shows what a dead letter would do, and leaves nothing but a line in its history."""
 
-from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,12 +10,12 @@ from django.db import connections, transaction
 from choreography.core import clock
 from choreography.dead_letters.actions import By
 from choreography.dead_letters.dry_runs import DryRun, dry_run
-from choreography.events import registry
 from choreography.events.messages import CONTENT_TYPE, read_envelope
 from choreography.outbox.announcing import announce
 from choreography.storage.claims import claimed
 from choreography.storage.models import DeadLetterAction
 from choreography.storage.tables import ServiceTables
+from choreography.testing import override
 from orders.events import OrderCancelled
 from orders.models import Order
 from payments.models import Payment
@@ -31,7 +30,7 @@ BY = By("ada", "to see")
 
 
 def dead_letter_of(service: str, body: bytes, **details: Any) -> Any:
-    """A letter with a message as it might have been parked."""
+    """A dead letter with a message as it might have been parked."""
     return ServiceTables(service).dead_letters.create(
         key=str(uuid4()), error="KeyError", message="", body=body, content_type=CONTENT_TYPE, **details
     )
@@ -47,7 +46,7 @@ def message(shop: Shop, service: str) -> bytes:
 
 
 def rows() -> dict[str, int]:
-    """How many rows every table of the services has, but for the history of letters."""
+    """How many rows every table of the services has, but for the history of dead letters."""
     found = {}
     for service in ("orders", "payments", "shipping"):
         for model in ServiceTables(service).outbox.model._meta.app_config.get_models():
@@ -58,10 +57,6 @@ def rows() -> dict[str, int]:
 
 def event_id(body: bytes) -> UUID:
     return read_envelope(body, CONTENT_TYPE, len(body)).id
-
-
-def patch_reaction(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
-    monkeypatch.setitem(registry._reactions, name, replace(registry._reactions[name], **changes))
 
 
 def test_it_shows_what_would_change_and_be_announced(shop: Shop) -> None:
@@ -98,29 +93,29 @@ def test_it_shows_rows_that_would_be_added(shop: Shop) -> None:
     assert not Shipment.objects.exists()
 
 
-def test_it_shows_what_would_be_asked_outside_and_asks_nobody(shop: Shop) -> None:
+def test_it_shows_the_external_call_and_does_not_make_it(shop: Shop) -> None:
     order = shop.place()
 
     found = dry_run(dead_letter_of("payments", message(shop, "payments")), BY)
 
-    assert found.outcome is Outcome.WOULD_ASK
+    assert found.outcome is Outcome.WOULD_CALL
     assert not found.is_promising
-    assert found.asks is not None
-    assert (found.asks["host"], found.asks["question"]) == ("payment gateway", "authorize")
-    assert found.asks["details"]["amount"] == order.total
+    assert found.calls is not None
+    assert (found.calls["system"], found.calls["method"]) == ("payment gateway", "authorize")
+    assert found.calls["arguments"]["amount"] == order.total
     assert shop.booked(order.pk) == []
     assert not Payment.objects.exists()
 
 
-def test_what_a_call_commits_before_it_asks_is_rolled_back_too(shop: Shop) -> None:
+def test_what_is_committed_before_the_call_is_rolled_back_too(shop: Shop) -> None:
     order = shop.place()
     shop.hear_all("payments")
     shop.hear("shipping", "orders.order_placed.v1")
 
     found = dry_run(dead_letter_of("shipping", message(shop, "shipping")), BY)
 
-    assert found.asks is not None
-    assert found.asks["question"] == "book"
+    assert found.calls is not None
+    assert found.calls["method"] == "book"
     assert shop.shipment(order).state == Shipment.State.PLANNED
     assert shop.sent(order.pk) == []
 
@@ -132,7 +127,7 @@ def test_it_shows_the_error_with_its_traceback(shop: Shop) -> None:
 
     assert found.outcome is Outcome.WOULD_FAIL
     assert found.error.startswith("UnknownOrder: ")
-    assert "record_capture" in found.traceback
+    assert "orders/models.py" in found.traceback
     assert not found.is_promising
 
 
@@ -142,20 +137,18 @@ def test_a_message_nobody_can_read_would_fail(shop: Shop, body: bytes) -> None:
 
 
 @pytest.mark.django_db(transaction=True, databases="__all__")
-def test_an_error_of_the_database_is_shown_and_leaves_the_connection_usable(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_the_database_is_shown_and_leaves_the_connection_usable(shop: Shop) -> None:
     """Also where no savepoint is around the statement that failed."""
 
-    def ask(events: Any) -> None:
+    def ask(payment: Any, event: Any) -> None:
         with connections["payments"].cursor() as cursor:
             cursor.execute("SELECT 1 FROM nowhere")
 
-    patch_reaction(monkeypatch, "payments.authorize_payment", calls=ask)
     shop.place()
     dead_letter = dead_letter_of("payments", message(shop, "payments"))
 
-    found = dry_run(dead_letter, BY)
+    with override("payments.authorize_payment", ask=ask):
+        found = dry_run(dead_letter, BY)
 
     assert "nowhere" in found.error
     assert ServiceTables("payments").actions.get().outcome == Outcome.WOULD_FAIL
@@ -183,48 +176,47 @@ def test_a_delivery_that_is_being_handled_would_have_to_wait(shop: Shop) -> None
     assert found.error.startswith("NotYet: ")
 
 
-def test_a_statement_that_changes_many_rows_is_named(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_statement_that_changes_many_rows_is_named(shop: Shop) -> None:
     (dead_letter,) = park(shop)
     mend(dead_letter)
-    patch_reaction(
-        monkeypatch, dead_letter.reaction, function=lambda events: Order.objects.update(customer_name="Eve") and None
-    )
 
-    found = dry_run(dead_letter, BY)
+    def change_all(order: Order, event: Any) -> None:
+        Order.objects.update(customer_name="Eve")
+
+    with override(dead_letter.reaction, function=change_all):
+        found = dry_run(dead_letter, BY)
 
     assert (found.changes, found.statements) == ([], ["UPDATE orders_order (1 rows)"])
     assert Order.objects.get().customer_name == ""
 
 
-def test_rows_that_would_be_removed_are_shown(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_would_be_removed_are_shown(shop: Shop) -> None:
     (dead_letter,) = park(shop)
     mend(dead_letter)
-    patch_reaction(monkeypatch, dead_letter.reaction, function=lambda events: Order.objects.get().delete() and None)
 
-    (change,) = dry_run(dead_letter, BY).changes
+    def remove(order: Order, event: Any) -> None:
+        order.delete()
+
+    with override(dead_letter.reaction, function=remove):
+        (change,) = dry_run(dead_letter, BY).changes
 
     assert change.what == "removed"
     assert Order.objects.exists()
 
 
-def test_what_a_reaction_takes_back_itself_is_not_shown(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_reaction_takes_back_itself_is_not_shown(shop: Shop) -> None:
     (dead_letter,) = park(shop)
     mend(dead_letter)
 
-    def change_one_and_another(events: Any) -> None:
+    def change_one_and_another(order: Order, event: Any) -> None:
         with transaction.atomic(using="orders"):
             Order.objects.create(pk=uuid4(), total=1, currency="EUR")
             transaction.set_rollback(True, using="orders")
-        announce(OrderCancelled(reason="test"), subject=events[0].subject)
+        announce(OrderCancelled(reason="test"), subject=event.subject)
 
-    patch_reaction(
-        monkeypatch,
-        dead_letter.reaction,
-        function=change_one_and_another,
-        announces=frozenset(["orders.order_cancelled.v1"]),
-    )
-
-    found = dry_run(dead_letter, BY)
+    announces = frozenset(["orders.order_cancelled.v1"])
+    with override(dead_letter.reaction, function=change_one_and_another, announces=announces):
+        found = dry_run(dead_letter, BY)
 
     assert found.changes == []
     assert [event["type"] for event in found.announces] == ["orders.order_cancelled.v1"]

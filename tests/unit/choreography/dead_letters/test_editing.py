@@ -91,7 +91,7 @@ def test_values_are_not_quoted() -> None:
 
 
 def test_without_a_committed_contract_the_readers_model_decides(settings: Settings, tmp_path: Path) -> None:
-    settings.CONTRACTS_DIR = tmp_path
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"CONTRACTS_DIR": tmp_path}
 
     check("payments", OLD, placed(ship_to=...))
     assert refusal(OLD, placed(total=...)) == "payments.authorize_payment can't read it: data.total: Field required"

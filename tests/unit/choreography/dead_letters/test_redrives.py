@@ -1,4 +1,4 @@
-"""A group is sent again in growing steps, at a set rate, until all is done or the first letter fails again."""
+"""A group is sent again in growing steps, at a set rate, until all is done or the first dead letter fails again."""
 
 from collections import Counter
 from datetime import timedelta
@@ -24,7 +24,7 @@ BY = By("ada", "mended")
 
 
 def begin(rate: float = redrives.HIGHEST_RATE) -> Redrive:
-    """The redrive of the group of the first letter."""
+    """The redrive of the group of the first dead letter."""
     return redrives.start("orders", dead_letters()[0].fingerprint, BY, rate)
 
 
@@ -33,7 +33,7 @@ def sent() -> int:
 
 
 def to_the_end(shop: Shop, started: Redrive) -> Redrive:
-    """Everything sent is answered, a second passes, it moves on; bounded."""
+    """Everything sent is handled, a second passes, it advances; bounded."""
     for _ in range(1000):
         started = redrives.advance(started, shop)
         if started.state != Redrive.State.RUNNING:
@@ -52,7 +52,7 @@ def test_steps_grow_and_each_waits_for_the_one_before(shop: Shop) -> None:
         started = redrives.advance(started, shop)
         steps.append(sent())
         redrives.advance(started, shop)
-        assert sent() == steps[-1]  # not before the step is answered
+        assert sent() == steps[-1]  # not before the step has its outcomes
         shop.drain()
         shop.time.advance(10)
 
@@ -69,7 +69,7 @@ def test_the_first_that_fails_again_stops_it_and_says_which_and_why(shop: Shop) 
     ended = to_the_end(shop, begin())
 
     assert ended.state == "stopped"
-    assert ended.note == f"Letter {third.pk} was parked again: UnknownOrder {third.place}"
+    assert ended.note == f"Dead letter {third.pk} was parked again: UnknownOrder {third.location}"
     assert states() == ["resolved", "resolved", "parked", "resolved", "resolved", "resolved", *["parked"] * 14]
 
 
@@ -132,11 +132,11 @@ def test_a_rate_that_makes_no_sense_is_refused(shop: Shop, rate: float) -> None:
 
 
 def test_a_group_with_nothing_parked_is_refused(shop: Shop) -> None:
-    with pytest.raises(redrives.CannotStart, match="No letter of 0123 is parked"):
+    with pytest.raises(redrives.CannotStart, match="No dead letter of 0123 is parked"):
         redrives.start("orders", "0123", BY)
 
 
-def test_a_stop_is_heeded_and_what_was_sent_is_still_answered(shop: Shop) -> None:
+def test_after_a_stop_what_was_sent_still_takes_effect(shop: Shop) -> None:
     mend(*park(shop, 6))
     started = redrives.advance(begin(), shop)
 
@@ -148,7 +148,7 @@ def test_a_stop_is_heeded_and_what_was_sent_is_still_answered(shop: Shop) -> Non
     assert Counter(states()) == {"resolved": 1, "parked": 5}
 
 
-def test_a_dead_letter_that_is_not_answered_stops_it_and_can_be_sent_again(shop: Shop) -> None:
+def test_a_dead_letter_without_an_outcome_stops_it_and_can_be_sent_again(shop: Shop) -> None:
     """Somebody has purged the queue."""
     mend(*park(shop, 3))
     started = redrives.advance(begin(), shop)
@@ -162,7 +162,7 @@ def test_a_dead_letter_that_is_not_answered_stops_it_and_can_be_sent_again(shop:
 
     assert (stopped.state, stopped.note) == (
         "stopped",
-        f"Letter {dead_letters()[0].pk} has had no answer for 15 minutes.",
+        f"Dead letter {dead_letters()[0].pk} has had no outcome for 15 minutes.",
     )
     assert groups("orders")[0].overdue == 1
     assert to_the_end(shop, begin()).state == "done"
@@ -248,11 +248,11 @@ def on_the_broker(shop: Shop, settings: Settings) -> Shop:
     return shop
 
 
-def test_the_timer_of_each_service_moves_it_on(on_the_broker: Shop) -> None:
+def test_the_timer_of_each_service_advances_it(on_the_broker: Shop) -> None:
     mend(*park(on_the_broker, 3))
     begin()
 
-    redrives.go_on("orders")
+    redrives.advance_all("orders")
 
     assert states() == ["retrying", "parked", "parked"]
 
@@ -262,7 +262,7 @@ def test_with_the_broker_down_the_timer_waits(shop: Shop, settings: Settings) ->
     park(shop)
     started = begin()
 
-    redrives.go_on("orders")
+    redrives.advance_all("orders")
 
     started.refresh_from_db()
     assert started.state == "running"
@@ -273,7 +273,7 @@ def test_without_redrives_the_timer_does_not_touch_the_broker(shop: Shop, settin
     park(shop)
 
     for service in shop.services:
-        redrives.go_on(service)
+        redrives.advance_all(service)
 
 
 def test_a_dead_letter_whose_event_took_effect_by_another_copy_is_resolved(shop: Shop) -> None:
@@ -317,5 +317,5 @@ def test_a_resolved_dead_letter_ends_the_wait_of_its_redrive(shop: Shop) -> None
     assert history() == [("retry", "resolved")]
 
 
-def test_answers_are_given_within_a_time_a_person_would_wait() -> None:
+def test_a_dead_letter_is_overdue_within_a_time_a_person_would_wait() -> None:
     assert timedelta(minutes=1) < OUTCOME_WITHIN < timedelta(hours=1)

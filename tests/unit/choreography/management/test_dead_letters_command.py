@@ -85,7 +85,7 @@ def test_the_dead_letters_of_a_group_can_be_listed(shop: Shop) -> None:
     lines = run("list", "--fingerprint", one.fingerprint).splitlines()
     rows = json.loads(run("list", "--fingerprint", one.fingerprint, "--json"))
 
-    assert lines[0].startswith(f"orders {other.pk} parked order {other.subject}: ")
+    assert lines[0].startswith(f"orders {other.pk} parked about {other.subject}: ")
     assert [row["number"] for row in rows] == [other.pk, one.pk]
 
 
@@ -124,7 +124,7 @@ def test_a_dry_run_shows_and_changes_nothing(shop: Shop) -> None:
     assert dead_letter.actions.order_by("pk").first().who == "ada"
 
 
-def test_a_dry_run_that_would_fail_or_ask_ends_with_one(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_that_would_fail_or_call_ends_with_one(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     (dead_letter,) = park(shop)
     with pytest.raises(SystemExit) as caught:
         run("dry-run", "orders", dead_letter.pk)
@@ -139,7 +139,7 @@ def test_a_dry_run_that_would_fail_or_ask_ends_with_one(shop: Shop, capsys: pyte
     )
     with pytest.raises(SystemExit):
         call_command("dead_letters", "dry-run", "payments", str(asking.pk))
-    assert "it would ask the payment gateway to authorize:\n" in capsys.readouterr().out
+    assert "it would call authorize of the payment gateway:\n" in capsys.readouterr().out
 
 
 def test_dead_letters_are_sent_again(heard: Shop) -> None:
@@ -167,8 +167,8 @@ def test_a_group_is_followed_to_its_end(answered: Shop) -> None:
 
     told = run("retry-group", "orders", *group(), "--rate", 100).splitlines()
 
-    assert told[0] == "step 1: 1 sent, 1 took effect, 0 without an answer yet, 9 left"
-    assert told[-1].endswith("10 sent, 10 took effect, 0 without an answer yet, 0 left")
+    assert told[0] == "step 1: 1 sent, 1 took effect, 0 without an outcome yet, 9 left"
+    assert told[-1].endswith("10 sent, 10 took effect, 0 without an outcome yet, 0 left")
     assert set(states()) == {"resolved"}
 
 
@@ -180,7 +180,7 @@ def test_a_group_that_stops_ends_with_one_and_says_why(answered: Shop) -> None:
     dead_letter, *_ = park(answered, 10)
 
     assert refused("retry-group", "orders", *group()).startswith(
-        f"Letter {dead_letter.pk} was parked again: UnknownOrder"
+        f"Dead letter {dead_letter.pk} was parked again: UnknownOrder"
     )
 
     assert len(history()) == 1
@@ -297,4 +297,4 @@ def test_an_unknown_dead_letter_is_refused_with_where_to_look(words: tuple[str, 
 
 
 def test_a_group_nobody_has_parked_is_refused() -> None:
-    assert refused("retry-group", "orders", "0123") == "No letter of 0123 is parked."
+    assert refused("retry-group", "orders", "0123") == "No dead letter of 0123 is parked."
