@@ -207,7 +207,7 @@ def _report(asked: Asked, figures: Figures, failed: History | None, seconds: flo
         "jobs": asked.jobs,
         "orders_by_end": dict(sorted(figures.ends.items())),
         "deliveries_by_outcome": dict(sorted(figures.outcomes.items())),
-        "groups_by_size": {str(size): count for size, count in sorted(figures.groups.items())},
+        "batches_by_size": {str(size): count for size, count in sorted(figures.batches.items())},
         "lines": {
             "visited": to_visit() - sum(len(lines) for lines in left.values()),
             "all": to_visit(),
@@ -251,7 +251,7 @@ def _in_words(report: dict[str, Any]) -> str:
             f" ({report['orders_per_second']}/s, {report['jobs']} process(es)): no invariant is violated.",
             f"Orders: {_counts(report['orders_by_end'])}",
             f"Deliveries: {_counts(report['deliveries_by_outcome'])}",
-            f"Groups: {', '.join(f'{count} of {size}' for size, count in report['groups_by_size'].items())}",
+            f"Batches: {', '.join(f'{count} of {size}' for size, count in report['batches_by_size'].items())}",
             f"Lines of the services visited: {lines['visited']} of {lines['all']}{missing_lines}",
             f"Pairs of events heard one before the other: {pairs}",
             f"Digest: {report['digest']}",

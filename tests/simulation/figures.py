@@ -98,7 +98,7 @@ class Figures:
         self.seeds = self.orders = 0
         self.ends: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
-        self.groups: Counter[int] = Counter()
+        self.batches: Counter[int] = Counter()
         self.pairs: set[Pair] = set()
         self.lines: Lines = {}
         self.last_story: list[str] = []
@@ -116,7 +116,7 @@ class Figures:
         self.orders += history.orders
         self.ends.update(history.ends)
         self.outcomes.update(history.outcomes)
-        self.groups.update(history.groups)
+        self.batches.update(history.batches)
         self.pairs |= history.pairs
 
     def add_lines(self, lines: Lines) -> None:

@@ -15,9 +15,10 @@ from choreography.broker.publisher import Outgoing
 from choreography.core import classification, clock
 from choreography.core.conf import conf
 from choreography.core.errors import Conflict, NotYet, Outage, PublishFailed
-from choreography.inbox import retry_policy, unit_of_work
+from choreography.inbox import handler, retry_policy, unit_of_work
 from choreography.inbox.deliveries import Done, Unhandled
 from choreography.inbox.handler import handle
+from choreography.operations import maintenance
 from choreography.outbox import announcing, relay
 from choreography.outbox.announcing import transaction_of
 from choreography.storage.bulk import insert_all
@@ -38,7 +39,7 @@ def _no_inbox() -> Iterator[None]:
     commit = unit_of_work._commit
 
     def commit_again(reaction: Any, items: Sequence[Any], *answers: Any) -> Any:
-        alias, ids = ServiceTables(reaction.service).alias, [item.event.id for item in items]
+        ids = [item.event.id for item in items]
         with transaction_of(reaction.service):
             inbox = ServiceTables(reaction.service).inbox
             inbox.filter(event_id__in=ids, reaction=reaction.name).delete()
@@ -49,7 +50,7 @@ def _no_inbox() -> Iterator[None]:
 
 
 def _no_claim() -> Iterator[None]:
-    """Two copies of a delivery ask the outside world at once."""
+    """Two copies of a delivery call an external system at once."""
     with patch.object(unit_of_work, "claimed", lambda alias, who, event_ids: nullcontext(frozenset(event_ids))):
         yield
 
@@ -70,14 +71,15 @@ def _acknowledge_early() -> Iterator[None]:
 def _mark_before_publish() -> Iterator[None]:
     """The relay marks events as published before the broker has confirmed them."""
 
-    def move(service: str, publisher: Any, limit: int | None = None) -> int:
-        events = relay._take(service, limit or conf().relay_batch)
+    def publish_waiting(service: str, publisher: Any, limit: int | None = None) -> int:
+        tables = ServiceTables(service)
+        events = relay._take(tables, limit or conf().relay_batch)
         if events:
-            relay._mark(service, events)
+            relay._mark_published(tables, events)
             publisher.publish(relay._outgoing(events))
         return len(events)
 
-    with patch.object(testing, "move", move):
+    with patch.object(testing, "publish_waiting", publish_waiting):
         yield
 
 
@@ -130,7 +132,7 @@ def _forget_not_yet() -> Iterator[None]:
 
 
 def _drop_conflict() -> Iterator[None]:
-    """What came of an outside call is dropped when the ledger has changed meanwhile."""
+    """What came of an external call is dropped when the ledger has changed meanwhile."""
     recorders = {name: getattr(payments, name) for name in ("record_authorization", "record_capture", "record_release")}
 
     def dropping(record: Callable[..., None]) -> Callable[..., None]:
@@ -184,7 +186,7 @@ def _park_outages() -> Iterator[None]:
             return retry_policy.Park(history.attempts)
         return decide(error, history, *rest)
 
-    with patch.object(unit_of_work, "decide", impatient):
+    with patch.object(handler, "decide", impatient):
         yield
 
 
@@ -197,7 +199,7 @@ def _lose_retries() -> Iterator[None]:
 
     with (
         patch.object(testing.Choreography, "put_on_ladder", put_on_ladder),
-        patch("choreography.inbox.handler.note_retry", lambda *_: None),
+        patch.object(handler, "record_retry", lambda *_: None),
     ):
         yield
 
@@ -206,26 +208,24 @@ def _purge_what_waits() -> Iterator[None]:
     """Old events go, published or not."""
 
     def by_age_alone(service: str) -> int:
-        return _in_batches(service, "Outbox", "announced_at", clock.now() - conf().keep_outbox)
+        return _in_batches(service, "outbox", "announced_at", clock.now() - conf().keep_outbox)
 
-    with ExitStack() as stack:
-        for service in conf().services:
-            stack.enter_context(patch(f"{service}.timers.purge", by_age_alone))
+    with patch.object(maintenance, "purge", by_age_alone):
         yield
 
 
-def _group_acks_left() -> Iterator[None]:
-    """What a group has left is acknowledged with the rest."""
+def _batch_acknowledges_unhandled() -> Iterator[None]:
+    """What a batch has not handled is acknowledged with the rest."""
 
-    def handle_one(deliveries: Sequence[Any]) -> list[Any]:
+    def handle_and_forget(deliveries: Sequence[Any]) -> list[Any]:
         return [Done() if isinstance(outcome, Unhandled) else outcome for outcome in handle(deliveries)]
 
-    with patch.object(testing, "handle", deliver):
+    with patch.object(testing, "handle", handle_and_forget):
         yield
 
 
 def _answers_swapped() -> Iterator[None]:
-    """What was answered about one event of a group is entered for another."""
+    """What was answered about one event of a batch is entered for another."""
     commit = unit_of_work._commit
 
     def commit_swapped(reaction: Any, items: Sequence[Any], answers: Any = None) -> Any:
@@ -251,7 +251,7 @@ PLANTS: dict[str, Plant] = {
     "park_outages": _park_outages,
     "lose_retries": _lose_retries,
     "purge_what_waits": _purge_what_waits,
-    "group_acks_left": _group_acks_left,
+    "batch_acknowledges_unhandled": _batch_acknowledges_unhandled,
     "answers_swapped": _answers_swapped,
 }
 

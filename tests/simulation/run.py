@@ -42,8 +42,8 @@ class History:
     """How many orders ended in which state."""
     outcomes: dict[str, int] = field(default_factory=dict)
     """How many deliveries ended as what."""
-    groups: dict[int, int] = field(default_factory=dict)
-    """How many groups there were of how many deliveries. One alone is a group of 1."""
+    batches: dict[int, int] = field(default_factory=dict)
+    """How many batches there were of how many deliveries. One alone is a batch of 1."""
     pairs: frozenset[tuple[str, str, str]] = frozenset()
     """Service, and two event types of which it handled the first before the second, for one order."""
 
@@ -74,7 +74,7 @@ class Simulator:
 
     def _live_through(self, shop: SimulatedShop, schedule: Schedule) -> Violation | None:
         try:
-            with shop.databases_watched(), shop.groups_watched():
+            with shop.databases_watched(), shop.batches_watched():
                 for action in schedule:
                     happen(action, shop)
                 shop.make_peace()
@@ -146,7 +146,7 @@ def _history(seed: int, shop: SimulatedShop, violation: Violation | None) -> His
         digest=_digest(shop),
         ends=ends,
         outcomes=dict(sorted(shop.outcomes_by_kind.items())),
-        groups=dict(sorted(shop.sizes.items())),
+        batches=dict(sorted(shop.sizes.items())),
         pairs=frozenset(_pairs(shop)),
     )
 

@@ -28,8 +28,8 @@ from choreography.inbox.resuming import WaitingDeliveries
 from choreography.outbox.announcing import transaction_of
 from choreography.storage.tables import ServiceTables
 from choreography.testing import Step
-from choreography.worker.batching import Groups
-from choreography.worker.consumer import _arrival
+from choreography.worker.batching import Batcher
+from choreography.worker.receiving import read_delivery
 from orders.models import Order
 from orders.services import cancel_if_open
 from shipping.models import Shipment
@@ -101,19 +101,19 @@ class Worker:
 
     hands: list[Stored] = field(default_factory=list)
     """What the broker has sent it and has yet to arrive, in any order."""
-    groups: Groups = field(default_factory=lambda: Groups(conf().group, slots=1))
+    batcher: Batcher = field(default_factory=lambda: Batcher(conf().batch_size, slots=1))
     memory: WaitingDeliveries = field(default_factory=WaitingDeliveries)
     connection: object = field(default_factory=object)
     """What comes through one that is lost meanwhile comes again through the next."""
 
     def lose_connection(self) -> None:
         self.hands.clear()
-        self.groups.forget()
+        self.batcher.forget()
         self.connection = object()
 
 
 class SimulatedShop(Shop):
-    """The choreography, and what may go wrong in it. Create it inside ``world.replaced``."""
+    """The choreography, and what may go wrong in it. Create it inside ``clock.use_clock``."""
 
     outside: Outside
 
@@ -129,7 +129,7 @@ class SimulatedShop(Shop):
         """How deep in what happens during calls: the story's indentation."""
         self.outcomes_by_kind: Counter[str] = Counter()
         self.sizes: Counter[int] = Counter()
-        """How many groups there were of how many deliveries."""
+        """How many batches there were of how many deliveries."""
         self.in_hand: list[tuple[str, list[Stored]]] = []
         """What is being handled: service and messages, the innermost last."""
         self.ladder_faults: deque[Fault] = deque()
@@ -143,7 +143,7 @@ class SimulatedShop(Shop):
 
     @property
     def depth(self) -> int:
-        """How many processes wait for an answer from outside while something else happens."""
+        """How many processes wait for an external system while something else happens."""
         return len(self._processes)
 
     @contextmanager
@@ -286,14 +286,14 @@ class SimulatedShop(Shop):
         while len(worker.hands) < position + together and (message := self.take(service, name)):
             worker.hands.append(message)
         first = max(min(position, len(worker.hands) - together), 0)
-        connection: Any = worker.connection
         for message in worker.hands[first : first + together]:
-            worker.groups.add(_arrival(message, message.queue, connection))
+            worker.batcher.add(read_delivery(message, message.queue))
         del worker.hands[first : first + together]
-        group = worker.groups.take()
-        if group:
-            self.sizes[len(group)] += 1
-            messages = [arrival.message for arrival in group]
+        batch = worker.batcher.take()
+        if batch:
+            self.sizes[len(batch)] += 1
+            messages = [delivery.message for delivery in batch]
+            connection = worker.connection
             before, self.memory = self.memory, worker.memory
             self.in_hand.append((service, messages))
             try:
@@ -304,25 +304,25 @@ class SimulatedShop(Shop):
                 del self._workers[name]
                 self.lose_connections(name)
             else:
-                left = []
-                for arrival, step in zip(group, steps, strict=True):
+                unhandled = []
+                for delivery, step in zip(batch, steps, strict=True):
                     if isinstance(step, Unhandled):
-                        arrival.alone = arrival.alone or step.alone
-                        left.append(arrival)
-                worker.groups.release(group, [arrival for arrival in left if arrival.answers is worker.connection])
+                        delivery.alone = delivery.alone or step.alone
+                        unhandled.append(delivery)
+                worker.batcher.release(batch, unhandled if connection is worker.connection else [])
             finally:
                 self.in_hand.pop()
                 self.memory = before
-        return len(group)
+        return len(batch)
 
     def handle_together(self, service: str, messages: Sequence[Stored]) -> list[Step | Unhandled]:
         steps = super().handle_together(service, messages)
-        company = f" ({len(messages)} together)" if len(messages) > 1 else ""
+        together = f" ({len(messages)} together)" if len(messages) > 1 else ""
         for message, step in zip(messages, steps, strict=True):
             if isinstance(step, Unhandled):
-                self.tell(f"{service} leaves {self.about(message)}{company}")
+                self.tell(f"{service} does not handle {self.about(message)}{together}")
                 continue
-            self.tell(f"{service} handles {self.about(message)}{company}: {_in_words(step.outcome)}")
+            self.tell(f"{service} handles {self.about(message)}{together}: {_in_words(step.outcome)}")
             self.outcomes_by_kind[type(step.outcome).__name__] += 1
             if isinstance(step.outcome, RetryLater | Parked):
                 self._refuse_bugs(service, step.outcome, message)
@@ -330,13 +330,13 @@ class SimulatedShop(Shop):
 
     def _handle_all(self, service: str) -> int:
         handled = 0
-        while taken := self.work(service, 0, conf().group, None):
+        while taken := self.work(service, 0, conf().batch_size, None):
             handled += taken
         return handled
 
     @contextmanager
-    def groups_watched(self) -> Iterator[None]:
-        """What goes wrong in a group is judged. On its own each may go well, and nobody would know of a bug."""
+    def batches_watched(self) -> Iterator[None]:
+        """What goes wrong in a batch is judged: on its own each delivery may go well, and hide the bug."""
         take_effect = unit_of_work.take_effect
 
         def judged(reaction: Any, items: Sequence[Any]) -> Any:
@@ -345,7 +345,7 @@ class SimulatedShop(Shop):
             except Exception as error:
                 if len(items) > 1 and not _is_expected(error):
                     about = f"{reaction.name}, {len(items)} together: {type(error).__name__}: {error}"
-                    raise Violated(Violation("no_group_has_a_bug", None, about)) from error
+                    raise Violated(Violation("no_batch_has_a_bug", None, about)) from error
                 raise
 
         with patch.object(handler, "take_effect", judged):
@@ -429,12 +429,12 @@ class SimulatedShop(Shop):
         self.rest()
         if self.parked():
             for service, dead_letter in self.parked():
-                self.tell(f"someone sends {service}'s letter {dead_letter.pk} again")
+                self.tell(f"someone sends {service}'s dead letter {dead_letter.pk} again")
                 actions.send_again(dead_letter, self)
             self.rest()
         for service, dead_letter in self.parked():
             raise Violated(
-                Violation("a_letter_sent_again_does_its_work", dead_letter.subject, f"{service}: {dead_letter}")
+                Violation("a_dead_letter_sent_again_takes_effect", dead_letter.subject, f"{service}: {dead_letter}")
             )
         left = [f"{queue.name} {queue.ready}" for queue in self.broker.queues() if queue.ready or queue.unacked]
         if left:
@@ -528,7 +528,7 @@ class _Remembering(Facts):
 
     def remember(self) -> None:
         """Keep the rows of the outboxes and inboxes that there are now."""
-        for table in ("Outbox", "Inbox"):
+        for table in ("outbox", "inbox"):
             for service, row in super()._rows_of_services(table):
                 self._remembered.setdefault((service, table), {})[row.pk] = row
 

@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.db import connections
 
-from choreography.events import registry
+from choreography.events.registry import reaction_to
+from choreography.testing import override
 from tests.simulation.actions import Cancel, Handle, Meanwhile, Place, Relay
 from tests.simulation.planted import PLANTS, planted
 from tests.simulation.run import History, Simulator
@@ -46,7 +47,7 @@ def test_whatever_happens_every_order_ends_well(shops: Simulator) -> None:
     for seed in SEEDS:
         history = shops.run(schedule_of(seed), seed)
         assert history.violation is None, "\n".join([str(history.violation), *history.story])
-        sizes |= history.groups.keys()
+        sizes |= history.batches.keys()
     assert sizes >= {1, 2, 3, 4}
 
 
@@ -70,7 +71,7 @@ def test_a_seed_is_the_same_history_in_every_process() -> None:
     "plant",
     [
         *("no_inbox", "mark_before_publish", "drop_conflict", "cancel_while_dispatching"),
-        *("group_acks_left", "answers_swapped"),
+        *("batch_acknowledges_unhandled", "answers_swapped"),
     ],
 )
 def test_a_planted_bug_is_found(shops: Simulator, plant: str) -> None:
@@ -78,20 +79,24 @@ def test_a_planted_bug_is_found(shops: Simulator, plant: str) -> None:
         assert first_failure(shops, range(1, 200)).violation
 
 
-def test_a_bug_that_only_groups_have_is_found_though_each_alone_goes_well(
-    shops: Simulator, monkeypatch: pytest.MonkeyPatch
+def test_a_bug_that_only_batches_have_is_found_though_each_alone_goes_well(
+    shops: Simulator,
 ) -> None:
-    plan = registry._reactions["shipping.plan_shipment"]
+    plan = reaction_to("shipping", "orders.order_placed.v1")
+    assert plan is not None
+    last: list[object] = []
 
-    def plan_shipment(events: Sequence[Any]) -> None:
-        [event] = events
-        plan.function([event])
+    def plan_shipment(shipment: Any, event: Any) -> None:
+        transaction = connections["shipping"].atomic_blocks[0]
+        if transaction in last:
+            raise ValueError("the second in one transaction")
+        last[:] = [transaction]
+        plan.function(shipment, event)
 
-    monkeypatch.setitem(registry._reactions, plan.name, replace(plan, function=plan_shipment))
-
-    violation = first_failure(shops, SEEDS).violation
+    with override(plan.name, function=plan_shipment):
+        violation = first_failure(shops, SEEDS).violation
     assert violation
-    assert violation.invariant == "no_group_has_a_bug"
+    assert violation.invariant == "no_batch_has_a_bug"
     assert "shipping.plan_shipment" in violation.detail
 
 
