@@ -77,7 +77,7 @@ class Recorder:
         self._meanwhile()
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Nothing is open."""
 
 
 def announce_one() -> None:
@@ -89,9 +89,9 @@ def test_two_relays_publish_each_event_once(elsewhere: Callable[[Callable[[], in
     for _ in range(4):
         announce_one()
     second = Recorder()
-    first = Recorder(meanwhile=lambda: elsewhere(lambda: relay.move("orders", second)))
+    first = Recorder(meanwhile=lambda: elsewhere(lambda: relay.publish_waiting("orders", second)))
 
-    assert relay.move("orders", first, limit=2) == 2
+    assert relay.publish_waiting("orders", first, limit=2) == 2
 
     assert len(first.bodies) == len(second.bodies) == 2
     assert len({*first.bodies, *second.bodies}) == 4
@@ -105,7 +105,7 @@ def test_two_relays_that_hurry_publish_each_event_once() -> None:
 
     def hurry(recorder: Recorder) -> int:
         both.wait(HANGING)
-        return sum(iter(lambda: relay.move("orders", recorder, limit=3), 0))
+        return sum(iter(lambda: relay.publish_waiting("orders", recorder, limit=3), 0))
 
     with ThreadPoolExecutor(2) as pool:
         moved = [pool.submit(_and_hang_up, partial(hurry, recorder)) for recorder in recorders]
@@ -118,7 +118,7 @@ def test_two_relays_that_hurry_publish_each_event_once() -> None:
 
 @pytest.mark.parametrize("due", [0, 1500], ids="{} rows are due".format)
 def test_purging_looks_at_a_few_rows_however_many_there_are(due: int) -> None:
-    """What the table's statistics count as read: with each bite as much again, and nothing for the rest."""
+    """What the table's statistics count as read: with each batch as much again, and nothing for the rest."""
     put_into(OrdersOutbox, "published_at", due)
     put_into(OrdersInbox, "handled_at", due)
     with transaction.atomic(using="orders"):
@@ -169,11 +169,11 @@ def test_outbox_and_inbox_are_vacuumed_in_small_steps() -> None:
 
 def test_an_event_wakes_the_relay(settings: Settings, monkeypatch: pytest.MonkeyPatch, namespace: str) -> None:
     settings.CHOREOGRAPHY = {"SERVICES": SERVICES, "BROKER_URL": f"embedded:///:memory:{namespace}"}
-    monkeypatch.setattr(relay, "_IDLE", 10 * HANGING)
+    monkeypatch.setattr(relay, "_UPKEEP", 10 * HANGING)
     stop, ready, checks = threading.Event(), threading.Event(), Mock(wraps=close_old_connections)
     monkeypatch.setattr(relay, "close_old_connections", checks)
-    looks = Mock(wraps=relay.move)
-    monkeypatch.setattr(relay, "move", looks)
+    looks = Mock(wraps=relay.publish_waiting)
+    monkeypatch.setattr(relay, "publish_waiting", looks)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(_and_hang_up, lambda: relay.run("orders", stop, ready.set))
         try:
@@ -185,21 +185,25 @@ def test_an_event_wakes_the_relay(settings: Settings, monkeypatch: pytest.Monkey
             announce_one()
         running.result(HANGING)
     assert checks.call_count == 1, "woken, it publishes at once: the connections were checked when it began"
-    assert looks.call_count <= 3, "it looks when it begins and when something was announced, and rests otherwise"
+    assert looks.call_count <= 3, "it looks when it begins and when something was announced, and waits otherwise"
+
+
+def notifications(listener: relay.OutboxListener) -> list[Any]:
+    """What PostgreSQL has told it."""
+    connection = listener._connection
+    connection.poll()
+    return list(connection.notifies)
 
 
 def test_an_event_that_is_rolled_back_wakes_nobody_and_is_not_there() -> None:
-    waker = relay.OutboxListener("orders")
-    waker.listen("orders")
+    listener = relay.OutboxListener("orders")
+    listener.listen()
     with transaction_of("orders"):
         announce(OrderCancelled(reason="customer_request"), subject=uuid4())
         transaction.set_rollback(True, using="orders")
-    listener = waker._listener
-    listener.poll()
-
-    assert listener.notifies == []
+    assert notifications(listener) == []
     assert not OrdersOutbox.objects.exists()
-    waker.close()
+    listener.close()
 
 
 def test_of_two_deliveries_at_once_one_takes_effect(
@@ -328,8 +332,8 @@ def test_of_two_who_send_a_dead_letter_again_at_once_one_is_told_it_is_too_late(
 
 
 def test_a_dry_run_leaves_no_row_no_lock_and_wakes_nobody() -> None:
-    waker = relay.OutboxListener("shipping")
-    waker.listen("shipping")
+    listener = relay.OutboxListener("shipping")
+    listener.listen()
     cancelled = _order_requested_to_be_cancelled()
     dead_letter = DeadLetter.objects.create(
         key="k", error="E", message="", body=cancelled.body, content_type=CONTENT_TYPE
@@ -346,14 +350,13 @@ def test_a_dry_run_leaves_no_row_no_lock_and_wakes_nobody() -> None:
         patch.setattr(shipping, "cancel_shipment", cancel_and_tell)
         found = dry_run(dead_letter, By("ada"))
 
-    waker._listener.poll()
     assert [event["type"] for event in found.announces] == ["shipping.shipment_cancelled.v1"]
     assert not Inbox.objects.exists()
     assert not ShippingOutbox.objects.exists()
     assert not Shipment.objects.exists()
-    assert waker._listener.notifies == []
+    assert notifications(listener) == []
     assert hooks == []
-    waker.close()
+    listener.close()
 
 
 def test_a_dry_run_lets_go_of_its_claim_even_when_the_transaction_is_broken(
@@ -377,7 +380,7 @@ def test_a_dry_run_lets_go_of_its_claim_even_when_the_transaction_is_broken(
 
 
 def park_unusable(number: int) -> list[DeadLetter]:
-    """Letters of one group, oldest first."""
+    """Dead letters of one group, oldest first."""
     for count in range(number):
         handle_one(Delivery("shipping", b"rubbish %d" % count, CONTENT_TYPE))
     return list(DeadLetter.objects.order_by("pk"))

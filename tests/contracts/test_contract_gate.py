@@ -9,6 +9,7 @@ from jsonschema import Draft202012Validator
 from pydantic import Field
 from pytest_django.fixtures import Settings
 
+from choreography.core.conf import conf
 from choreography.events import compatibility
 from choreography.events.messages import Announced, published
 from choreography.events.registry import reactions
@@ -39,7 +40,7 @@ def test_every_contract_is_a_valid_schema_and_describes_every_field() -> None:
         assert all("description" in field for field in schema.get("properties", {}).values()), event.event_type
 
 
-def test_a_real_event_satisfies_its_committed_contract(settings: Settings) -> None:
+def test_a_real_event_satisfies_its_committed_contract() -> None:
     event = OrderPlaced(
         currency="KRW",
         total=1000,
@@ -47,7 +48,7 @@ def test_a_real_event_satisfies_its_committed_contract(settings: Settings) -> No
         payment_token="tok_approved",
         ship_to=ShipTo(name="Ada", street="Main 1", city="Bonn", postal_code="", country="DE"),
     )
-    schema = json.loads((Path(settings.CONTRACTS_DIR) / f"{PLACED}.json").read_text())
+    schema = json.loads((conf().contracts_dir / f"{PLACED}.json").read_text())
     Draft202012Validator(schema).validate(json.loads(event.model_dump_json()))
 
 
@@ -88,7 +89,7 @@ def test_an_optional_field_may_be_added_and_only_wants_writing_down(redefine: No
 def test_an_event_without_a_committed_contract_is_refused_until_it_is_written(
     settings: Settings, tmp_path: Path
 ) -> None:
-    settings.CONTRACTS_DIR = tmp_path / "contracts"
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"CONTRACTS_DIR": tmp_path / "contracts"}
     with pytest.raises(CommandError, match=f"{PLACED} has no committed contract"):
         call_command("choreography", "contracts", "--check")
     assert len(compatibility.write()) == len(published)

@@ -1,4 +1,4 @@
-"""Journeys, machinery and services are the same on PostgreSQL: their tests run again there, in a run of their own."""
+"""Flows, machinery and services are the same on PostgreSQL: their tests run again there, in a run of their own."""
 
 import os
 import subprocess
@@ -15,11 +15,11 @@ from tests.processes import ROOT, SERVICES, clean_environment
 pytestmark = [pytest.mark.postgresql, pytest.mark.processes]
 
 AGAIN = {
-    "journeys": ["tests/contracts/on_postgresql.py", "tests/flows"],
+    "flows": ["tests/contracts/on_postgresql.py", "tests/flows"],
     "machinery and services": ["tests/unit/choreography", *(f"tests/unit/{service}" for service in SERVICES)],
 }
 #: Without a database of Django's.
-ENOUGH_ONCE = ("embedded_*", "groups", "publishing", "sandbox_*")
+ENOUGH_ONCE = ("batching", "publisher", "store", "transport", "sandbox_*", "decoding")
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def history(chance: Random) -> list[Round]:
     heard: dict[str, list[Delivery]] = {}
     rounds = []
     for _ in range(_ROUNDS):
-        reaction = chance.choice(reactions() + 3 * [reaction for reaction in reactions() if reaction.rows is not None])
+        reaction = chance.choice(reactions() + 2 * [reaction for reaction in reactions() if reaction.ask])
         before = heard.setdefault(reaction.name, [])
         deliveries = [_delivery(chance, reaction, order, tokens[order]) for order in _some(chance, tokens)]
         deliveries += chance.sample(before, min(len(before), chance.choice([0, 0, 1, 2])))

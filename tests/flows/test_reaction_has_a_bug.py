@@ -2,16 +2,15 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from choreography.dead_letters.actions import send_again
-from choreography.events import registry
 from choreography.inbox.deliveries import Done, Duplicate, Parked, RetryLater
 from choreography.storage.models import DeadLetter
-from choreography.testing import Step
+from choreography.testing import Step, override
 from orders.models import Order
 from payments.models import Payment
 from tests.shop_in_a_box import Shop, assert_invariants, needs_a_person
@@ -20,17 +19,16 @@ CAPTURE = "payments.capture_payment"
 
 
 @pytest.fixture
-def bug() -> Iterator[pytest.MonkeyPatch]:
-    """Capturing fails after it has changed the database. ``bug.undo()`` mends it."""
+def bug() -> Iterator[ExitStack]:
+    """Capturing fails after it has changed the database. ``bug.close()`` mends it."""
 
-    def capture_payment(events: Any, answers: Any) -> None:
-        Payment.objects.filter(pk__in=[event.subject for event in events]).update(capture_refused="by mistake")
+    def capture_payment(payment: Payment, event: Any, answer: Any) -> None:
+        Payment.objects.filter(pk=event.subject).update(capture_refused="by mistake")
         raise ZeroDivisionError("division by zero")
 
-    broken = replace(registry._reactions[CAPTURE], function=capture_payment)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry._reactions, CAPTURE, broken)
-        yield patch
+    with ExitStack() as changes:
+        changes.enter_context(override(CAPTURE, function=capture_payment))
+        yield changes
 
 
 def heard_by_payments(shop: Shop, event_type: str) -> list[Step]:
@@ -60,11 +58,11 @@ def test_the_next_message_is_handled_meanwhile(shop: Shop, bug: object) -> None:
 
 
 def test_sent_again_after_the_repair_it_takes_effect_and_the_dead_letter_is_resolved(
-    shop: Shop, bug: pytest.MonkeyPatch
+    shop: Shop, bug: ExitStack
 ) -> None:
     order = shop.place()
     shop.come_to_rest()
-    bug.undo()
+    bug.close()
     [dead_letter] = shop.dead_letters()
 
     send_again(dead_letter, shop)
@@ -94,12 +92,10 @@ def test_sent_again_too_early_it_is_parked_again_as_the_same_dead_letter(shop: S
     assert (same.pk, same.state, same.attempts) == (dead_letter.pk, DeadLetter.State.PARKED, 3)
 
 
-def test_a_dead_letter_whose_event_took_effect_meanwhile_is_resolved_as_a_duplicate(
-    shop: Shop, bug: pytest.MonkeyPatch
-) -> None:
+def test_a_dead_letter_whose_event_took_effect_meanwhile_is_resolved_as_a_duplicate(shop: Shop, bug: ExitStack) -> None:
     order = shop.place()
     shop.come_to_rest()
-    bug.undo()
+    bug.close()
     [dead_letter] = shop.dead_letters()
     shop.send("payments", bytes(dead_letter.body))
     shop.come_to_rest()

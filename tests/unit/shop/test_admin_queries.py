@@ -204,7 +204,9 @@ def test_a_whole_id_is_found_by_an_index(root: Client, part: Any) -> None:
 
 
 def test_an_event_is_found_by_its_id_and_by_its_subject_and_by_nothing_else(root: Client) -> None:
-    wanted, other = (Outbox.objects.create(event_id=uuid4(), event_type="x", subject=str(uuid4()), sequence=1) for _ in "ab")
+    wanted, other = (
+        Outbox.objects.create(event_id=uuid4(), event_type="x", subject=str(uuid4()), sequence=1) for _ in "ab"
+    )
 
     assert listed(root) == [other, wanted]
     assert listed(root, f"q={wanted.event_id}") == listed(root, f"q={UUID(wanted.subject).hex}") == [wanted]

@@ -187,9 +187,11 @@ def test_every_health_check_asks_for_what_the_process_offers(name: str, test: li
 
 
 def signs_of_life() -> set[str]:
-    """The names under which processes show that they live, found in their code: ``f"relay-{service}"`` and ``"beat"``."""
+    """The names under which processes show that they live, found in their code."""
     sources = "".join(Path(str(module.__file__)).read_text() for module in (relay, setup))
-    templates = re.findall(r'f"((?:relay|worker)-\{service\})"', sources) + re.findall(r'liveness\.show\("(\w+)"\)', sources)
+    templates = re.findall(r'f"((?:relay|worker)-\{service\})"', sources) + re.findall(
+        r'liveness\.show\("(\w+)"\)', sources
+    )
     return {template.format(service=service) for template in templates for service in settings.ALL_SERVICES}
 
 
