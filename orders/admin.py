@@ -26,12 +26,9 @@ from orders import money, services
 from orders.forms import LineForm, LineFormSet, OrderForm, ProductField, ProductSelect
 from orders.models import (
     CancellationPending,
-    DeadLetter,
-    Inbox,
     Order,
     OrderFinished,
     OrderLine,
-    Outbox,
     Product,
 )
 from orders.progress import Progress

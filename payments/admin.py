@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from choreography.admin.tables import FirstPaginator, NewestValuesFilter
 from common.money import display
 from common.orders import OrderKeyedAdmin
-from payments.models import DeadLetter, Entry, Inbox, Outbox, Payment
+from payments.models import Entry, Payment
 
 
 class EntryInline(admin.TabularInline):  # type: ignore[type-arg]

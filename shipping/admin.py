@@ -5,7 +5,7 @@ from django.utils.translation import gettext_lazy as _
 
 from choreography.admin.tables import FirstPaginator, NewestValuesFilter
 from common.orders import OrderKeyedAdmin
-from shipping.models import DeadLetter, Inbox, Outbox, Shipment
+from shipping.models import Shipment
 
 
 @admin.register(Shipment)

@@ -1,4 +1,4 @@
-"""Readiness of the processes: the web process responds, Flower sees the workers, the others have reported that they run."""
+"""Readiness of processes: the web process responds, Flower sees the workers, the others have shown that they run."""
 
 import base64
 import json

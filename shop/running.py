@@ -95,5 +95,7 @@ def run(
 def _port(variable: str, default: int) -> int:
     value = env.str(variable, default="") or str(default)
     if not value.isdecimal() or not 0 < int(value) < 65536:
-        raise LaunchFailed(_("%(variable)s is %(value)s, which is not a port number.") % {"variable": variable, "value": value})
+        raise LaunchFailed(
+            _("%(variable)s is %(value)s, which is not a port number.") % {"variable": variable, "value": value}
+        )
     return int(value)

@@ -107,6 +107,7 @@ def _unheard() -> Any:
     from choreography.storage.tables import ServiceTables
 
     announced: dict[str, set[str]] = {}
+    event_id: object
     for service in settings.SERVICES:
         for event_type, event_id in ServiceTables(service).outbox.values_list("event_type", "event_id"):
             announced.setdefault(event_type, set()).add(str(event_id))

@@ -171,7 +171,7 @@ def test_a_worker_that_holds_back_ends_when_it_is_asked_to(shop: RunningShop) ->
 
 
 def test_ticks_that_nobody_took_in_time_are_no_work_for_a_person(shop: RunningShop) -> None:
-    """Else an outage would park a letter for every one of them."""
+    """Else an outage would park a dead letter for every one of them."""
     shop.start("beat")
     with sender(shop) as line:
         eventually(lambda: line.size("payments.dead") >= 1, otherwise=shop["beat"].says)

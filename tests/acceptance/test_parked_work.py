@@ -20,7 +20,7 @@ from tests.wire import event, sender
 
 pytestmark = pytest.mark.processes
 
-#: Makes the orders that letters are about, as a person would who mends what was missing.
+#: Makes the orders that dead letters are about, as a person would who mends what was missing.
 MEND = """
 import sys
 from orders.models import DeadLetter, Order
@@ -132,7 +132,7 @@ def test_a_person_tries_out_edits_and_discards_dead_letters_in_the_browser(shop:
     look(page, "dry-run")
     assert states(shop)["parked"] == 3
     page.click("text=Send again")
-    expect(page.locator(".messagelist")).to_contain_text("1 letter was sent again.")
+    expect(page.locator(".messagelist")).to_contain_text("1 dead letter was sent again.")
     eventually(lambda: states(shop)["resolved"] == 1)
     page.reload()
     expect(page.locator(".field-history_shown")).to_contain_text("took effect")
@@ -148,7 +148,7 @@ def test_a_person_tries_out_edits_and_discards_dead_letters_in_the_browser(shop:
     look(page, "edit-refused")
     page.fill("#id_body", re.sub(r'"amount": "\w+"', '"amount": 0, "currency": "EUR"', body))
     page.click("text=Save and send again")
-    expect(page.locator(".messagelist")).to_contain_text("The letter was changed and sent again.")
+    expect(page.locator(".messagelist")).to_contain_text("The dead letter was changed and sent again.")
     eventually(lambda: states(shop)["resolved"] == 2)
     page.reload()
     page.click("summary:has-text('changes')")
@@ -158,7 +158,7 @@ def test_a_person_tries_out_edits_and_discards_dead_letters_in_the_browser(shop:
     page.click("#result_list .field-__str__ a")
     page.fill("form[action$='/discard/'] [name=why]", "a test")
     page.click("input[value=Discard]")
-    expect(page.locator(".messagelist")).to_contain_text("1 letter was discarded.")
+    expect(page.locator(".messagelist")).to_contain_text("1 dead letter was discarded.")
     assert states(shop) == {"resolved": 2, "discarded": 1}
 
 
@@ -171,7 +171,7 @@ def test_a_group_goes_on_whoever_dies(shop: RunningShop) -> None:
     os.kill(following.pid, signal.SIGTERM)
     eventually(lambda: not following.lives, otherwise=following.says)
     assert following.exit_code == 130
-    assert "It goes on without you." in following.says()
+    assert "The redrive continues." in following.says()
     del shop.processes["following"]
     shop["worker-orders"].kill()
     shop.start("worker-orders")

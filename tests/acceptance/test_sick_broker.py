@@ -212,7 +212,7 @@ def test_a_worker_goes_on_while_the_broker_blocks_publishers(node: RabbitMQ, sho
         eventually(lambda: len(shop.ask("heard", service="payments")) == 1 + len(good), otherwise=worker.says)
         eventually(lambda: "ladder waits" in worker.says(), otherwise=worker.says)
 
-    eventually(lambda: "task events go on" in worker.says(), otherwise=worker.says)
+    eventually(lambda: "task events are sent" in worker.says(), otherwise=worker.says)
     shop.start("worker-orders", "worker-shipping", "beat")
     shop.wait_until_all_end()
     assert shop.ask("broken_promises") == []

@@ -94,4 +94,4 @@ def test_what_is_no_port_is_refused(tmp_path: Path) -> None:
     result = manage("up", environment=environment_in(tmp_path, WEB_PORT="high"))
 
     assert result.returncode == 1
-    assert result.stderr.strip() == "CommandError: WEB_PORT is high, which is no port."
+    assert result.stderr.strip() == "CommandError: WEB_PORT is high, which is not a port number."

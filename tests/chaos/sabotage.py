@@ -66,7 +66,7 @@ def _take_publishing_for_confirmed() -> None:
 
 
 def _acknowledge_first() -> None:
-    from choreography.worker.setup import DeliveryTask
+    from choreography.worker.tasks import DeliveryTask
 
     DeliveryTask.acks_late = False
 
@@ -83,7 +83,7 @@ def _ask_under_a_new_key_each_time() -> None:
 def _grant_cancellations_while_the_carrier_is_asked() -> None:
     from shipping.models import Shipment
 
-    # What is being handed over counts as waiting; nothing is noted for later.
+    # What is being handed over counts as waiting; nothing is recorded for later.
     def is_waiting(self: Shipment) -> bool:
         return self.state in (self.State.UNKNOWN, self.State.PLANNED, self.State.DISPATCHING)
 

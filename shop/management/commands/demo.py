@@ -30,7 +30,9 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--json", action="store_true", help="print a report as JSON to stdout, and everything else to stderr")
+        parser.add_argument(
+            "--json", action="store_true", help="print a report as JSON to stdout, and everything else to stderr"
+        )
         parser.add_argument("--temporary", action="store_true", help=SUPPRESS)
 
     def handle(self, *args: Any, verbosity: int, temporary: bool, **options: Any) -> None:
@@ -86,13 +88,17 @@ class Command(BaseCommand):
             CommandError: a check failed.
         """
         for order in report.orders:
-            self.print_line(f"  {_('wrong') if order.faults else _('ok'):<6} {order.number}  {order.title}: {order.status}")
+            self.print_line(
+                f"  {_('wrong') if order.faults else _('ok'):<6} {order.number}  {order.title}: {order.status}"
+            )
             for fault in order.faults:
                 self.print_line(f"         - {fault}")
         for fault in report.faults:
             self.print_line(f"  {_('wrong'):<6} {fault}")
         if not report.ok:
-            raise CommandError(_("Not all is as it must be. The logs of the processes are in %s") % (data_dir() / "log"))
+            raise CommandError(
+                _("Not all is as it must be. The logs of the processes are in %s") % (data_dir() / "log")
+            )
         self.print_line(_("Every order ended as it must. %s s") % seconds)
 
     def print_line(self, line: str) -> None:

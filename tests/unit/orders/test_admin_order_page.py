@@ -106,7 +106,7 @@ def test_an_event_heard_is_shown_with_its_reaction_and_attempts(clerk: Client) -
         event_id=clock.new_id(),
         event_type="payments.payment_authorized.v1",
         reaction="orders.record_authorization",
-        subject=order.pk,
+        subject=str(order.pk),
         attempts=3,
     )
 
@@ -121,7 +121,7 @@ def test_a_dead_letter_about_it_is_shown(client: Client) -> None:
     log_in(client, "orders.view_order", "orders.view_deadletter")
     order = an_order()
     dead_letter = ServiceTables("orders").dead_letters.create(
-        key="k", subject=order.pk, reaction="orders.record_capture", error="Bug", message="?", body=b"{}"
+        key="k", subject=str(order.pk), reaction="orders.record_capture", error="Bug", message="?", body=b"{}"
     )
 
     shown = page(client, order)

@@ -192,7 +192,9 @@ def test_dead_letters_are_found_by_their_order_and_by_their_time(shop: Shop) -> 
     (order,) = samples.place([DELIVERED])
     start = clock.now()
     dead_letters = ServiceTables("shipping").dead_letters
-    dead_letters.create(key="1", error="OfThisOrder", subject=order.pk, body=b"", parked_at=start - timedelta(days=1))
+    dead_letters.create(
+        key="1", error="OfThisOrder", subject=str(order.pk), body=b"", parked_at=start - timedelta(days=1)
+    )
     dead_letters.create(key="2", error="OfNow", body=b"", parked_at=start)
     dead_letters.create(key="3", error="OfYesterday", body=b"", parked_at=start - timedelta(days=1))
 

@@ -16,6 +16,7 @@ from pytest_django.fixtures import Settings
 
 from choreography.broker.publisher import Publisher
 from choreography.dead_letters import actions, redrives
+from choreography.events.messages import CONTENT_TYPE
 from choreography.storage.tables import ServiceTables
 from tests.shop_in_a_box import Shop
 from tests.unit.choreography.parked import captured, history, mend, park, states
@@ -135,7 +136,7 @@ def test_a_dry_run_that_would_fail_or_call_ends_with_one(shop: Shop, capsys: pyt
     message = shop.take("payments")
     assert message is not None
     asking = ServiceTables("payments").dead_letters.create(
-        key="k", error="E", message="", body=message.body, content_type=message.content_type
+        key="k", error="E", message="", body=message.body, content_type=CONTENT_TYPE
     )
     with pytest.raises(SystemExit):
         call_command("dead_letters", "dry-run", "payments", str(asking.pk))
