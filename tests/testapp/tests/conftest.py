@@ -36,4 +36,5 @@ def choreography(db: None) -> Iterator[Choreography]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        item.add_marker(pytest.mark.django_db(databases="__all__"))
+        if item.get_closest_marker("django_db") is None:
+            item.add_marker(pytest.mark.django_db(databases="__all__"))
