@@ -6,13 +6,13 @@ Each finding names its invariant, which is the name of the function that found i
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 from uuid import UUID
 
 from choreography.core.conf import conf
 from choreography.events.registry import reaction_to
+from choreography.simulation import Violation
 from choreography.storage.tables import ServiceTables
 from orders.models import Order
 from payments.gateway import gateway
@@ -24,20 +24,6 @@ from shipping.sandbox import ParcelEntry, SandboxCarrier
 
 #: The four ways money moves, by the names both the ledger and the gateway's books have for them.
 MOVES = ("authorized", "captured", "voided", "refunded")
-
-
-@dataclass(frozen=True)
-class Violation:
-    """One fact that contradicts an invariant."""
-
-    invariant: str
-    """``nobody_is_charged_twice``: see ``AT_ANY_MOMENT`` and ``AT_REST``."""
-    order: UUID | None
-    detail: str
-
-    def __str__(self) -> str:
-        about = f" order {self.order}:" if self.order else ""
-        return f"{self.invariant}:{about} {self.detail}"
 
 
 class Facts:

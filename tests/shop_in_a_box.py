@@ -16,6 +16,7 @@ from choreography.core import clock
 from choreography.events.registry import Reaction
 from choreography.inbox import handler, unit_of_work
 from choreography.inbox.deliveries import Outcome
+from choreography.simulation import Crash
 from choreography.storage.tables import ServiceTables
 from choreography.testing import Choreography, FrozenClock, Step
 from orders.models import Order, Product
@@ -31,15 +32,11 @@ from tests.invariants import Facts, at_rest
 TRACK_PARCELS = "shipping.track_parcels"
 
 
-class Crash(BaseException):
-    """A worker is killed. No ``except Exception`` stops it."""
-
-
 class Shop(Choreography):
     """The choreography, with the words a flow needs."""
 
-    def __init__(self, frozen: FrozenClock) -> None:
-        super().__init__(frozen)
+    def __init__(self, frozen: FrozenClock, services: Iterable[str] | None = None) -> None:
+        super().__init__(frozen, services)
         self.time = frozen
 
     # What people do

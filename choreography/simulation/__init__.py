@@ -34,7 +34,7 @@ from choreography.simulation.system import SimulatedSystem, timer_names
 from choreography.storage.tables import ServiceTables
 from choreography.testing import FrozenClock, frozen_clock
 
-__all__ = ["Crash", "Failure", "Fault", "Simulation", "Violated", "Violation"]
+__all__ = ["Crash", "Failure", "Fault", "Simulation", "Violated", "Violation", "empty_tables", "violation_of"]
 
 Invariant = Callable[[], None]
 

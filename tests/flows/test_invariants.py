@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 from django.db import transaction
 
+from choreography.simulation import Violation
 from orders.models import Order
 from orders.models import Outbox as OrdersOutbox
 from orders.services import request_cancellation
@@ -15,7 +16,6 @@ from payments.models import Inbox as PaymentsInbox
 from payments.models import Outbox as PaymentsOutbox
 from shipping.carrier import Address, carrier
 from shipping.models import Shipment
-from tests import invariants
 from tests.invariants import AT_ANY_MOMENT, AT_REST, Facts, at_any_moment, at_rest
 from tests.shop_in_a_box import Shop
 
@@ -39,7 +39,7 @@ def cancelled(completed: UUID) -> UUID:
     return Payment.objects.filter(voided__gt=0).latest("created_at").pk
 
 
-def names(found: list[invariants.Violation]) -> set[str]:
+def names(found: list[Violation]) -> set[str]:
     return {violation.invariant for violation in found}
 
 
@@ -121,7 +121,7 @@ def test_a_broken_invariant_is_named(completed: UUID, invariant: str, break_it: 
     break_it(completed)
     found = at_any_moment(Facts()) if invariant in AT_ANY_MOMENT else at_rest(Facts())
     assert invariant in names(found)
-    assert completed in {violation.order for violation in found if violation.invariant == invariant}
+    assert completed in {violation.about for violation in found if violation.invariant == invariant}
 
 
 def test_money_held_for_a_cancelled_order_is_found(cancelled: UUID) -> None:

@@ -19,12 +19,13 @@ from typing import Any
 from django.core.management import call_command
 
 from choreography.core.conf import conf
+from choreography.simulation.actions import Schedule, numbers, only
+from choreography.simulation.shrinking import shrink
 from choreography.storage.tables import ServiceTables
 from tests.simulation.figures import Figures, Lines, LinesVisited, missing, possible_pairs, to_visit
 from tests.simulation.planted import PLANTS, planted
 from tests.simulation.run import History, Simulator, memory, simulator
-from tests.simulation.schedule import Schedule, numbers, only, schedule_of
-from tests.simulation.shrink import shrink
+from tests.simulation.schedule import schedule_of
 
 #: Seeds a process runs before it reports.
 _AT_ONCE = 5

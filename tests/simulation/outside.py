@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal, TypeVar
 
+from choreography.simulation import Crash
 from payments.gateway import (
     Authorized,
     Captured,
@@ -20,7 +21,6 @@ from payments.gateway import (
 from payments.sandbox import SandboxGateway
 from shipping.carrier import Address, Booked, CarrierDown, CarrierError, Tracking, Undeliverable
 from shipping.sandbox import SandboxCarrier
-from tests.shop_in_a_box import Crash
 
 Answer = TypeVar("Answer")
 
@@ -29,7 +29,7 @@ CALLS: Final = (
     *("gateway.authorize", "gateway.capture", "gateway.void", "gateway.refund", "gateway.find"),
     *("carrier.book", "carrier.find", "carrier.track"),
 )
-"""Every question a service asks outside."""
+"""Every call of an external system."""
 
 Mishap = Literal["fails", "is down", "loses the answer", "dies before", "dies after"]
 MISHAPS: Final[tuple[Mishap, ...]] = ("fails", "is down", "loses the answer", "dies before", "dies after")
@@ -38,16 +38,16 @@ MISHAPS: Final[tuple[Mishap, ...]] = ("fails", "is down", "loses the answer", "d
 
 @dataclass
 class Outside:
-    """What is wrong with the companies outside."""
+    """What is wrong with the external systems."""
 
     down: set[str] = field(default_factory=set)
-    """``GATEWAY``, ``CARRIER``: nobody answers there."""
+    """``GATEWAY``, ``CARRIER``: it can't be reached."""
     mishaps: dict[str, deque[Mishap]] = field(default_factory=lambda: defaultdict(deque))
     """What the next calls of a name will meet."""
-    meanwhile: dict[str, deque[Callable[[], None]]] = field(default_factory=lambda: defaultdict(deque))
+    meanwhile: defaultdict[str, deque[Callable[[], None]]] = field(default_factory=lambda: defaultdict(deque))
     """What happens during the next calls of a name, between the booking and its answer, or before a service's next
     transactions begin."""
-    asked: int = 0
+    calls: int = 0
     """How many calls reached somebody."""
 
     def let_happen(self, moment: str) -> None:
@@ -63,7 +63,7 @@ class Outside:
 
 
 @dataclass(frozen=True)
-class _Host:
+class _System:
     name: str
     down: type[Exception]
     failed: type[Exception]
@@ -77,7 +77,7 @@ class _Host:
             raise self.down(f"{self.name} can't be reached")
         if mishap == "fails":
             raise self.failed(f"{self.name} failed")
-        outside.asked += 1
+        outside.calls += 1
         try:
             answer = question()
         finally:  # also where the sandbox itself loses the answer
@@ -89,8 +89,8 @@ class _Host:
         return answer
 
 
-_gateway = _Host(GATEWAY, GatewayDown, GatewayError, GatewayTimeout)
-_carrier = _Host(CARRIER, CarrierDown, CarrierError, CarrierError)
+_gateway = _System(GATEWAY, GatewayDown, GatewayError, GatewayTimeout)
+_carrier = _System(CARRIER, CarrierDown, CarrierError, CarrierError)
 
 
 class Gateway(SandboxGateway):

@@ -14,16 +14,15 @@ from django.test import override_settings
 
 from choreography.core import clock
 from choreography.core.conf import conf
+from choreography.simulation import Violation, violation_of
+from choreography.simulation.actions import Schedule
 from choreography.storage.tables import ServiceTables
 from choreography.testing import FrozenClock
 from orders.models import Order
 from payments.gateway import gateway
 from shipping.carrier import carrier
-from tests.invariants import Violation
 from tests.simulation import outside
-from tests.simulation.actions import happen
-from tests.simulation.schedule import Schedule
-from tests.simulation.shop import LIFETIME, SimulatedShop, Violated
+from tests.simulation.shop import LIFETIME, SimulatedShop
 
 #: Tables' columns that tell of the machine rather than of the history.
 _OF_THE_MACHINE = {"traceback", "fingerprint"}
@@ -62,8 +61,7 @@ class Simulator:
         with clock.use_clock(frozen):
             shop = SimulatedShop(frozen, self._begin())
             try:
-                violation = self._live_through(shop, schedule)
-                return _history(seed, shop, violation)
+                return _history(seed, shop, violation_of(shop, schedule))
             finally:
                 shop.close()
 
@@ -71,18 +69,6 @@ class Simulator:
         state = outside.Outside()
         outside.Gateway.outside = outside.Carrier.outside = state
         return state
-
-    def _live_through(self, shop: SimulatedShop, schedule: Schedule) -> Violation | None:
-        try:
-            with shop.databases_watched(), shop.batches_watched():
-                for action in schedule:
-                    happen(action, shop)
-                shop.make_peace()
-        except Violated as violated:
-            return violated.violation
-        except Exception as error:  # of the product, where no fault was its cause: a finding, with its seed
-            return Violation("nothing_raises_unexpectedly", None, f"{type(error).__name__}: {error}")
-        return None
 
     def _forget_everything(self) -> None:
         for service in conf().services:
@@ -135,7 +121,7 @@ def _queries(service: str) -> list[tuple[str, str]]:
 def _history(seed: int, shop: SimulatedShop, violation: Violation | None) -> History:
     if violation is not None:
         detail = shop.in_short(violation.detail)
-        violation = Violation(violation.invariant, violation.order, detail)
+        violation = Violation(violation.invariant, violation.about, detail)
     ends: dict[str, int] = {}
     for status in Order.objects.order_by("pk").values_list("status", flat=True):
         ends[status] = ends.get(status, 0) + 1

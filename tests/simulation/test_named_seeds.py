@@ -8,11 +8,12 @@ from contextlib import nullcontext
 
 import pytest
 
-from tests.simulation.actions import Action, Cancel, Handle, Meanwhile, Pass, Place, Relay, Repeat, Tick
+from choreography.simulation import Fault
+from choreography.simulation.actions import Action, Handle, Meanwhile, Pass, Relay, Repeat, Tick, numbered
+from choreography.simulation.schedules import LAST
+from tests.simulation.actions import Cancel, Place
 from tests.simulation.planted import planted
 from tests.simulation.run import Simulator
-from tests.simulation.schedule import LAST, numbered
-from tests.simulation.shop import Fault
 
 #: The provider lets go of a hold that has expired, and payments can't enter it. The parcel is sent meanwhile, and its
 #: capture is refused until a later tick has entered what the provider did. (Peace once came without ticks.)

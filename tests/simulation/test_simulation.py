@@ -11,12 +11,13 @@ import pytest
 from django.db import connections
 
 from choreography.events.registry import reaction_to
+from choreography.simulation.actions import Handle, Meanwhile, Relay, numbered, numbers, only
+from choreography.simulation.shrinking import shrink
 from choreography.testing import override
-from tests.simulation.actions import Cancel, Handle, Meanwhile, Place, Relay
+from tests.simulation.actions import Cancel, Place
 from tests.simulation.planted import PLANTS, planted
 from tests.simulation.run import History, Simulator
-from tests.simulation.schedule import numbered, numbers, only, schedule_of
-from tests.simulation.shrink import shrink
+from tests.simulation.schedule import schedule_of
 
 SEEDS = range(1, 31)
 
