@@ -22,7 +22,7 @@ up: $(VENV)/installed ## Start the whole shop on this machine; Ctrl-C stops it
 demo: $(VENV)/installed ## Start the shop, place five orders, check how each ended, stop
 	@$(BIN)/python manage.py demo
 
-# JOBS=2 tests at a time; they mostly wait for processes of their own
+# ALL=1 runs the slow ones too; JOBS=2 tests at a time
 test: $(VENV)/installed-dev ## Run the tests
 	@PYTEST_ADDOPTS="--numprocesses $(or $(JOBS),2) --dist worksteal $(PYTEST_ADDOPTS)" $(BIN)/python manage.py test
 

@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -12,6 +13,29 @@ from pytest_django.fixtures import Settings
 
 RABBITMQ = os.environ.get("TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//")
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL_URL", "postgres://postgres@127.0.0.1:5432/postgres")
+
+
+def leaves_out_slow_tests(config: pytest.Config) -> bool:
+    """Nobody has asked for them: not by ``ALL=1``, nor by naming tests. A worker is told by its controller."""
+    if hasattr(config, "workerinput"):
+        return bool(config.workerinput["leaves_out_slow_tests"])
+    return os.environ.get("ALL") != "1" and config.args_source is pytest.Config.ArgsSource.TESTPATHS
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if leaves_out_slow_tests(config):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["leaves_out_slow_tests"] = leaves_out_slow_tests(node.config)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if leaves_out_slow_tests(config):
+        terminalreporter.write_line("Slow tests were left out: make test ALL=1 runs them too.")
 
 
 def unavailable(what: str, error: Exception) -> None:

@@ -14,7 +14,7 @@ from tests.processes import RunningShop, eventually, running_shop
 from tests.servers import a_corner_of_the_servers
 from tests.wire import Sender, Wire, event, sender, text
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 DELIVERY_LIMIT = 20
 

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import unavailable
 from tests.processes import ROOT
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 SYSTEMS = ["ours", "celery", "faststream", "dramatiq", "floor1", "floor100"]
 

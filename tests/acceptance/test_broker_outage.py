@@ -10,7 +10,7 @@ from tests.browser import expect_status, fill_in, logged_in, open_web
 from tests.processes import RunningShop, eventually, running_shop
 from tests.servers import PostgreSQL, RabbitMQ, own_database, own_postgresql, own_rabbitmq
 
-pytestmark = [pytest.mark.processes, pytest.mark.rabbitmq, pytest.mark.postgresql]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.rabbitmq, pytest.mark.postgresql]
 
 RELAYS = ("relay-orders", "relay-payments", "relay-shipping")
 PROCESSES = (*RELAYS, "worker-orders", "worker-payments", "worker-shipping", "beat")

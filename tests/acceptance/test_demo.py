@@ -35,6 +35,7 @@ def test_the_demo_needs_nothing_but_python_and_leaves_nothing_behind(tmp_path: P
 
 @pytest.mark.rabbitmq
 @pytest.mark.postgresql
+@pytest.mark.slow
 def test_the_demo_runs_on_rabbitmq_and_postgresql(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     with a_corner_of_the_servers(request) as corner:
         environment = environment_in(tmp_path, **corner)

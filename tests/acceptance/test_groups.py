@@ -17,7 +17,7 @@ from tests.processes import RunningShop, eventually, running_shop, worker
 from tests.servers import a_corner_of_the_servers
 from tests.wire import event, sender
 
-pytestmark = [pytest.mark.processes, pytest.mark.rabbitmq, pytest.mark.postgresql]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.rabbitmq, pytest.mark.postgresql]
 
 DEADLY = "tok_deadly"
 POOLS = pytest.mark.parametrize("pool", ["threads", "prefork"])

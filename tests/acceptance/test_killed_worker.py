@@ -9,7 +9,7 @@ import pytest
 from tests.processes import RunningShop, eventually, running_shop
 from tests.servers import a_corner_of_the_servers
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 #: Far longer than the test: whoever asks the gateway with tok_slow is killed while asking.
 HANGING = {"SANDBOX_SLOW_SECONDS": "600"}

@@ -19,7 +19,7 @@ from tests.servers import a_corner_of_the_servers, free_ports, own_database, own
 from tests.switched import SWITCH
 from tests.wire import sender
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 CONCURRENCY = 2
 #: What a worker may have in hand when the circuit opens: Celery prefetches four for each thread or child. The rest is

@@ -18,7 +18,7 @@ from tests.browser import PASSWORD, logged_in, open_web
 from tests.processes import Process, RunningShop, eventually, running_shop
 from tests.wire import event, sender
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 #: Makes the orders that dead letters are about, as a person would who mends what was missing.
 MEND = """

@@ -9,7 +9,7 @@ import pytest
 from tests.processes import SERVICES, RunningShop, eventually, running_shop
 from tests.servers import own_database
 
-pytestmark = [pytest.mark.processes, pytest.mark.rabbitmq, pytest.mark.postgresql]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.rabbitmq, pytest.mark.postgresql]
 
 OF_THE_MACHINERY = {"outbox", "inbox", "deadletter"}
 

@@ -16,7 +16,7 @@ from tests.proxy import Proxy
 from tests.servers import RabbitMQ, own_rabbitmq
 from tests.wire import sender
 
-pytestmark = [pytest.mark.processes, pytest.mark.rabbitmq]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.rabbitmq]
 
 ORDERS = 5
 #: Far less than it takes to wait for as many confirmations in vain, seconds.

@@ -11,7 +11,7 @@ import pytest
 from tests.launched import at_work, environment_in, free_port, manage, up
 from tests.processes import Process, eventually
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 
 def says(process: Process, text: str) -> None:

@@ -19,7 +19,7 @@ from tests.processes import ROOT, RunningShop, eventually, running_shop, worker
 from tests.servers import a_corner_of_the_servers, free_ports
 from tests.wire import event, sender
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

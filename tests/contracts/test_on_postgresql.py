@@ -12,7 +12,7 @@ import pytest
 
 from tests.processes import ROOT, SERVICES, clean_environment
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.processes]
+pytestmark = [pytest.mark.postgresql, pytest.mark.processes, pytest.mark.slow]
 
 AGAIN = {
     "flows": ["tests/contracts/on_postgresql.py", "tests/flows"],
