@@ -10,7 +10,7 @@ Everything else is the real thing: reactions, outboxes, inboxes, retry policy, d
 The broker is the embedded broker's own store, kept in memory and on the frozen clock.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,6 +25,7 @@ from choreography.broker.embedded.store import Store, Stored
 from choreography.broker.publisher import Outgoing, published_to
 from choreography.core import clock
 from choreography.core.conf import conf
+from choreography.events.messages import Event, parse_type
 from choreography.events.registry import Reaction, overridden
 from choreography.events.timers import timers
 from choreography.inbox.deliveries import Delivery, Outcome, RetryLater, Unhandled, reason_of_death
@@ -127,6 +128,32 @@ class Choreography:
                 headers=message.headers,
                 expiration_ms=None if message.expiration is None else int(message.expiration * 1000),
             )
+
+    def publish_event(
+        self, event_type: str, *, subject: str, data: Mapping[str, Any] | None = None, event_id: UUID | None = None
+    ) -> UUID:
+        """Publish an event as the service whose fact it is would, so that a service can be tested by itself.
+
+        Args:
+            event_type: ``"kitchen.dish_cooked.v1"``; its publisher need not be part of this process.
+            subject: what it is about.
+            data: what its readers read; nothing checks it against a contract.
+            event_id: of an event that was published before, to publish it again.
+
+        Returns:
+            The event's id.
+        """
+        event = Event[Any](
+            id=event_id or clock.new_id(),
+            type=event_type,
+            source=parse_type(event_type)[0],
+            subject=subject,
+            time=clock.now(),
+            correlationid=subject,
+            data=dict(data or {}),
+        )
+        self.publish([Outgoing(event.to_json().encode(), event_type)])
+        return event.id
 
     def close(self) -> None:
         self.broker.close()

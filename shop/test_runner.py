@@ -12,10 +12,13 @@ class PytestRunner(TestRunner):
     """pytest-django's runner; a label may also be the name of a service."""
 
     def run_tests(self, test_labels: Iterable[str], **kwargs: Any) -> int:
-        return int(super().run_tests([folder_of(label) for label in test_labels], **kwargs))
+        return int(super().run_tests([path_of(label) for label in test_labels], **kwargs))
 
 
-def folder_of(label: str) -> str:
-    """``payments`` -> ``tests/unit/payments``; any other label is a path for pytest."""
-    folder = Path(settings.BASE_DIR) / "tests" / "unit" / label
-    return str(folder) if folder.is_dir() else label
+def path_of(label: str) -> str:
+    """``payments`` -> ``tests/unit/payments``, else ``payments/tests.py``; any other label is a path for pytest."""
+    base = Path(settings.BASE_DIR)
+    for path in (base / "tests" / "unit" / label, base / label / "tests.py"):
+        if path.exists():
+            return str(path)
+    return label

@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
-SERVICES = ("orders", "payments", "shipping")
+SERVICES = tuple(re.findall(r"(?m)^relay-(\w+):", (ROOT / "Procfile").read_text()))
 
 #: Kept short of the system's patience: a process that ignores SIGTERM this long is hung, seconds.
 PATIENCE = 30.0

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("shop", "common", "choreography", "orders", "payments", "shipping")
+PACKAGES = ("shop", "common", "choreography", *settings.ALL_SERVICES)
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

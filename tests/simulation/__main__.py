@@ -5,17 +5,19 @@ import sys
 
 import django
 
+from tests.processes import SERVICES
+
 #: The project as the simulation needs it: nothing of this machine's, and databases in memory.
 os.environ |= {
     "DJANGO_SETTINGS_MODULE": "shop.settings",
     "DEBUG": "false",  # else Django keeps every statement
     "SECRET_KEY": "simulated",
     "LOG_LEVEL": "CRITICAL",
-    "SHOP_SERVICES": "orders,payments,shipping",
+    "SHOP_SERVICES": ",".join(SERVICES),
     "DATABASE_URL": "",
     "BROKER_URL": "",
     "CHOREOGRAPHY_NAMESPACE": "",
-    **{f"{alias}_DATABASE_URL": "sqlite://:memory:" for alias in ("ACCOUNTS", "ORDERS", "PAYMENTS", "SHIPPING")},
+    **{f"{alias.upper()}_DATABASE_URL": "sqlite://:memory:" for alias in ("accounts", *SERVICES)},
 }
 
 if __name__ == "__main__":

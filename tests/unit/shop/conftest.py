@@ -8,9 +8,10 @@ from pathlib import Path
 
 import environ
 import pytest
+from django.conf import settings
 
 ROOT = Path(__file__).resolve().parents[3]
-PACKAGES = ("shop", "choreography", "orders", "payments", "shipping")
+PACKAGES = ("shop", "common", "choreography", *settings.ALL_SERVICES)
 EXAMPLE = (ROOT / ".env.example").read_text()
 
 #: What ``.env.example`` names -> the value behind it.
