@@ -60,6 +60,7 @@ def test_a_worker_killed_while_it_asks_the_gateway_charges_once(shop: RunningSho
 
 
 def test_a_relay_killed_with_events_in_its_outbox_publishes_them_when_it_is_back(shop: RunningShop) -> None:
+    eventually(lambda: shop.ask("unpublished", service="orders") == 0)
     shop["relay-orders"].kill()
     order = shop.place()
     assert shop.ask("unpublished", service="orders") == 1
