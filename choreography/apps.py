@@ -12,6 +12,7 @@ class ChoreographyConfig(AppConfig):
         from django.db.models.signals import post_migrate
 
         from choreography.broker import decoding
+        from choreography.core import logs
         from choreography.core.conf import conf
         from choreography.operations import (
             checks,  # noqa: F401  (registers them)
@@ -19,6 +20,7 @@ class ChoreographyConfig(AppConfig):
         )
         from choreography.storage.vacuum import configure_vacuum
 
+        logs.configure()
         decoding.install()
         autodiscover_modules("events", "reactions", "timers")
         for service in conf().services:

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, get_args
 from unittest.mock import patch
 
@@ -86,6 +87,10 @@ class SimulatedSystem(Choreography):
         self._processes: list[Process | None] = []
         self._workers: defaultdict[str, Worker] = defaultdict(Worker)
         self._flows: list[str] = []
+        self._services_at: defaultdict[str, list[str]] = defaultdict(list)
+        """The services whose tables lie in a database, by its alias: several services may share one."""
+        for service in self.services:
+            self._services_at[ServiceTables(service).alias].append(service)
 
     # Processes
 
@@ -121,21 +126,13 @@ class SimulatedSystem(Choreography):
     @contextmanager
     def databases_watched(self) -> Iterator[None]:
         """Faults reach the services' databases inside."""
-        commits: dict[str, Callable[[], None]] = {}
-        wrappers = []
-        for service in self.services:
-            connection = connections[ServiceTables(service).alias]
-            commits[service] = connection.commit
-            vars(connection)["commit"] = lambda service=service: self._commit(service, commits[service])
-            wrapper = connection.execute_wrapper(self._statement)
-            wrapper.__enter__()
-            wrappers.append(wrapper)
-        try:
+        with ExitStack() as stack:
+            for alias in self._services_at:
+                connection = connections[alias]
+                vars(connection)["commit"] = partial(self._commit, alias, connection.commit)
+                stack.callback(vars(connection).pop, "commit")
+                stack.enter_context(connection.execute_wrapper(self._statement))
             yield
-        finally:
-            for service, wrapper in zip(self.services, wrappers, strict=True):
-                wrapper.__exit__(None, None, None)
-                del vars(connections[ServiceTables(service).alias])["commit"]
 
     @contextmanager
     def calls_watched(self) -> Iterator[None]:
@@ -176,20 +173,21 @@ class SimulatedSystem(Choreography):
         if process is not None:
             alias = context["connection"].alias
             if sql.startswith("BEGIN"):
-                self.let_happen(alias)
+                for service in self._services_at[alias]:
+                    self.let_happen(service)
             self._reach(process, alias)
         return execute(sql, params, many, context)
 
-    def _commit(self, service: str, commit: Callable[[], None]) -> None:
+    def _commit(self, alias: str, commit: Callable[[], None]) -> None:
         process = self._processes[-1] if self._processes else None
         if process is not None:
             process.commits += 1
             try:
-                self._reach(process, ServiceTables(service).alias)
+                self._reach(process, alias)
                 if process.meets("dies", "before commit", process.commits):
                     raise Crash
             except Crash:
-                connections[ServiceTables(service).alias].rollback()
+                connections[alias].rollback()
                 raise
             if process.meets("fails", "before commit", process.commits):
                 process.fault = Fault("fails", "statement", 0)
@@ -210,7 +208,7 @@ class SimulatedSystem(Choreography):
             raise locked()
         fault = process.fault
         gone = process.meets("fails", "statement") and fault is not None and process.statements >= fault.number
-        if gone or alias in self.databases_down:
+        if gone or not self.databases_down.isdisjoint(self._services_at[alias]):
             raise OperationalError("could not connect to server: Connection refused")
 
     # The broker
