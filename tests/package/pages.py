@@ -1,8 +1,8 @@
 """Run a page of the documentation as a reader would: every block, in the order of the page, in one shell.
 
 A block of ``python`` begins with a comment that names its file: ``# app/models.py`` is the whole file,
-``# app/models.py, at the end`` is appended to it, and ``# app/models.py, in place of Record`` replaces that class or
-function. A block of ``sh`` is run. A block of ``text`` shows what the block of ``sh`` before it prints: each line must
+``# app/models.py, at the end`` is appended to it, ``# app/models.py, in place of Record`` replaces that class or
+function, and ``# app/models.py, as it is`` is what stands in it already. A block of ``sh`` is run. A block of ``text`` shows what the block of ``sh`` before it prints: each line must
 appear, in this order, where ``…`` stands for anything. If it does not, the block is run again until it does, for what
 other processes do takes time: such a block must only look. A block of ``sh`` without one must succeed.
 """
@@ -23,7 +23,7 @@ from typing import IO
 from tests.processes import eventually
 
 _BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
-_FILE = re.compile(r"# (?P<path>[\w./-]+)(?:, (?P<where>at the end|in place of (?P<name>\w+)))?\n")
+_FILE = re.compile(r"# (?P<path>[\w./-]+)(?:, (?P<where>at the end|as it is|in place of (?P<name>\w+)))?\n")
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ def _write(folder: Path, block: Block) -> None:
     path, text = folder / found["path"], block.text[found.end() :]
     if found["where"] == "at the end":
         path.write_text(path.read_text() + "\n" + text)
+    elif found["where"] == "as it is":
+        assert text in path.read_text(), f"line {block.line}: {path.name} holds something else"
     elif found["name"]:
         path.write_text(_replaced(path.read_text(), found["name"], text))
     else:
