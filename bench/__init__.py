@@ -10,5 +10,5 @@
 ``relays``    the relay alone against plain pipelined publishing
 ``long``      the long ones: a long queue, memory, tables full of old rows
 ``report``    what came of it
-``outside``   the payment provider and the carrier: the same for everyone, and free
+``external_systems``  the payment provider and the carrier: the same for everyone, and free
 """

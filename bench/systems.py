@@ -64,8 +64,8 @@ def _ours() -> System:
         module="bench.peers.ours",
         commands={name: ("sh", "-c", line) for name, line in lines.items() if name not in ("web", "flower")},
         settings={
-            "PAYMENT_GATEWAY": "bench.companies.Gateway",
-            "CARRIER": "bench.companies.Carrier",
+            "PAYMENT_GATEWAY": "bench.providers.Gateway",
+            "CARRIER": "bench.providers.Carrier",
             "WORKER_CONCURRENCY": str(CONCURRENCY),
         },
         relay="relay-orders",
@@ -120,7 +120,7 @@ def _floor(group: int) -> System:
         title=f"floor, {group} per transaction",
         module=module,
         commands={f"{kind}-{it}": (*_PYTHON, module, kind, it) for kind in kinds for it in SERVICES},
-        settings={"GROUP": str(group)},
+        settings={"BATCH": str(group)},
         prepare=floor.prepare,
         relay="relay-orders",
     )

@@ -231,7 +231,7 @@ class Choreography:
         """Let time pass, with timers ticking, until nothing has happened for ``quiet`` seconds of it.
 
         Raises:
-            AssertionError: it has not come to rest after ``limit`` seconds of its time.
+            AssertionError: it has not settled after ``limit`` seconds of its time.
         """
         start = last = clock.now()
         while (clock.now() - last).total_seconds() < quiet or self.waiting():

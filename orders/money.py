@@ -1,4 +1,4 @@
-"""Currencies and countries as the world knows them (CLDR, through Babel)."""
+"""Currencies and countries of the Unicode CLDR, through Babel."""
 
 from collections.abc import Iterable
 from functools import cache

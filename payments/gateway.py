@@ -72,7 +72,7 @@ class GatewayError(Transient):
 
 
 class GatewayDown(Outage):
-    """The provider's host can't be reached. Nothing was booked."""
+    """The provider can't be reached. Nothing was booked."""
 
 
 class GatewayTimeout(Transient):

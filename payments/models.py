@@ -113,7 +113,7 @@ class Payment(models.Model):
 
 
 class Entry(models.Model):
-    """One movement of money, with the idempotency key under which the provider's own books have it."""
+    """One movement of money, with the idempotency key under which the provider's own records have it."""
 
     class Kind(models.TextChoices):
         AUTHORIZED = "authorized", _("authorized")

@@ -1,6 +1,6 @@
 """A payment provider in a file: answers as a real one would, and takes no money.
 
-It keeps its own books, so that what payments believes can be compared with what the provider did,
+It keeps its own records, so that what payments believes can be compared with what the provider did,
 and its own rules, as a provider does: it never trusts the caller to capture once. What goes wrong
 is chosen by the token (see ``TOKENS``).
 """
@@ -21,7 +21,7 @@ from django.conf import settings
 from django.utils.translation import gettext_lazy as _
 
 from choreography.core import clock
-from common.sandbox_books import Books
+from common.sandbox_records import Records
 from payments.gateway import (
     Authorized,
     Captured,
@@ -73,7 +73,7 @@ CREATE TABLE calls (key TEXT PRIMARY KEY, count INTEGER NOT NULL);
 
 
 @dataclass(frozen=True)
-class BookEntry:
+class RecordEntry:
     """One operation, named by its idempotency key."""
 
     key: str
@@ -92,7 +92,7 @@ class BookEntry:
     recorded_at: datetime
 
 
-_COLUMNS = [field.name for field in fields(BookEntry)]
+_COLUMNS = [field.name for field in fields(RecordEntry)]
 _INSERT = (
     "INSERT INTO operations VALUES (:key, :kind, :reference, :token, :amount, :currency, :outcome,"
     " :reason, :recorded_at, :request)"
@@ -115,7 +115,7 @@ class SandboxGateway:
         slow_seconds: float | None = None,
         latency_seconds: float | None = None,
     ) -> None:
-        self._books = Books(path or settings.SANDBOX_DIR / "gateway.sqlite3", _SCHEMA)
+        self._records = Records(path or settings.SANDBOX_DIR / "gateway.sqlite3", _SCHEMA)
         self._clock = clock
         self._sleep = sleep
         self._slow_seconds = settings.SANDBOX_SLOW_SECONDS if slow_seconds is None else slow_seconds
@@ -129,7 +129,7 @@ class SandboxGateway:
             case "tok_fails_twice" if self._count_call(key) <= 2:
                 raise GatewayError("the sandbox gateway failed")
         reason = _why_declined(token, amount)
-        entry = BookEntry(
+        entry = RecordEntry(
             key=key,
             kind="authorize",
             reference="" if reason else f"auth_{uuid5(NAMESPACE_URL, key).hex}",
@@ -154,25 +154,25 @@ class SandboxGateway:
 
     def find(self, key: str) -> Outcome | None:
         self._travel()
-        found = _read(self._books.rows("SELECT * FROM operations WHERE key = ?", key))
+        found = _read(self._records.rows("SELECT * FROM operations WHERE key = ?", key))
         return _outcome(found[0]) if found else None
 
-    def books(self) -> list[BookEntry]:
+    def records(self) -> list[RecordEntry]:
         """Everything on record, in the order in which it was booked."""
-        return _read(self._books.rows("SELECT * FROM operations ORDER BY rowid"))
+        return _read(self._records.rows("SELECT * FROM operations ORDER BY rowid"))
 
     def _settle(self, kind: Kind, key: str, reference: str, amount: int | None) -> Outcome:
         """Capture, void (no amount: all that is held) or refund."""
         self._travel()
 
-        def decide(db: sqlite3.Connection) -> BookEntry:
+        def decide(db: sqlite3.Connection) -> RecordEntry:
             before = _read(db.execute("SELECT * FROM operations WHERE reference = ?", (reference,)))
             held = next((entry for entry in before if entry.outcome == "authorized"), None)
             moved = _moved(before)
             token = held.token if held else ""
             asked = moved["authorized"] if amount is None else amount
             reason = _why_refused(kind, token, moved, asked)
-            return BookEntry(
+            return RecordEntry(
                 key=key,
                 kind=kind,
                 reference=reference,
@@ -190,12 +190,12 @@ class SandboxGateway:
         self,
         key: str,
         parameters: tuple[str | int | None, ...],
-        decide: Callable[[sqlite3.Connection], BookEntry],
-    ) -> BookEntry:
+        decide: Callable[[sqlite3.Connection], RecordEntry],
+    ) -> RecordEntry:
         """The entry of this key: the one on record, or the one decided on now."""
         # A digest, because an unknown token is not to be kept.
         request = hashlib.sha256(json.dumps(parameters).encode()).hexdigest()
-        with self._books.writing() as db:
+        with self._records.writing() as db:
             found = db.execute("SELECT * FROM operations WHERE key = ?", (key,)).fetchall()
             if found and found[0]["request"] != request:
                 raise KeyReused(f"idempotency key {key!r} was used with other parameters")
@@ -207,7 +207,7 @@ class SandboxGateway:
         self._answer_late(entry)
         return entry
 
-    def _answer_late(self, entry: BookEntry) -> None:
+    def _answer_late(self, entry: RecordEntry) -> None:
         match entry.token, entry.outcome:
             case "tok_slow", "authorized":
                 self._sleep(self._slow_seconds)
@@ -215,7 +215,7 @@ class SandboxGateway:
                 raise GatewayTimeout("the sandbox gateway did not answer in time")
 
     def _count_call(self, key: str) -> int:
-        with self._books.writing() as db:
+        with self._records.writing() as db:
             db.execute(
                 "INSERT INTO calls VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET count = count + 1",
                 (key,),
@@ -264,7 +264,7 @@ def _why_not_refunded(moved: Counter[str], amount: int) -> str:
     return ""
 
 
-def _moved(entries: list[BookEntry]) -> Counter[str]:
+def _moved(entries: list[RecordEntry]) -> Counter[str]:
     """The amounts authorized, captured, voided and refunded by these entries."""
     moved = Counter[str]()
     for entry in entries:
@@ -272,12 +272,12 @@ def _moved(entries: list[BookEntry]) -> Counter[str]:
     return moved
 
 
-def _read(rows: Iterable[sqlite3.Row]) -> list[BookEntry]:
+def _read(rows: Iterable[sqlite3.Row]) -> list[RecordEntry]:
     found = [{column: row[column] for column in _COLUMNS} for row in rows]
-    return [BookEntry(**e | {"recorded_at": datetime.fromisoformat(e["recorded_at"])}) for e in found]
+    return [RecordEntry(**e | {"recorded_at": datetime.fromisoformat(e["recorded_at"])}) for e in found]
 
 
-def _outcome(entry: BookEntry) -> Outcome:
+def _outcome(entry: RecordEntry) -> Outcome:
     match entry.outcome:
         case "authorized":
             return Authorized(entry.reference, entry.amount, entry.currency)

@@ -23,5 +23,5 @@ def expire_authorizations() -> None:
 
 def _expire(payment: Payment) -> None:
     answer = services.ask_to_let_go(payment)
-    with transaction_of("payments"), Payment.objects.locked([payment.order_id]) as [held]:
-        services.record_expiry(held, answer)
+    with transaction_of("payments"), Payment.objects.locked([payment.order_id]) as [locked]:
+        services.record_expiry(locked, answer)

@@ -56,7 +56,7 @@ class CarrierError(Transient):
 
 
 class CarrierDown(Outage):
-    """The carrier's host can't be reached. Nothing was booked."""
+    """The carrier can't be reached. Nothing was booked."""
 
 
 class UnknownParcel(LookupError):

@@ -1,6 +1,6 @@
 """A carrier in a file: books, tracks and delivers as a real one would, and carries nothing.
 
-It keeps its own books, so that what shipping believes can be compared with what the carrier did.
+It keeps its own records, so that what shipping believes can be compared with what the carrier did.
 A word in the street decides what becomes of a parcel (see ``ADDRESSES``). Nothing else of an
 address is kept; hence a repeated key is answered without comparing addresses.
 """
@@ -18,7 +18,7 @@ from django.conf import settings
 from django.utils.translation import gettext_lazy as _
 
 from choreography.core import clock
-from common.sandbox_books import Books
+from common.sandbox_records import Records
 from shipping.carrier import (
     Address,
     Booked,
@@ -40,7 +40,7 @@ SLOW_FACTOR = 5
 
 _SCHEMA = """
 CREATE TABLE bookings (
-    key TEXT PRIMARY KEY, parcel TEXT UNIQUE, journey TEXT NOT NULL, booked_at TEXT NOT NULL,
+    key TEXT PRIMARY KEY, parcel TEXT UNIQUE, scenario TEXT NOT NULL, booked_at TEXT NOT NULL,
     due_at TEXT, cancelled_at TEXT
 );
 """
@@ -55,7 +55,7 @@ class ParcelEntry:
     """None where it was undeliverable; then ``state`` and ``due_at`` are None as well."""
     state: Tracking | None
     """As of now, by the carrier's clock."""
-    journey: str
+    scenario: str
     """The word of ``ADDRESSES`` that decided, or empty."""
     booked_at: datetime
     due_at: datetime | None
@@ -79,7 +79,7 @@ class SandboxCarrier:
         delivery_seconds: float | None = None,
         latency_seconds: float | None = None,
     ) -> None:
-        self._books = Books(path or settings.SANDBOX_DIR / "carrier.sqlite3", _SCHEMA)
+        self._records = Records(path or settings.SANDBOX_DIR / "carrier.sqlite3", _SCHEMA)
         self._clock = clock
         self._sleep = sleep
         self._delivery_seconds = settings.SANDBOX_DELIVERY_SECONDS if delivery_seconds is None else delivery_seconds
@@ -87,24 +87,24 @@ class SandboxCarrier:
 
     def book(self, *, key: str, address: Address) -> Booked | Undeliverable:
         self._travel()
-        journey = _journey(address)
-        if journey == "unreachable":
+        scenario = _scenario(address)
+        if scenario == "unreachable":
             raise CarrierDown("the sandbox carrier can't be reached")
         now = self._clock()
-        taken = journey != "undeliverable"
+        taken = scenario != "undeliverable"
         parcel = f"parcel_{uuid5(NAMESPACE_URL, key).hex}" if taken else None
-        due = self._due(journey, now).isoformat() if taken else None
-        with self._books.writing() as db:
+        due = self._due(scenario, now).isoformat() if taken else None
+        with self._records.writing() as db:
             db.execute(
                 "INSERT INTO bookings VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT (key) DO NOTHING",
-                (key, parcel, journey, now.isoformat(), due),
+                (key, parcel, scenario, now.isoformat(), due),
             )
             first = db.execute("SELECT * FROM bookings WHERE key = ?", (key,)).fetchone()
         return _outcome(first)
 
     def cancel(self, *, parcel: str) -> bool:
         self._travel()
-        with self._books.writing() as db:
+        with self._records.writing() as db:
             found = db.execute("SELECT * FROM bookings WHERE parcel = ?", (parcel,)).fetchall()
             state = self._state(_only(found))
             if state is Tracking.IN_TRANSIT:
@@ -116,21 +116,21 @@ class SandboxCarrier:
 
     def track(self, parcel: str) -> Tracking:
         self._travel()
-        found = self._books.rows("SELECT * FROM bookings WHERE parcel = ?", parcel)
+        found = self._records.rows("SELECT * FROM bookings WHERE parcel = ?", parcel)
         return self._state(_only(found))
 
     def find(self, key: str) -> Booked | Undeliverable | None:
         self._travel()
-        found = self._books.rows("SELECT * FROM bookings WHERE key = ?", key)
+        found = self._records.rows("SELECT * FROM bookings WHERE key = ?", key)
         return _outcome(found[0]) if found else None
 
-    def books(self) -> list[ParcelEntry]:
+    def records(self) -> list[ParcelEntry]:
         """Everything on record, in the order in which it was booked."""
-        rows = self._books.rows("SELECT * FROM bookings ORDER BY rowid")
+        rows = self._records.rows("SELECT * FROM bookings ORDER BY rowid")
         return [self._entry(row) for row in rows]
 
-    def _due(self, journey: str, booked_at: datetime) -> datetime:
-        factor = SLOW_FACTOR if journey == "slow" else 1
+    def _due(self, scenario: str, booked_at: datetime) -> datetime:
+        factor = SLOW_FACTOR if scenario == "slow" else 1
         return booked_at + timedelta(seconds=self._delivery_seconds * factor)
 
     def _state(self, row: sqlite3.Row) -> Tracking:
@@ -138,7 +138,7 @@ class SandboxCarrier:
             return Tracking.CANCELLED
         if self._clock() < datetime.fromisoformat(row["due_at"]):
             return Tracking.IN_TRANSIT
-        return Tracking.LOST if row["journey"] == "lost" else Tracking.DELIVERED
+        return Tracking.LOST if row["scenario"] == "lost" else Tracking.DELIVERED
 
     def _entry(self, row: sqlite3.Row) -> ParcelEntry:
         taken = row["parcel"] is not None
@@ -146,7 +146,7 @@ class SandboxCarrier:
             key=row["key"],
             parcel=row["parcel"],
             state=self._state(row) if taken else None,
-            journey=row["journey"],
+            scenario=row["scenario"],
             booked_at=datetime.fromisoformat(row["booked_at"]),
             due_at=datetime.fromisoformat(row["due_at"]) if taken else None,
         )
@@ -156,7 +156,7 @@ class SandboxCarrier:
             self._sleep(self._latency_seconds)
 
 
-def _journey(address: Address) -> str:
+def _scenario(address: Address) -> str:
     street = address.street.lower()
     return next((word for word in ADDRESSES if word in street), "")
 

@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 
 from choreography.core import clock
 from orders.models import Order
-from shop import journeys, samples, verify
+from shop import flows, samples, verify
 from shop.launcher import Launcher, PrintLine
 from shop.readiness import Flower
 from shop.samples import Sample
@@ -47,13 +47,13 @@ class Report:
 def play(launcher: Launcher, flower: Flower, print_line: PrintLine) -> Report | None:
     """Place the samples, print their events, and check the results. ``None`` if the launcher is stopped before."""
     start = clock.now()
-    follower = journeys.Follower()
+    follower = flows.Follower()
     orders = samples.place()
     ids = [order.pk for order in orders]
     for sample, order in zip(samples.SAMPLES, orders, strict=True):
         print_line(f"  {order.number}  {sample.title}")
     for _poll in _polls(launcher, _ORDERS_LIMIT):
-        for line in journeys.lines(step for step in follower.new_steps() if step.order_id in ids):
+        for line in flows.lines(step for step in follower.new_steps() if step.order_id in ids):
             print_line(line)
         if all(verify.has_ended(order_id) for order_id in ids) or any(verify.dead_letter_faults(ids, start)):
             break
@@ -73,15 +73,14 @@ def _result_of(sample: Sample, order: Order) -> Result:
         status=order.status,
         faults=verify.faults(order.pk, sample.ending),
         steps=[
-            {"at": step.at.isoformat(), "service": step.service, "what": str(step)}
-            for step in journeys.journey(order.pk)
+            {"at": step.at.isoformat(), "service": step.service, "what": str(step)} for step in flows.steps(order.pk)
         ],
     )
 
 
 def _flower_faults(launcher: Launcher, flower: Flower, ids: list[UUID]) -> list[str]:
     """Flower receives task events after the databases have committed, so it is checked repeatedly."""
-    steps = {order_id: journeys.journey(order_id) for order_id in ids}
+    steps = {order_id: flows.steps(order_id) for order_id in ids}
     faults: list[str] = []
     for _poll in _polls(launcher, _FLOWER_LIMIT):
         try:

@@ -18,11 +18,11 @@ from choreography.storage.tables import ServiceTables
 from orders.models import Order
 from payments.gateway import gateway
 from payments.models import Entry, Payment
-from payments.sandbox import BookEntry, SandboxGateway
+from payments.sandbox import RecordEntry, SandboxGateway
 from shipping.carrier import Tracking, carrier
 from shipping.models import Shipment
 from shipping.sandbox import ParcelEntry, SandboxCarrier
-from shop.journeys import Step
+from shop.flows import Step
 from shop.samples import Ending
 
 
@@ -143,20 +143,20 @@ def dead_letter_faults(order_ids: Sequence[UUID], since: datetime) -> Iterator[s
 
 
 def flower_faults(
-    workers: Mapping[str, bool], tasks: Iterable[Mapping[str, Any]], journeys: Mapping[UUID, Sequence[Step]]
+    workers: Mapping[str, bool], tasks: Iterable[Mapping[str, Any]], flows: Mapping[UUID, Sequence[Step]]
 ) -> Iterator[str]:
     """What Flower does not show and should: a worker per service, a task per reaction, the retries.
 
     Args:
         workers: name -> online, as Flower's API returns it.
         tasks: with ``name``, ``state`` and ``retried`` (a time or null), as Flower's API returns it.
-        journeys: the steps of each order.
+        flows: the steps of each order.
     """
     tasks = list(tasks)
     online = {name.partition("@")[0] for name, is_online in workers.items() if is_online}
     for service in sorted(set(conf().services) - online):
         yield _("Flower shows no worker %s@...") % service
-    steps = [step for journey in journeys.values() for step in journey if step.reaction]
+    steps = [step for flow in flows.values() for step in flow if step.reaction]
     done = {task["name"] for task in tasks if task["state"] == "SUCCESS"}
     for reaction in sorted({step.reaction for step in steps} - done):
         yield _("Flower shows no task %s that succeeded") % reaction
@@ -175,18 +175,18 @@ def _unhandled(event_type: str, event_id: UUID) -> Iterator[str]:
             yield _("%(reaction)s has not heard %(event)s") % {"reaction": reaction.name, "event": event_type}
 
 
-def _gateway_records() -> list[BookEntry]:
+def _gateway_records() -> list[RecordEntry]:
     provider = gateway()
     if not isinstance(provider, SandboxGateway):
         raise TypeError("only the sandbox gateway has records that can be read")
-    return provider.books()
+    return provider.records()
 
 
 def _carrier_records() -> list[ParcelEntry]:
     provider = carrier()
     if not isinstance(provider, SandboxCarrier):
         raise TypeError("only the sandbox carrier has records that can be read")
-    return provider.books()
+    return provider.records()
 
 
 def _difference(what: str, found: object, expected: object) -> Iterator[str]:

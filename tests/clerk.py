@@ -120,7 +120,7 @@ def _unheard() -> Any:
 
 
 def broken_promises() -> list[str]:
-    """Where the services' tables and the books of the companies outside contradict the order's end."""
+    """Where the services' tables and the records of the external systems contradict the order's end."""
     from django.conf import settings
 
     from orders.models import Order
@@ -130,10 +130,10 @@ def broken_promises() -> list[str]:
     from shipping.models import Shipment
 
     moved: dict[str, Counter[str]] = {}
-    for entry in gateway().books():  # type: ignore[attr-defined]  # only a sandbox has books
+    for entry in gateway().records():  # type: ignore[attr-defined]  # only a sandbox has records
         moved.setdefault(entry.key.partition(":")[0], Counter())[entry.outcome] += entry.amount
     parcels: dict[str, list[Any]] = {}
-    for parcel in carrier().books():  # type: ignore[attr-defined]  # as above
+    for parcel in carrier().records():  # type: ignore[attr-defined]  # as above
         parcels.setdefault(parcel.key, []).append(str(parcel.state))
     faults = [
         f"{service}: parked {dead_letter}" for service in settings.SERVICES for dead_letter in dead_letters(service)
@@ -141,19 +141,19 @@ def broken_promises() -> list[str]:
     for order in Order.objects.all():
         payment = Payment.objects.filter(pk=order.pk).first() or Payment(pk=order.pk)
         shipment = Shipment.objects.filter(pk=order.pk).first() or Shipment(pk=order.pk)
-        books = moved.get(str(order.pk), Counter())
+        records = moved.get(str(order.pk), Counter())
         facts = {
             "ledger": (payment.authorized, payment.captured, payment.voided, payment.refunded),
-            "books": tuple(books[kind] for kind in ("authorized", "captured", "voided", "refunded")),
+            "records": tuple(records[kind] for kind in ("authorized", "captured", "voided", "refunded")),
             "shipment": shipment.state,
             "parcels": parcels.get(str(order.pk), []),
         }
         total = (order.total, order.total, 0, 0)
         if order.status == Order.Status.COMPLETED:
-            wanted = {"ledger": total, "books": total, "shipment": "delivered", "parcels": ["delivered"]}
+            wanted = {"ledger": total, "records": total, "shipment": "delivered", "parcels": ["delivered"]}
             if facts != wanted:
                 faults.append(f"{order.pk} is completed, but {facts}")
-        elif facts["ledger"] != facts["books"] or payment.held or payment.kept or "delivered" in facts["parcels"]:
+        elif facts["ledger"] != facts["records"] or payment.held or payment.kept or "delivered" in facts["parcels"]:
             faults.append(f"{order.pk} is {order.status}, but {facts}")
     return faults
 
@@ -202,10 +202,10 @@ def unpublished(service: str) -> int:
 
 
 def gateway_calls(order_id: str) -> list[str]:
-    """What the gateway's own books have under an order, such as ``["authorized"]``."""
+    """What the gateway's own records have under an order, such as ``["authorized"]``."""
     from payments.gateway import gateway
 
-    return [entry.outcome for entry in gateway().books() if entry.key.startswith(order_id)]  # type: ignore[attr-defined]
+    return [entry.outcome for entry in gateway().records() if entry.key.startswith(order_id)]  # type: ignore[attr-defined]
 
 
 def tables() -> list[str]:

@@ -1,6 +1,6 @@
-"""The invariants of DESIGN.md, section 6, checked from what is on record: the services' tables and the books outside.
+"""The invariants of DESIGN.md, section 6, checked from what is on record: the services' tables and the records of the sandboxes.
 
-``at_any_moment`` finds what must never be the case, ``at_rest`` what must not be once everything has come to rest.
+``at_any_moment`` finds what must never be the case, ``at_rest`` what must not be once everything has settled.
 Each finding names its invariant, which is the name of the function that found it. Nothing is changed.
 """
 
@@ -17,12 +17,12 @@ from choreography.storage.tables import ServiceTables
 from orders.models import Order
 from payments.gateway import gateway
 from payments.models import Entry, Payment
-from payments.sandbox import BookEntry, SandboxGateway
+from payments.sandbox import RecordEntry, SandboxGateway
 from shipping.carrier import Tracking, carrier
 from shipping.models import Shipment
 from shipping.sandbox import ParcelEntry, SandboxCarrier
 
-#: The four ways money moves, by the names both the ledger and the gateway's books have for them.
+#: The four ways money moves, by the names both the ledger and the gateway's records have for them.
 MOVES = ("authorized", "captured", "voided", "refunded")
 
 
@@ -50,18 +50,18 @@ class Facts:
         return {shipment.pk: shipment for shipment in self._about(Shipment.objects.all(), "pk")}
 
     @cached_property
-    def booked(self) -> dict[UUID, list[BookEntry]]:
-        """The gateway's own books, by the order that its idempotency keys begin with."""
-        books = gateway()
-        assert isinstance(books, SandboxGateway)
-        return _grouped(books.books(), lambda entry: UUID(entry.key.partition(":")[0]))
+    def booked(self) -> dict[UUID, list[RecordEntry]]:
+        """The gateway's own records, by the order that its idempotency keys begin with."""
+        records = gateway()
+        assert isinstance(records, SandboxGateway)
+        return _grouped(records.records(), lambda entry: UUID(entry.key.partition(":")[0]))
 
     @cached_property
     def parcels(self) -> dict[UUID, list[ParcelEntry]]:
-        """The carrier's own books, what it refused left out. A key begins with the order."""
-        books = carrier()
-        assert isinstance(books, SandboxCarrier)
-        taken = (entry for entry in books.books() if entry.parcel)
+        """The carrier's own records, what it refused left out. A key begins with the order."""
+        records = carrier()
+        assert isinstance(records, SandboxCarrier)
+        taken = (entry for entry in records.records() if entry.parcel)
         return _grouped(taken, lambda entry: UUID(entry.key.partition(":")[0]))
 
     @cached_property
@@ -99,11 +99,11 @@ class Facts:
         return bool(order.attention) or str(order.pk) in self._subjects_parked
 
     def charged(self, order_id: UUID) -> int:
-        """What the gateway's own books say the customer has paid in the end."""
+        """What the gateway's own records say the customer has paid in the end."""
         return _sum(self.booked.get(order_id, []), captured=1, refunded=-1)
 
     def held(self, order_id: UUID) -> int:
-        """What the gateway's own books still hold."""
+        """What the gateway's own records still hold."""
         return _sum(self.booked.get(order_id, []), authorized=1, captured=-1, voided=-1)
 
     def said(self, order_id: UUID) -> Counter[str]:
@@ -144,7 +144,7 @@ Finding = tuple[UUID | None, str]
 
 
 def nobody_is_charged_twice(facts: Facts) -> Iterator[Finding]:
-    """By the gateway's own books: each move of money at most once, and never more than the order's total."""
+    """By the gateway's own records: each move of money at most once, and never more than the order's total."""
     for order in facts.orders.values():
         times = Counter(entry.outcome for entry in facts.booked.get(order.pk, []))
         for move in MOVES:
@@ -212,10 +212,10 @@ def ledger_agrees_with_the_gateway(facts: Facts) -> Iterator[Finding]:
     for order_id in facts.orders:
         entries = facts.entries.get(order_id, [])
         ledger = {entry.key: (entry.kind, entry.amount) for entry in entries}
-        books = {entry.key: (entry.outcome, entry.amount) for entry in facts.booked.get(order_id, []) if entry.amount}
-        for key in sorted(ledger.keys() | books.keys()):
-            if ledger.get(key) != books.get(key):
-                yield order_id, f"{key}: the ledger has {ledger.get(key)}, the gateway {books.get(key)}"
+        records = {entry.key: (entry.outcome, entry.amount) for entry in facts.booked.get(order_id, []) if entry.amount}
+        for key in sorted(ledger.keys() | records.keys()):
+            if ledger.get(key) != records.get(key):
+                yield order_id, f"{key}: the ledger has {ledger.get(key)}, the gateway {records.get(key)}"
         sums = Counter[str]()
         for entry in entries:
             sums[entry.kind] += entry.amount
@@ -350,7 +350,7 @@ def _states(facts: Facts, order_id: UUID) -> list[str | None]:
     return [entry.state for entry in facts.parcels.get(order_id, [])]
 
 
-def _sum(entries: list[BookEntry], **signs: int) -> int:
+def _sum(entries: list[RecordEntry], **signs: int) -> int:
     return sum(signs.get(entry.outcome, 0) * entry.amount for entry in entries)
 
 

@@ -45,11 +45,11 @@ class Proxy:
         self._in_loop(self._cut())
 
     def stall(self, direction: Direction | Literal["both"] = "both") -> None:
-        """Hold back bytes, also of connections to come, without ending any."""
+        """Keep bytes waiting, also of connections to come, without ending any."""
         self._in_loop(self._let_flow(direction, False))
 
     def flow(self) -> None:
-        """Let bytes through again, those held back first."""
+        """Let bytes through again, those that waited first."""
         self._in_loop(self._let_flow("both", True))
 
     def refuse(self) -> None:

@@ -23,7 +23,7 @@ from orders.models import Order, Product
 from orders.services import Pick, place_order
 from payments.gateway import gateway
 from payments.models import Payment
-from payments.sandbox import BookEntry, SandboxGateway
+from payments.sandbox import RecordEntry, SandboxGateway
 from shipping.carrier import carrier
 from shipping.models import Shipment
 from shipping.sandbox import ParcelEntry, SandboxCarrier
@@ -198,30 +198,30 @@ class Shop(Choreography):
         services = self.services if service is None else [service]
         return [dead_letter for each in services for dead_letter in ServiceTables(each).dead_letters.all()]
 
-    # How things stand with the provider and the carrier, by their own books
+    # How things stand with the provider and the carrier, by their own records
 
-    def booked(self, order_id: UUID) -> list[BookEntry]:
-        """What the gateway's own books have of an order."""
-        books = gateway()
-        assert isinstance(books, SandboxGateway)
-        return [entry for entry in books.books() if entry.key.startswith(str(order_id))]
+    def booked(self, order_id: UUID) -> list[RecordEntry]:
+        """What the gateway's own records have of an order."""
+        records = gateway()
+        assert isinstance(records, SandboxGateway)
+        return [entry for entry in records.records() if entry.key.startswith(str(order_id))]
 
     def charged(self, order_id: UUID) -> int:
-        """What the gateway's own books say the customer has paid in the end."""
+        """What the gateway's own records say the customer has paid in the end."""
         return _sum(self.booked(order_id), captured=1, refunded=-1)
 
     def held(self, order_id: UUID) -> int:
-        """What the gateway's own books still hold."""
+        """What the gateway's own records still hold."""
         return _sum(self.booked(order_id), authorized=1, captured=-1, voided=-1)
 
     def sent(self, order_id: UUID) -> list[ParcelEntry]:
-        """What the carrier's own books have of an order, what it refused left out."""
-        books = carrier()
-        assert isinstance(books, SandboxCarrier)
-        return [entry for entry in books.books() if entry.key == str(order_id) and entry.parcel]
+        """What the carrier's own records have of an order, what it refused left out."""
+        records = carrier()
+        assert isinstance(records, SandboxCarrier)
+        return [entry for entry in records.records() if entry.key == str(order_id) and entry.parcel]
 
     def parcels(self, order_id: UUID) -> list[str | None]:
-        """The states of an order's parcels in the carrier's own books."""
+        """The states of an order's parcels in the carrier's own records."""
         return [entry.state for entry in self.sent(order_id)]
 
 
@@ -229,7 +229,7 @@ def _type_of(message: Stored) -> str:
     return str(json.loads(message.body)["type"])
 
 
-def _sum(entries: Iterable[BookEntry], **signs: int) -> int:
+def _sum(entries: Iterable[RecordEntry], **signs: int) -> int:
     return sum(signs.get(entry.outcome, 0) * entry.amount for entry in entries)
 
 
@@ -241,7 +241,7 @@ def _die(*args: Any) -> None:
 
 
 def assert_invariants(shop: Shop, orders: Iterable[Order]) -> None:
-    """What holds once everything has come to rest."""
+    """What holds once everything has settled."""
     left = {queue.name: (queue.ready, queue.unacked) for queue in shop.broker.queues() if queue.ready or queue.unacked}
     assert not left, f"messages are left: {left}"
     assert at_rest(Facts([order.pk for order in orders])) == []

@@ -12,12 +12,12 @@ SWITCH = "gateway-is-down"
 
 
 class SwitchedGateway:
-    """The sandbox, where it is switched on. Its books can always be looked into."""
+    """The sandbox, where it is switched on. Its records can always be looked into."""
 
     def __init__(self) -> None:
         self._sandbox = SandboxGateway()
 
     def __getattr__(self, name: str) -> Any:
-        if name != "books" and (Path(settings.DATA_DIR) / SWITCH).exists():
+        if name != "records" and (Path(settings.DATA_DIR) / SWITCH).exists():
             raise GatewayDown("switched off")
         return getattr(self._sandbox, name)

@@ -28,7 +28,7 @@ django.setup()
 from django.db import transaction
 from django.utils import timezone
 
-from bench import outside, sample
+from bench import external_systems, sample
 from orders.models import Order, OrderLine
 from payments.models import Entry, Payment
 from shipping.models import Shipment
@@ -80,7 +80,7 @@ def place() -> UUID:
 @app.task(name="payments.authorize_payment")
 def authorize_payment(order_id: str, token: str, total: int, currency: str) -> None:
     key = f"{order_id}:authorize"
-    reference = outside.authorize(key)
+    reference = external_systems.authorize(key)
     with transaction.atomic():
         payment = Payment.objects.create(
             order_id=order_id,
@@ -106,7 +106,7 @@ def plan_shipment(order_id: str, ship_to: dict[str, str]) -> None:
 
 @app.task(name="shipping.dispatch_shipment", autoretry_for=(Shipment.DoesNotExist,), retry_backoff=True, max_retries=10)
 def dispatch_shipment(order_id: str) -> None:
-    parcel = outside.book(order_id)
+    parcel = external_systems.book(order_id)
     with transaction.atomic():
         shipment = Shipment.objects.select_for_update().get(pk=order_id)
         shipment.state, shipment.parcel, shipment.dispatched_at = Shipment.State.DISPATCHED, parcel, timezone.now()
@@ -122,7 +122,7 @@ def dispatch_shipment(order_id: str) -> None:
 @app.task(name="payments.capture_payment")
 def capture_payment(order_id: str) -> None:
     key = f"{order_id}:capture"
-    outside.capture(key, Payment.objects.get(pk=order_id).reference)
+    external_systems.capture(key, Payment.objects.get(pk=order_id).reference)
     with transaction.atomic():
         payment = Payment.objects.select_for_update().get(pk=order_id)
         payment.captured = payment.authorized
@@ -135,7 +135,7 @@ def capture_payment(order_id: str) -> None:
 def track_parcels() -> None:
     under_way = Shipment.objects.filter(state=Shipment.State.DISPATCHED).order_by("dispatched_at")
     for order_id, parcel in under_way.values_list("order_id", "parcel")[: sample.PARCELS_AT_ONCE]:
-        if outside.is_delivered(parcel):
+        if external_systems.is_delivered(parcel):
             _deliver(order_id)
 
 

@@ -23,7 +23,7 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
-from bench import outside, sample
+from bench import external_systems, sample
 from bench.peers.tables import Entry, Order, Payment, Shipment, new_order, new_payment, now
 
 
@@ -54,7 +54,7 @@ def place() -> UUID:
 @dramatiq.actor(queue_name="payments")
 def authorize_payment(order_id: str, token: str, total: int, currency: str) -> None:
     key = f"{order_id}:authorize"
-    reference = outside.authorize(key)
+    reference = external_systems.authorize(key)
     with Session(engine) as session, session.begin():
         session.add(new_payment(UUID(order_id), total, currency, reference, key))
     record_authorization.send(order_id)
@@ -69,7 +69,7 @@ def plan_shipment(order_id: str, ship_to: dict[str, str]) -> None:
 
 @dramatiq.actor(queue_name="shipping", min_backoff=100)
 def dispatch_shipment(order_id: str) -> None:
-    parcel = outside.book(order_id)
+    parcel = external_systems.book(order_id)
     with Session(engine) as session, session.begin():
         shipment = session.get_one(Shipment, UUID(order_id), with_for_update=True)
         shipment.state, shipment.parcel, shipment.dispatched_at = "dispatched", parcel, now()
@@ -81,7 +81,7 @@ def dispatch_shipment(order_id: str) -> None:
 def capture_payment(order_id: str) -> None:
     key = f"{order_id}:capture"
     with Session(engine) as session:
-        outside.capture(key, session.get_one(Payment, UUID(order_id)).reference)
+        external_systems.capture(key, session.get_one(Payment, UUID(order_id)).reference)
     with Session(engine) as session, session.begin():
         payment = session.get_one(Payment, UUID(order_id), with_for_update=True)
         payment.captured = payment.authorized
@@ -95,7 +95,7 @@ def track_parcels() -> None:
         query = select(Shipment.order_id, Shipment.parcel).where(Shipment.state == "dispatched")
         under_way = session.execute(query.order_by(Shipment.dispatched_at).limit(sample.PARCELS_AT_ONCE)).all()
     for order_id, parcel in under_way:
-        if outside.is_delivered(parcel):
+        if external_systems.is_delivered(parcel):
             _deliver(order_id)
 
 

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from bench import outside, sample
+from bench import external_systems, sample
 from bench.peers.tables import Entry, Order, Payment, Shipment, new_order, new_payment, now
 
 #: Events a process handles at a time: as many as a worker of the others has threads.
@@ -68,7 +68,7 @@ async def announce(event: str, message: BaseModel) -> None:
 @hears("payments", "order_placed")
 async def authorize_payment(event: OrderPlaced) -> None:
     key = f"{event.order_id}:authorize"
-    reference = outside.authorize(key)
+    reference = external_systems.authorize(key)
     async with AsyncSession(engine) as session, session.begin():
         session.add(new_payment(event.order_id, event.total, event.currency, reference, key))
     await announce("payment_authorized", About(order_id=event.order_id))
@@ -82,7 +82,7 @@ async def plan_shipment(event: OrderPlaced) -> None:
 
 @hears("shipping", "payment_authorized")
 async def dispatch_shipment(event: About) -> None:
-    parcel = outside.book(str(event.order_id))
+    parcel = external_systems.book(str(event.order_id))
     async with AsyncSession(engine) as session, session.begin():
         shipment = await session.get_one(Shipment, event.order_id, with_for_update=True)
         shipment.state, shipment.parcel, shipment.dispatched_at = "dispatched", parcel, now()
@@ -93,7 +93,7 @@ async def dispatch_shipment(event: About) -> None:
 async def capture_payment(event: About) -> None:
     key = f"{event.order_id}:capture"
     async with AsyncSession(engine) as session:
-        outside.capture(key, (await session.get_one(Payment, event.order_id)).reference)
+        external_systems.capture(key, (await session.get_one(Payment, event.order_id)).reference)
     async with AsyncSession(engine) as session, session.begin():
         payment = await session.get_one(Payment, event.order_id, with_for_update=True)
         payment.captured = payment.authorized
@@ -107,7 +107,7 @@ async def track_parcels() -> None:
         found = await session.execute(query.order_by(Shipment.dispatched_at).limit(sample.PARCELS_AT_ONCE))
         under_way = found.all()
     for order_id, parcel in under_way:
-        if outside.is_delivered(parcel):
+        if external_systems.is_delivered(parcel):
             async with AsyncSession(engine) as session, session.begin():
                 shipment = await session.get_one(Shipment, order_id, with_for_update=True)
                 shipment.state, shipment.ended_at = "delivered", now()

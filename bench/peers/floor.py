@@ -1,6 +1,6 @@
 """The floor: what an outbox, an inbox and confirms cost with nothing around them. psycopg2 and py-amqp, no more.
 
-A worker and a relay per service, like the shop. A worker takes what waits, ``GROUP`` deliveries at most, and handles
+A worker and a relay per service, like the shop. A worker takes what waits, ``BATCH`` deliveries at most, and handles
 them in one transaction: inbox, changes, outbox. Then it acknowledges them all at once. The relay takes what waits in
 the outbox, 500 rows at most, publishes it pipelined, and removes it once everything is confirmed.
 
@@ -21,17 +21,17 @@ from typing import Any
 import psycopg2.extras
 from psycopg2.extras import execute_values
 
-from bench import outside, sample
+from bench import external_systems, sample
 from bench.pipeline import Pipeline, connect
 
 Event = dict[str, Any]
 """``type``, ``id`` and ``order`` (both texts), ``data``."""
 
-GROUP = int(os.environ.get("GROUP", "1"))
+BATCH = int(os.environ.get("BATCH", "1"))
 RELAYED_AT_ONCE = 500
 TICK = float(os.environ.get("TRACK_PARCELS_SECONDS", "1"))
 
-#: In the order of an order's life: within a group an earlier step is taken first.
+#: In the order of an order's life: within a batch an earlier step is taken first.
 HEARS = {
     "orders": ("payment_authorized", "shipment_dispatched", "shipment_delivered", "payment_captured"),
     "payments": ("order_placed", "shipment_dispatched"),
@@ -53,7 +53,7 @@ def new_event(event_type: str, order: str, **data: Any) -> Event:
 
 def authorize(sql: Any, events: Sequence[Event]) -> list[Event]:
     keys = {event["order"]: f"{event['order']}:authorize" for event in events}
-    references = {order: outside.authorize(key) for order, key in keys.items()}
+    references = {order: external_systems.authorize(key) for order, key in keys.items()}
     rows = [
         (event["order"], event["data"]["currency"], *[event["data"]["total"]] * 2, references[event["order"]])
         for event in events
@@ -80,7 +80,7 @@ def plan(sql: Any, events: Sequence[Event]) -> list[Event]:
 
 
 def dispatch(sql: Any, events: Sequence[Event]) -> list[Event]:
-    parcels = {event["order"]: outside.book(event["order"]) for event in events}
+    parcels = {event["order"]: external_systems.book(event["order"]) for event in events}
     execute_values(
         sql,
         "UPDATE shipping_shipment SET state = 'dispatched', parcel = v.parcel, dispatched_at = now()"
@@ -98,7 +98,7 @@ def capture(sql: Any, events: Sequence[Event]) -> list[Event]:
     )
     held = sql.fetchall()
     for order, reference, _ in held:
-        outside.capture(f"{order}:capture", reference)
+        external_systems.capture(f"{order}:capture", reference)
     execute_values(
         sql,
         "UPDATE payments_payment SET captured = v.amount FROM (VALUES %s) v (id, amount) WHERE order_id = v.id::uuid",
@@ -121,9 +121,9 @@ def track(sql: Any) -> list[Event]:
     sql.execute(
         "SELECT order_id::text, parcel FROM shipping_shipment WHERE state = 'dispatched'"
         " ORDER BY dispatched_at LIMIT %s FOR UPDATE SKIP LOCKED",
-        (GROUP,),
+        (BATCH,),
     )
-    delivered = [(order, parcel) for order, parcel in sql.fetchall() if outside.is_delivered(parcel)]
+    delivered = [(order, parcel) for order, parcel in sql.fetchall() if external_systems.is_delivered(parcel)]
     if delivered:
         sql.execute(
             "UPDATE shipping_shipment SET state = 'delivered', ended_at = now() WHERE order_id = ANY(%s::uuid[])",
@@ -188,7 +188,7 @@ def announce(sql: Any, service: str, events: Sequence[Event]) -> None:
 
 
 def handle(sql: Any, service: str, events: Sequence[Event]) -> None:
-    """The one transaction of a group."""
+    """The one transaction of a batch."""
     known = execute_values(
         sql,
         f"INSERT INTO floor_inbox_{service} VALUES %s ON CONFLICT DO NOTHING RETURNING event_id::text",
@@ -217,16 +217,16 @@ def work(service: str) -> None:
         channel.exchange_declare(event_type, "fanout", durable=True, auto_delete=False)
         channel.queue_bind(service, event_type)
     waiting: list[Any] = []
-    channel.basic_qos(0, 2 * GROUP, False)
+    channel.basic_qos(0, 2 * BATCH, False)
     channel.basic_consume(service, callback=waiting.append)
     ticked = time.monotonic()
     while True:
         _take(connection, waiting, ticked + TICK - time.monotonic())
-        group, waiting[:] = waiting[:GROUP], waiting[GROUP:]
-        if group:
+        batch, waiting[:] = waiting[:BATCH], waiting[BATCH:]
+        if batch:
             with database, database.cursor() as sql:
-                handle(sql, service, [json.loads(message.body) for message in group])
-            channel.basic_ack(group[-1].delivery_tag, multiple=True)
+                handle(sql, service, [json.loads(message.body) for message in batch])
+            channel.basic_ack(batch[-1].delivery_tag, multiple=True)
         if time.monotonic() - ticked >= TICK:
             ticked = time.monotonic()
             if service == "shipping":
@@ -234,9 +234,9 @@ def work(service: str) -> None:
 
 
 def _take(connection: Any, waiting: list[Any], patience: float) -> None:
-    """Wait for one delivery, ``patience`` seconds at most; then take what else has arrived, a group at most."""
+    """Wait for one delivery, ``patience`` seconds at most; then take what else has arrived, a batch at most."""
     pause = max(patience, 0.001)
-    while len(waiting) < GROUP:
+    while len(waiting) < BATCH:
         try:
             connection.drain_events(timeout=pause if not waiting else 0)
         except TimeoutError:

@@ -2,7 +2,7 @@
 
 Reactions, outboxes, inboxes and databases are the real ones. The broker, the clock and the order of everything are
 simulated: messages arrive late, twice and out of order, processes die between any two statements, databases and
-external systems are down. At the end all faults stop, what is parked is sent again, everything comes to rest, and the
+external systems are down. At the end all faults stop, what is parked is sent again, everything settles, and the
 project's invariants must hold. The same seed makes the same history on every machine.
 
 In a test, on its empty test databases::

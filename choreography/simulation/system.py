@@ -29,7 +29,7 @@ from choreography.testing import Choreography, FrozenClock, Step, override
 from choreography.worker.batching import Batcher
 from choreography.worker.receiving import read_delivery
 
-#: Seconds of its time in which everything has to come to rest once faults have stopped.
+#: Seconds of its time in which everything has to settle once faults have stopped.
 REST_WITHIN = 3600.0
 #: Seconds between two ticks of the timers, once faults have stopped.
 BEAT = 60.0
@@ -398,26 +398,26 @@ class SimulatedSystem(Choreography):
         """
 
     def end(self) -> None:
-        """No more faults: what is parked is sent again, and everything comes to rest.
+        """No more faults: what is parked is sent again, and everything settles.
 
         Raises:
-            Violated: it does not come to rest, or not to a good end.
+            Violated: it does not settle, or a flow ends badly.
         """
         self.tell("From now on nothing fails.")
         self.mend()
-        self.rest()
+        self.run_until_settled()
         if self.parked():
             for service, dead_letter in self.parked():
                 self.tell(f"someone sends {service}'s dead letter {dead_letter.pk} again")
                 actions.send_again(dead_letter, self)
-            self.rest()
+            self.run_until_settled()
         for service, dead_letter in self.parked():
             raise Violated(
                 Violation("a_dead_letter_sent_again_takes_effect", dead_letter.subject, f"{service}: {dead_letter}")
             )
         left = [f"{queue.name} {queue.ready}" for queue in self.broker.queues() if queue.ready or queue.unacked]
         if left:
-            raise Violated(Violation("the_broker_is_empty_at_rest", None, ", ".join(left)))
+            raise Violated(Violation("the_broker_is_empty_at_the_end", None, ", ".join(left)))
 
     def mend(self) -> None:
         """End every fault, and let workers begin anew."""
@@ -427,8 +427,8 @@ class SimulatedSystem(Choreography):
         self.meanwhile.clear()
         self.lose_all_connections()
 
-    def rest(self) -> None:
-        """Come to rest: nothing is to be handled, due on a ladder, or done by two ticks of every timer.
+    def run_until_settled(self) -> None:
+        """Let everything settle: nothing is to be handled, due on a ladder, or done by two ticks of every timer.
 
         Raises:
             Violated: it does not within ``REST_WITHIN`` seconds of its time.
@@ -446,7 +446,7 @@ class SimulatedSystem(Choreography):
                 self.time.advance(BEAT)
                 self.beat()
             if (seconds := (self.time.now() - begin).total_seconds()) > REST_WITHIN:
-                raise Violated(Violation("every_flow_ends", None, f"there is no rest after {seconds:.0f} s"))
+                raise Violated(Violation("every_flow_ends", None, f"not settled after {seconds:.0f} s"))
 
     def beat(self) -> None:
         """Tick every timer but those that delete old rows."""

@@ -65,7 +65,7 @@ def install(app: Celery) -> None:
         # Enough to fill a batch for each of the pool's slots.
         worker_prefetch_multiplier=conf().batch_size,
         # After a reconnect Celery would widen a reduced prefetch from the pool's threads, and they would wait for the
-        # broker's answer on the connection the event loop reads from.
+        # broker's reply on the connection the event loop reads from.
         worker_enable_prefetch_count_reduction=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_send_task_events=True,

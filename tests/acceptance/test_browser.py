@@ -57,7 +57,7 @@ def test_the_page_stops_looking_when_nothing_more_is_to_come(page: Page) -> None
 
     looks: list[str] = []
     page.on("request", lambda request: looks.append(request.url))
-    page.wait_for_timeout(2500)  # two and a half turns: that nothing happens can't be waited for
+    page.wait_for_timeout(2500)  # two and a half intervals: that nothing happens can't be waited for
 
     assert looks == []
 

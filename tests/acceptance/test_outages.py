@@ -1,4 +1,4 @@
-"""While something is down the worker holds back: messages stay in their queue, and all goes on soon afterwards."""
+"""While something is down the worker pauses: messages stay in their queue, and all goes on soon afterwards."""
 
 import json
 import sys

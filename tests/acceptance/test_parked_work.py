@@ -136,7 +136,7 @@ def test_a_person_tries_out_edits_and_discards_dead_letters_in_the_browser(shop:
     eventually(lambda: states(shop)["resolved"] == 1)
     page.reload()
     expect(page.locator(".field-history_shown")).to_contain_text("took effect")
-    look(page, "letter-history")
+    look(page, "dead-letter-history")
 
     page.goto("/admin/orders/deadletter/?event_type=payments.payment_voided.v1")
     page.click("#result_list .field-__str__ a")
@@ -152,7 +152,7 @@ def test_a_person_tries_out_edits_and_discards_dead_letters_in_the_browser(shop:
     eventually(lambda: states(shop)["resolved"] == 2)
     page.reload()
     page.click("summary:has-text('changes')")
-    look(page, "letter-edited")
+    look(page, "dead-letter-edited")
 
     page.goto("/admin/orders/deadletter/?state__exact=parked")
     page.click("#result_list .field-__str__ a")

@@ -1,4 +1,4 @@
-"""Looks things up in every service's database and in the books of the companies outside."""
+"""Looks things up in every service's database and in the records of the external systems."""
 
 from collections import Counter
 from typing import Any
@@ -89,7 +89,7 @@ def missing(submissions: list[str]) -> list[str]:
 
 
 def parked() -> list[str]:
-    """Letters that wait for a person, with the way they came."""
+    """Dead letters that wait for a person, with the way they came."""
     from django.conf import settings
 
     from choreography.storage.tables import ServiceTables

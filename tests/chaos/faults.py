@@ -205,7 +205,7 @@ class Faults:
                 self.counts["messages_reordered" if queue == inbox else "messages_delayed"] += 1
         self._site.start(*self._site.workers(service))
 
-    # The companies outside, and the databases' last word
+    # The external systems, and the databases' last word
 
     def _gateway_down(self) -> None:
         with self._while("gateway-down"):
@@ -241,7 +241,7 @@ class Faults:
 
     @contextmanager
     def _while(self, name: str) -> Iterator[None]:
-        """Have a host outside misbehave (see ``providers``)."""
+        """Have an external system misbehave (see ``providers``)."""
         file = self._site.faults / name
         file.touch()
         try:

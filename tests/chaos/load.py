@@ -31,7 +31,7 @@ from tests.chaos.site import ADMIN_PASSWORD, Site
 
 Answer = TypeVar("Answer")
 
-#: Nothing can be done with these until a person cancels them: the host is never there for them.
+#: Nothing can be done with these until a person cancels them: the external system is never there for them.
 HOPELESS_TOKEN, HOPELESS_WORD = "tok_down", "unreachable"
 
 #: Part of the orders that: are good in every way, come by the form in the admin, are cancelled at some moment; and of

@@ -29,7 +29,7 @@ class Options:
     faults: tuple[str, ...] = KINDS
     """The kinds of faults that are injected."""
     patience: float = 480.0
-    """Seconds within which everything must then come to rest: more than the ladder's last rung lasts."""
+    """Seconds within which everything must then settle: more than the ladder's last rung lasts."""
     folder: Path | None = None
     """Keeps the data and the logs; else they are removed."""
 

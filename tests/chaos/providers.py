@@ -1,7 +1,7 @@
 """A payment provider and a carrier as they are on a bad day. What goes wrong with a call depends on its key alone.
 
 Some calls are booked and their answer is lost, some fail at first, some take long. Beyond that whoever makes a file in
-``FAULTS`` (see ``faults``) can have them all fail, or the host be down, for as long as the file is there.
+``FAULTS`` (see ``faults``) can have them all fail, or the system be down, for as long as the file is there.
 """
 
 import hashlib
@@ -33,18 +33,18 @@ log = structlog.get_logger(__name__)
 
 Answer = TypeVar("Answer")
 
-#: The folder of the files that bring a host down or make it fail; the seed that says which calls go wrong.
+#: The folder of the files that bring an external system down or make it fail; the seed that says which calls go wrong.
 FOLDER, SEED = "CHAOS_FAULTS", "CHAOS_SEED"
 
 
 class BadDay:
-    """What goes wrong with a host's calls."""
+    """What goes wrong with an external system's calls."""
 
     def __init__(
-        self, host: str, slow: float, down: type[Exception], fails: type[Exception], silent: type[Exception]
+        self, system: str, slow: float, down: type[Exception], fails: type[Exception], silent: type[Exception]
     ) -> None:
         """``slow``: the part of the calls that take a second."""
-        self._host, self._slow, self._down, self._fails, self._silent = host, slow, down, fails, silent
+        self._system, self._slow, self._down, self._fails, self._silent = system, slow, down, fails, silent
         self._folder = Path(os.environ[FOLDER])
         self._seed = os.environ[SEED]
 
@@ -59,7 +59,7 @@ class BadDay:
         chance = self._chance(key)
         # Long enough for a person to change their mind meanwhile, and for the shop to hear of it.
         time.sleep(1.0 if chance < self._slow else 0.02)
-        if (self._folder / f"{self._host}-fails").exists():
+        if (self._folder / f"{self._system}-fails").exists():
             self._tell("failed", self._fails)
         answer = what()
         # Booked: whoever asks under the same key is told, and does not call again.
@@ -68,12 +68,12 @@ class BadDay:
         return answer
 
     def _be_down(self) -> None:
-        if (self._folder / f"{self._host}-down").exists():
+        if (self._folder / f"{self._system}-down").exists():
             self._tell("was_down", self._down)
 
     def _tell(self, what: str, error: type[Exception]) -> None:
-        log.info("fault injected", fault=f"{self._host}_{what}")
-        raise error(f"the {self._host} has a bad day")
+        log.info("fault injected", fault=f"{self._system}_{what}")
+        raise error(f"the {self._system} has a bad day")
 
     def _chance(self, key: str) -> float:
         return int.from_bytes(hashlib.sha256(f"{self._seed}:{key}".encode()).digest()[:6]) / 2**48

@@ -65,14 +65,14 @@ class Report:
     retries: int = 0
     parked: int = 0
     circuits_opened: int = 0
-    """Times a worker held back because what its service needs was down."""
+    """Times a worker paused because what its service needs was down."""
     lost: int = 0
     doubled: int = 0
     violated: int = 0
     broken: dict[str, Broken] = field(default_factory=dict)
     """Invariants that do not hold, by name."""
     quiet: bool = False
-    """Everything came to rest."""
+    """Everything has settled."""
     placing_seconds: float = 0
     seconds_to_quiet: float = 0
     """From the end of the last fault, after which the last orders were still placed."""

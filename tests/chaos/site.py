@@ -75,7 +75,7 @@ class Site:
     """A line to each node."""
     database_lines: Mapping[str, Proxy]
     faults: Path
-    """Files in here bring a host outside down (see ``providers``)."""
+    """Files in here bring an external system down (see ``providers``)."""
     web_port: int
     people: "People"
     ended: dict[str, int] = field(default_factory=dict)

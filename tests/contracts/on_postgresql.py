@@ -41,7 +41,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases="__all__")
 
 #: Seconds after which something that should happen at once counts as hanging.
 HANGING = 20.0
-#: Rows in a table that is large beside what one bite of a purge looks at.
+#: Rows in a table that is large beside what one batch of a purge looks at.
 MANY = 30_000
 Found = TypeVar("Found")
 

@@ -1,4 +1,4 @@
-"""What every journey starts from: an open shop, a provider and a carrier."""
+"""What every scenario starts from: an open shop, a provider and a carrier."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.shop_in_a_box import Shop
 
 @pytest.fixture
 def frozen() -> Iterator[FrozenClock]:
-    """A world whose time stands still."""
+    """A clock that stands still."""
     frozen = FrozenClock()
     with clock.use_clock(frozen):
         yield frozen

@@ -11,7 +11,7 @@ from shipping.sandbox import SandboxCarrier
 
 
 class Gateway(SandboxGateway):
-    """``down``: the host can't be reached. ``meanwhile``: what happens, once, between a booking and its answer."""
+    """``down``: it can't be reached. ``meanwhile``: what happens, once, between a booking and its answer."""
 
     down: ClassVar[bool]
     meanwhile: ClassVar[dict[str, Callable[[], None]]]
@@ -38,7 +38,7 @@ class Gateway(SandboxGateway):
 
     def _reach(self) -> None:
         if self.down:
-            raise GatewayDown("the gateway's host can't be reached")
+            raise GatewayDown("the gateway can't be reached")
 
     @contextmanager
     def _meddling(self, call: str) -> Iterator[None]:
@@ -50,7 +50,7 @@ class Gateway(SandboxGateway):
 
 
 class Carrier(SandboxCarrier):
-    """``down``: the host can't be reached. ``meanwhile``: what happens, once, between a booking and its answer.
+    """``down``: it can't be reached. ``meanwhile``: what happens, once, between a booking and its answer.
 
     ``loses_answers``: how many bookings are made without the answer arriving.
     """
@@ -82,7 +82,7 @@ class Carrier(SandboxCarrier):
 
     def _reach(self) -> None:
         if self.down:
-            raise CarrierDown("the carrier's host can't be reached")
+            raise CarrierDown("the carrier can't be reached")
 
 
 def _nothing() -> None:

@@ -30,7 +30,7 @@ FACTS = (
 
 
 def hear_everything_but_orders(shop: Shop, order: Order) -> list[Stored]:
-    """The other services come to rest while orders hears nothing. Returns what waits for orders."""
+    """The other services settle while orders hears nothing. Returns what waits for orders."""
     for _ in range(4):
         for service in ("payments", "shipping"):
             shop.hear_all(service)

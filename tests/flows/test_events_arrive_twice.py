@@ -5,13 +5,13 @@ from pytest_django.fixtures import Settings
 
 from choreography.inbox.deliveries import Done, Duplicate
 from choreography.testing import Step
-from tests.flows.journeys import JOURNEYS, Journey
+from tests.flows.scenarios import SCENARIOS, Scenario
 from tests.shop_in_a_box import Shop, assert_invariants
 
 
-@pytest.mark.parametrize("journey", JOURNEYS, ids=str)
-def test_repeating_everything_after_the_end_changes_nothing(shop: Shop, journey: Journey) -> None:
-    order = journey.start(shop)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_repeating_everything_after_the_end_changes_nothing(shop: Shop, scenario: Scenario) -> None:
+    order = scenario.start(shop)
     shop.come_to_rest()
     before = shop.order(order).__dict__ | {"announced": shop.announced(order), "_state": None}
     steps = [step for step in shop.steps if isinstance(step.outcome, Done)]
@@ -23,13 +23,13 @@ def test_repeating_everything_after_the_end_changes_nothing(shop: Shop, journey:
     assert len(shop.steps) >= 2 * len(steps)
     assert all(isinstance(outcome, Duplicate) for outcome in shop.outcomes()[-len(steps) :])
     assert shop.order(order).__dict__ | {"announced": shop.announced(order), "_state": None} == before
-    assert before["status"] == journey.end
+    assert before["status"] == scenario.end
     assert_invariants(shop, [order])
 
 
-@pytest.mark.parametrize("journey", JOURNEYS, ids=str)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_every_message_arriving_twice_at_once_changes_nothing(
-    shop: Shop, journey: Journey, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handle = Shop.handle
     repeated = []
@@ -40,10 +40,10 @@ def test_every_message_arriving_twice_at_once_changes_nothing(
         return step
 
     monkeypatch.setattr(Shop, "handle", handle_twice)
-    order = journey.start(shop)
+    order = scenario.start(shop)
     shop.come_to_rest()
 
-    assert shop.status(order) == journey.end
+    assert shop.status(order) == scenario.end
     assert any(isinstance(outcome, Duplicate) for outcome in repeated)
     assert_invariants(shop, [order])
 

@@ -6,8 +6,8 @@ import pytest
 
 from choreography.broker.embedded.store import Stored
 from choreography.testing import FrozenClock, Step
-from tests.flows.journeys import JOURNEYS, Journey
 from tests.flows.providers import Carrier, Gateway
+from tests.flows.scenarios import SCENARIOS, Scenario
 from tests.shop_in_a_box import Shop, assert_invariants
 
 
@@ -38,16 +38,16 @@ def shop(db: None, frozen: FrozenClock, gateway: type[Gateway], carrier: type[Ca
 
 
 @pytest.mark.parametrize("die", [Shop.crash_before_commit, Shop.crash_before_acknowledging])
-@pytest.mark.parametrize("journey", JOURNEYS, ids=str)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_at_any_delivery_the_order_ends_as_it_would_have(
-    shop: FragileShop, journey: Journey, die: Callable[[Shop, str], Step | None]
+    shop: FragileShop, scenario: Scenario, die: Callable[[Shop, str], Step | None]
 ) -> None:
     shop.die = die
     for delivery in range(1, 100):
         shop.begun, shop.doomed = 0, delivery
-        order = journey.start(shop)
+        order = scenario.start(shop)
         shop.come_to_rest()
-        assert shop.status(order) == journey.end
+        assert shop.status(order) == scenario.end
         assert_invariants(shop, [order])
         if shop.begun < delivery:
             break

@@ -2,9 +2,11 @@
 
 A block of ``python`` begins with a comment that names its file: ``# app/models.py`` is the whole file,
 ``# app/models.py, at the end`` is appended to it, ``# app/models.py, in place of Record`` replaces that class or
-function, and ``# app/models.py, as it is`` is what stands in it already. A block of ``sh`` is run. A block of ``text`` shows what the block of ``sh`` before it prints: each line must
-appear, in this order, where ``…`` stands for anything. If it does not, the block is run again until it does, for what
-other processes do takes time: such a block must only look. A block of ``sh`` without one must succeed.
+function, and ``# app/models.py, as it is`` is what stands in it already. A block of ``sh`` is run and must succeed.
+
+A block of ``text`` shows what the block of ``sh`` before it prints: each line must appear, in this order, where ``…``
+stands for anything. If it does not, the block of ``sh`` is run again until it does, for what other processes do takes
+time: such a block must only look, and its exit code does not matter.
 """
 
 import ast

@@ -6,7 +6,7 @@ databases (SQLite in memory); the broker is the embedded one in memory, and time
 ============  =====================================================================================
 ``actions``   what may happen: one class each, and what a fault does to it
 ``schedule``  a seed's history as an explicit list of actions, which may be thinned out
-``outside``   the provider and the carrier, in whose calls things go wrong
+``external_systems`` the provider and the carrier, in whose calls things go wrong
 ``shop``      the shop in which actions happen, and the processes that can die in it
 ``run``       one history from its first action to its end, with the invariants checked all the way
 ``shrink``    the shortest part of a history that still fails

@@ -10,7 +10,7 @@ from choreography.core.errors import ChoreographyError
 from choreography.simulation.actions import Action
 from choreography.simulation.faults import Crash, Fault
 from orders.services import SubmittedTwice, request_cancellation
-from tests.simulation.outside import CARRIER, GATEWAY, Mishap
+from tests.simulation.external_systems import CARRIER, GATEWAY, Mishap
 from tests.simulation.shop import SimulatedShop, order_of
 
 
@@ -75,7 +75,7 @@ class SystemDown(Action):
 
     def do(self, shop: SimulatedShop) -> None:
         shop.tell(f"{self.system} goes down")
-        shop.outside.down.add(self.system)
+        shop.systems.down.add(self.system)
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ class SystemBack(Action):
     system: str
 
     def do(self, shop: SimulatedShop) -> None:
-        if self.system in shop.outside.down:
+        if self.system in shop.systems.down:
             shop.tell(f"{self.system} comes back")
-            shop.outside.down.discard(self.system)
+            shop.systems.down.discard(self.system)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Mislead(Action):
 
     def do(self, shop: SimulatedShop) -> None:
         shop.tell(f"the next {self.call}: {self.mishap}")
-        shop.outside.mishaps[self.call].append(self.mishap)
+        shop.systems.mishaps[self.call].append(self.mishap)
 
 
 EXTERNAL_SYSTEMS = (GATEWAY, CARRIER)

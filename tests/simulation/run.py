@@ -21,7 +21,7 @@ from choreography.testing import FrozenClock
 from orders.models import Order
 from payments.gateway import gateway
 from shipping.carrier import carrier
-from tests.simulation import outside
+from tests.simulation import external_systems
 from tests.simulation.shop import LIFETIME, SimulatedShop
 
 #: Tables' columns that tell of the machine rather than of the history.
@@ -65,9 +65,9 @@ class Simulator:
             finally:
                 shop.close()
 
-    def _begin(self) -> outside.Outside:
-        state = outside.Outside()
-        outside.Gateway.outside = outside.Carrier.outside = state
+    def _begin(self) -> external_systems.ExternalSystems:
+        state = external_systems.ExternalSystems()
+        external_systems.Gateway.systems = external_systems.Carrier.systems = state
         return state
 
     def _forget_everything(self) -> None:
@@ -79,9 +79,9 @@ class Simulator:
                 for table, _ in _queries(service):
                     cursor.execute(f'DELETE FROM "{table}"')
                 cursor.execute("DELETE FROM sqlite_sequence")
-        for books in (gateway(), carrier()):
-            assert isinstance(books, outside.Gateway | outside.Carrier)
-            books.forget_everything()
+        for records in (gateway(), carrier()):
+            assert isinstance(records, external_systems.Gateway | external_systems.Carrier)
+            records.forget_everything()
 
 
 def memory() -> str | None:
@@ -91,10 +91,10 @@ def memory() -> str | None:
 
 @contextmanager
 def simulator(folder: Path) -> Iterator[Simulator]:
-    """A simulator, which keeps the sandbox's books and the claims in ``folder``."""
+    """A simulator, which keeps the sandbox's records and the claims in ``folder``."""
     with override_settings(
-        PAYMENT_GATEWAY=f"{outside.__name__}.Gateway",
-        CARRIER=f"{outside.__name__}.Carrier",
+        PAYMENT_GATEWAY=f"{external_systems.__name__}.Gateway",
+        CARRIER=f"{external_systems.__name__}.Carrier",
         DATA_DIR=folder,
         SANDBOX_DIR=folder / "sandbox",
         SANDBOX_SLOW_SECONDS=0.0,
@@ -144,9 +144,9 @@ def _digest(shop: SimulatedShop) -> str:
             for table, query in _queries(service):
                 cursor.execute(query)
                 digest.update(repr((table, cursor.fetchall())).encode())
-    for books in (gateway(), carrier()):
-        assert isinstance(books, outside.Gateway | outside.Carrier)
-        digest.update(repr(books.books()).encode())
+    for records in (gateway(), carrier()):
+        assert isinstance(records, external_systems.Gateway | external_systems.Carrier)
+        digest.update(repr(records.records()).encode())
     return digest.hexdigest()[:16]
 
 

@@ -24,7 +24,7 @@ from payments.sandbox import TOKENS
 from shipping.sandbox import ADDRESSES
 from tests.shop_in_a_box import TRACK_PARCELS
 from tests.simulation.actions import EXTERNAL_SYSTEMS, Cancel, Mislead, Place, SystemBack, SystemDown
-from tests.simulation.outside import CALLS, MISHAPS
+from tests.simulation.external_systems import CALLS, MISHAPS
 from tests.simulation.shop import LIFETIME, shop_timers
 
 #: Most go well of themselves, so that histories get far.

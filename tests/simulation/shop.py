@@ -20,7 +20,7 @@ from orders.services import cancel_if_open
 from shipping.models import Shipment
 from tests.invariants import Facts, at_any_moment, at_rest, every_order_ends
 from tests.shop_in_a_box import TRACK_PARCELS, Shop
-from tests.simulation.outside import Outside
+from tests.simulation.external_systems import ExternalSystems
 
 #: Seconds after which authorizations expire, and orders that are not paid are cancelled.
 LIFETIME = 300.0
@@ -31,12 +31,12 @@ _TO_MEND = ("tok_down", "unreachable")
 class SimulatedShop(SimulatedSystem, Shop):
     """The choreography, and what may go wrong in it. Create it inside ``clock.use_clock``."""
 
-    outside: Outside
+    systems: ExternalSystems
 
-    def __init__(self, frozen: testing.FrozenClock, outside: Outside) -> None:
+    def __init__(self, frozen: testing.FrozenClock, systems: ExternalSystems) -> None:
         super().__init__(frozen)
-        self.outside = outside
-        self.meanwhile = outside.meanwhile
+        self.systems = systems
+        self.meanwhile = systems.meanwhile
         self.order_ids: list[UUID] = []
         self._facts = _Remembering()
         self._checked: tuple[int, ...] = ()
@@ -50,7 +50,7 @@ class SimulatedShop(SimulatedSystem, Shop):
 
     def check(self) -> None:
         with self.no_process():
-            changed = (_changes("orders"), self.outside.calls)
+            changed = (_changes("orders"), self.systems.calls)
             if changed == self._checked:
                 return
             self._checked = changed
@@ -62,10 +62,10 @@ class SimulatedShop(SimulatedSystem, Shop):
         self._facts.remember()
 
     def end(self) -> None:
-        """No more faults. People cancel what can't go on by itself, send again what is parked, and all comes to rest.
+        """No more faults. People cancel what can't go on by itself, send again what is parked, and everything settles.
 
         Raises:
-            Violated: it does not come to rest, or not to a good end.
+            Violated: it does not settle, or a flow ends badly.
         """
         super().end()
         self._facts.forget()
@@ -73,14 +73,14 @@ class SimulatedShop(SimulatedSystem, Shop):
             raise Violated(violation)
 
     def mend(self) -> None:
-        self.outside.mend()
+        self.systems.mend()
         super().mend()
         for order in Order.objects.order_by("pk"):
             if any(word in f"{order.payment_token} {order.street}".lower() for word in _TO_MEND):
                 cancel_if_open_now(order.pk)
 
-    def rest(self) -> None:
-        """Come to rest, within bounds: nothing is due on a ladder, under way with the carrier, or left to a timer."""
+    def run_until_settled(self) -> None:
+        """Let everything settle, within bounds: nothing is due on a ladder, under way with the carrier, or left to a timer."""
         begin = beat = self.time.now()
         while True:
             if self.drain():
@@ -101,7 +101,7 @@ class SimulatedShop(SimulatedSystem, Shop):
                 beat = self.time.now()
                 self.beat()
             if (seconds := (self.time.now() - begin).total_seconds()) > REST_WITHIN:
-                raise Violated(Violation("every_flow_ends", None, f"there is no rest after {seconds:.0f} s"))
+                raise Violated(Violation("every_flow_ends", None, f"not settled after {seconds:.0f} s"))
 
     def _refuse_to_leave_it_to_a_timer(self) -> None:
         """An order that only ends because something has grown too old was forgotten.

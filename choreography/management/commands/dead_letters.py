@@ -223,7 +223,7 @@ _ARGUMENTS: dict[str, Callable[[ArgumentParser], object]] = {
     "--why": lambda command: command.add_argument("--why", help="kept in the dead letter's history"),
     "--body": lambda command: command.add_argument("--body", required=True, metavar="FILE", help="- for stdin"),
     "--rate": lambda command: command.add_argument(
-        "--rate", type=float, default=redrives.RATE, help=f"letters per second ({redrives.RATE:.0f})"
+        "--rate", type=float, default=redrives.RATE, help=f"dead letters per second ({redrives.RATE:.0f})"
     ),
 }
 

@@ -50,16 +50,16 @@ class Command(BaseCommand):
     def follow_orders(self, launcher: Launcher) -> None:
         """Place the sample orders if there are no orders, and print every event of orders from now on."""
         from orders.models import Order  # here: the orders app may not be installed in this process
-        from shop import journeys, samples
+        from shop import flows, samples
 
-        follower = journeys.Follower()
+        follower = flows.Follower()
         if not Order.objects.exists() and samples.can_be_placed():
             self.place_samples()
         is_down = False
         while not launcher.stopping.wait(_PAUSE):
             try:
                 close_old_connections()
-                for line in journeys.lines(follower.new_steps()):
+                for line in flows.lines(follower.new_steps()):
                     self.print_line(line)
             except (OperationalError, InterfaceError) as error:
                 if not is_down:

@@ -28,7 +28,7 @@ from payments.gateway import (
     Voided,
 )
 from payments.gateway import gateway as configured_gateway
-from payments.sandbox import TOKENS, BookEntry, SandboxGateway
+from payments.sandbox import TOKENS, RecordEntry, SandboxGateway
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 REPOSITORY = Path(__file__).parents[3]
@@ -68,7 +68,7 @@ def held(gateway: Gateway, token: str = "tok_approved", amount: int = 1000) -> s
 
 
 def moved(gateway: SandboxGateway) -> list[tuple[str, int]]:
-    return [(entry.outcome, entry.amount) for entry in gateway.books()]
+    return [(entry.outcome, entry.amount) for entry in gateway.records()]
 
 
 # What each token does
@@ -80,8 +80,8 @@ def test_an_approved_token_is_authorized_and_booked(gateway: SandboxGateway) -> 
     assert isinstance(outcome, Authorized)
     assert (outcome.amount, outcome.currency) == (1000, "KRW")
     assert gateway.find("a") == outcome
-    assert gateway.books() == [
-        BookEntry(
+    assert gateway.records() == [
+        RecordEntry(
             key="a",
             kind="authorize",
             reference=outcome.reference,
@@ -136,7 +136,7 @@ def test_a_gateway_that_is_down_books_nothing_however_often_it_is_asked(
         with pytest.raises(GatewayDown):
             authorize(gateway, "tok_down")
     assert gateway.find("a") is None
-    assert gateway.books() == []
+    assert gateway.records() == []
 
 
 def test_an_authorization_whose_answer_is_lost_can_be_found(gateway: SandboxGateway) -> None:
@@ -218,7 +218,7 @@ def test_a_repeated_key_gets_the_first_answer_from_any_instance(gateway: Sandbox
     first = authorize(gateway)
 
     assert authorize(open_gateway(tmp_path)) == first
-    assert len(gateway.books()) == 1
+    assert len(gateway.records()) == 1
 
 
 def test_a_refused_operation_stays_refused_for_its_key(gateway: SandboxGateway) -> None:
@@ -409,7 +409,7 @@ def test_threads_share_one_gateway(gateway: SandboxGateway) -> None:
         outcomes = list(pool.map(lambda n: authorize(gateway, key=f"a{n % 10}"), range(80)))
 
     assert len(set(outcomes)) == 10
-    assert len(gateway.books()) == 10
+    assert len(gateway.records()) == 10
 
 
 def test_a_forked_worker_opens_the_books_itself(gateway: SandboxGateway, tmp_path: Path) -> None:

@@ -99,12 +99,12 @@ def test_a_parcel_is_in_transit_until_it_is_delivered(carrier: SandboxCarrier, c
 def test_an_undeliverable_address_is_refused_and_booked(carrier: SandboxCarrier) -> None:
     assert book(carrier, "2 Undeliverable Road") == Undeliverable("no_such_address")
     assert carrier.find("s") == Undeliverable("no_such_address")
-    assert carrier.books() == [
+    assert carrier.records() == [
         ParcelEntry(
             key="s",
             parcel=None,
             state=None,
-            journey="undeliverable",
+            scenario="undeliverable",
             booked_at=NOON,
             due_at=None,
         )
@@ -133,7 +133,7 @@ def test_a_carrier_that_is_down_books_nothing(carrier: SandboxCarrier) -> None:
         with pytest.raises(CarrierDown):
             book(carrier, "5 Unreachable Island")
     assert carrier.find("s") is None
-    assert carrier.books() == []
+    assert carrier.records() == []
 
 
 def test_every_call_takes_the_latency_asked_for(tmp_path: Path, clock: Clock) -> None:
@@ -181,7 +181,7 @@ def test_an_unknown_parcel_is_an_error(carrier: SandboxCarrier) -> None:
         carrier.cancel(parcel="nothing")
 
 
-# The books
+# The records
 
 
 def test_a_repeated_key_gets_the_first_answer_from_any_instance(
@@ -192,12 +192,12 @@ def test_a_repeated_key_gets_the_first_answer_from_any_instance(
 
     other = open_carrier(tmp_path, clock)
     assert book(other) == other.find("s") == first
-    assert [entry.due_at for entry in other.books()] == [NOON + timedelta(seconds=DELIVERY_SECONDS)]
+    assert [entry.due_at for entry in other.records()] == [NOON + timedelta(seconds=DELIVERY_SECONDS)]
 
 
 def test_different_keys_are_different_parcels(carrier: SandboxCarrier) -> None:
     assert book(carrier, key="one") != book(carrier, key="two")
-    assert [entry.key for entry in carrier.books()] == ["one", "two"]
+    assert [entry.key for entry in carrier.records()] == ["one", "two"]
 
 
 def test_nothing_of_the_person_is_kept(carrier: SandboxCarrier, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_the_settings_choose_and_describe_the_carrier(tmp_path: Path, monkeypatc
     parcel = sent(chosen)
 
     assert configured_carrier() is chosen
-    [entry] = SandboxCarrier(tmp_path / "carrier.sqlite3").books()
+    [entry] = SandboxCarrier(tmp_path / "carrier.sqlite3").records()
     assert entry.due_at is not None
     assert (entry.parcel, entry.due_at - entry.booked_at) == (parcel, timedelta(hours=1))
     tell_settings_changed()
@@ -277,7 +277,7 @@ def test_processes_racing_with_one_key_send_one_parcel(tmp_path: Path, clock: Cl
 
     carrier = open_carrier(tmp_path, clock)
     assert answers == [repr(carrier.find("s"))] * RACERS
-    assert len(carrier.books()) == 1
+    assert len(carrier.records()) == 1
 
 
 def test_threads_share_one_carrier(carrier: SandboxCarrier) -> None:
@@ -287,4 +287,4 @@ def test_threads_share_one_carrier(carrier: SandboxCarrier) -> None:
         called_back = list(pool.map(lambda _: carrier.cancel(parcel=parcel), range(40)))
 
     assert all(called_back)
-    assert [entry.state for entry in carrier.books()] == [Tracking.CANCELLED]
+    assert [entry.state for entry in carrier.records()] == [Tracking.CANCELLED]

@@ -28,7 +28,7 @@ from choreography.storage.routers import alias_of_app
 from common.orders import OrderKeyedAdmin
 from orders.models import Order
 from payments.models import Outbox
-from shop.journeys import Step, lines
+from shop.flows import Step, lines
 from tests.unit.orders.admin_pages import queries
 
 pytestmark = pytest.mark.django_db(databases="__all__")
@@ -172,7 +172,7 @@ def searches(plan: str) -> bool:
     return not any(line.startswith("SCAN") and "subquery" not in line for line in plan.splitlines())
 
 
-#: Letters are few: they are what a person must look at.
+#: Dead letters are few: they are what a person must look at.
 LARGE = registered(ReadOnlyAdmin, DeadLetterAdmin)
 
 

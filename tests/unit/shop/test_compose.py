@@ -295,7 +295,7 @@ def test_everything_waits_for_what_it_needs() -> None:
     assert all("migrate" in SERVICES[name]["depends_on"] for name in OURS if name != "migrate")
 
 
-def test_every_volume_is_declared_and_the_sandbox_books_are_shared() -> None:
+def test_every_volume_is_declared_and_the_sandbox_records_are_shared() -> None:
     mounted = {name: [volume.partition(":")[0] for volume in SERVICES[name]["volumes"]] for name in SERVICES}
 
     assert {volume for volumes in mounted.values() for volume in volumes} == set(COMPOSE["volumes"])

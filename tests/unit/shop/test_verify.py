@@ -18,7 +18,7 @@ from choreography.testing import FrozenClock
 from orders.models import Order
 from payments.models import Entry, Payment
 from shipping.models import Shipment
-from shop import journeys, samples, verify
+from shop import flows, samples, verify
 from shop.samples import SAMPLES
 from tests.shop_in_a_box import Shop
 
@@ -39,12 +39,12 @@ def shop(data_dir: Path, settings: Settings) -> Iterator[Shop]:
         shop.close()
 
 
-def in_books(statement: str, file: str = "gateway") -> Tampering:
-    """Change the sandbox's own books. ``:order`` stands for the order's id, ``:keys`` for its keys."""
+def in_records(statement: str, file: str = "gateway") -> Tampering:
+    """Change the sandbox's own records. ``:order`` stands for the order's id, ``:keys`` for its keys."""
 
     def tamper(order_id: UUID, sandbox: Path) -> None:
-        with closing(sqlite3.connect(sandbox / f"{file}.sqlite3")) as books, books:
-            changed = books.execute(statement, {"order": str(order_id), "keys": f"{order_id}:%"})
+        with closing(sqlite3.connect(sandbox / f"{file}.sqlite3")) as records, records:
+            changed = records.execute(statement, {"order": str(order_id), "keys": f"{order_id}:%"})
             assert changed.rowcount == 1
 
     return tamper
@@ -77,10 +77,13 @@ TWICE = """
             "captured 6400 EUR instead of",
         ),
         (lambda o, _: Entry.objects.filter(payment=o, kind="captured").update(key="x"), "the gateway's record of x"),
-        (in_books(TWICE), "what the gateway has charged: 12800 instead of 6400"),
-        (in_books("DELETE FROM operations WHERE key LIKE :keys AND kind = 'capture'"), "the gateway still holds: 6400"),
+        (in_records(TWICE), "what the gateway has charged: 12800 instead of 6400"),
         (
-            in_books("UPDATE operations SET amount = 1 WHERE key LIKE :keys AND kind = 'capture'"),
+            in_records("DELETE FROM operations WHERE key LIKE :keys AND kind = 'capture'"),
+            "the gateway still holds: 6400",
+        ),
+        (
+            in_records("UPDATE operations SET amount = 1 WHERE key LIKE :keys AND kind = 'capture'"),
             ":capture: captured 1 EUR instead of captured 6400 EUR",
         ),
         (
@@ -89,9 +92,9 @@ TWICE = """
         ),
         (lambda o, _: Shipment.objects.filter(pk=o).update(parcel="x"), "the parcel's name, as orders heard"),
         (lambda o, _: Shipment.objects.filter(pk=o).delete(), "shipping has no shipment for the order"),
-        (in_books("DELETE FROM bookings WHERE key = :order", "carrier"), "what the carrier has delivered: nothing"),
+        (in_records("DELETE FROM bookings WHERE key = :order", "carrier"), "what the carrier has delivered: nothing"),
         (
-            in_books("UPDATE bookings SET due_at = '2999-01-01T00:00:00+00:00' WHERE key = :order", "carrier"),
+            in_records("UPDATE bookings SET due_at = '2999-01-01T00:00:00+00:00' WHERE key = :order", "carrier"),
             "what the carrier has on its way: parcel_",
         ),
         (
@@ -125,10 +128,10 @@ def test_a_sale_that_was_tampered_with_is_found_out(
     ("tamper", "complaint"),
     [
         (lambda o, _: Payment.objects.filter(pk=o).update(voided=0), "what payments still holds: 6400 instead of 0"),
-        (in_books("DELETE FROM operations WHERE key LIKE :keys AND kind = 'void'"), "the gateway still holds: 6400"),
+        (in_records("DELETE FROM operations WHERE key LIKE :keys AND kind = 'void'"), "the gateway still holds: 6400"),
         (lambda o, _: Order.objects.filter(pk=o).update(released=None), "nothing instead of 6400"),
         (
-            in_books(
+            in_records(
                 "INSERT INTO bookings VALUES (:order, 'parcel_x', '', '2026-01-01T00:00:00+00:00',"
                 " '2026-01-01T00:00:01+00:00', NULL)",
                 "carrier",
@@ -155,7 +158,7 @@ def test_a_declined_card_that_was_charged_is_found_out(shop: Shop, settings: Set
     (order,) = samples.place([DECLINED])
     shop.settle()
 
-    in_books("UPDATE operations SET outcome = 'captured', amount = 6400 WHERE key LIKE :keys")(
+    in_records("UPDATE operations SET outcome = 'captured', amount = 6400 WHERE key LIKE :keys")(
         order.pk, settings.SANDBOX_DIR
     )
 
@@ -206,7 +209,7 @@ def test_dead_letters_are_found_by_their_order_and_by_their_time(shop: Shop) -> 
 def test_flower_must_show_workers_tasks_and_retries(shop: Shop) -> None:
     (order,) = samples.place([RETRIED])
     shop.settle()
-    steps = {order.pk: journeys.journey(order.pk)}
+    steps = {order.pk: flows.steps(order.pk)}
     workers = {f"{service}@here": True for service in shop.services}
     tasks = [
         {"name": step.reaction, "state": "SUCCESS", "retried": 1.0 if step.attempts > 1 else None}

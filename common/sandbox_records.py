@@ -1,7 +1,7 @@
-"""A file of records that many processes and threads write at once: the books of a sandbox.
+"""The file in which a sandbox records what it did. Many processes and threads write to it at once.
 
-A sandbox plays a company outside, so what it did is on record apart from the service's tables:
-only then can the two be compared. SQLite in WAL mode, one connection per thread.
+A sandbox plays an external system, so its records are kept apart from the service's tables: only then can the two be
+compared. SQLite in WAL mode, one connection per thread.
 """
 
 import os
@@ -21,7 +21,7 @@ class _Mine(threading.local):
     connection: sqlite3.Connection | None = None
 
 
-class Books:
+class Records:
     """The file at ``path``. Its first use makes it, with its folders and ``schema`` (SQL)."""
 
     def __init__(self, path: Path, schema: str) -> None:
@@ -76,12 +76,12 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-_in_use: WeakSet[Books] = WeakSet()
+_in_use: WeakSet[Records] = WeakSet()
 
 
 def _close_all() -> None:
-    for books in list(_in_use):
-        books.close()
+    for records in list(_in_use):
+        records.close()
 
 
 # SQLite's locks don't survive a fork, and a child can't tell: close before Celery forks its pool.

@@ -1,4 +1,4 @@
-"""The companies outside, for every system alike: they say yes at once and cost nothing.
+"""The payment provider and the carrier, for every system alike: they say yes at once and cost nothing.
 
 What is measured is the way an order takes through a system, not how fast somebody's SQLite file is.
 """

@@ -66,7 +66,7 @@ def sources() -> list[Source]:
     return [Source(service, table) for service in conf().services for table in _TABLES]
 
 
-def journey(order_id: UUID) -> list[Step]:
+def steps(order_id: UUID) -> list[Step]:
     """Every step of an order, by time."""
     return sorted(source.step(row) for source in sources() for row in source.rows.filter(subject=order_id))
 

@@ -76,7 +76,7 @@ def rows(shop: RunningShop, query: str) -> list[Any]:
 
 
 def each_counted_once(shop: RunningShop, *events: dict[str, Any]) -> None:
-    """One entry in the inbox, one in the ledger, one announcement, one call in the gateway's books, no dead letter."""
+    """One entry in the inbox, one in the ledger, one announcement, one call at the gateway, no dead letter."""
     ids, subjects = (sorted(each[name] for each in events) for name in ("id", "subject"))
     assert sorted(rows(shop, "SELECT event_id::text FROM payments_inbox")) == ids
     assert sorted(rows(shop, "SELECT payment_id::text FROM payments_entry")) == subjects

@@ -37,7 +37,7 @@ MISHAPS: Final[tuple[Mishap, ...]] = ("fails", "is down", "loses the answer", "d
 
 
 @dataclass
-class Outside:
+class ExternalSystems:
     """What is wrong with the external systems."""
 
     down: set[str] = field(default_factory=set)
@@ -69,19 +69,19 @@ class _System:
     failed: type[Exception]
     silent: type[Exception]
 
-    def ask(self, outside: Outside, call: str, question: Callable[[], Answer]) -> Answer:
-        mishap = outside.mishaps[call].popleft() if outside.mishaps[call] else None
+    def ask(self, systems: ExternalSystems, call: str, question: Callable[[], Answer]) -> Answer:
+        mishap = systems.mishaps[call].popleft() if systems.mishaps[call] else None
         if mishap == "dies before":
             raise Crash
-        if mishap == "is down" or self.name in outside.down:
+        if mishap == "is down" or self.name in systems.down:
             raise self.down(f"{self.name} can't be reached")
         if mishap == "fails":
             raise self.failed(f"{self.name} failed")
-        outside.calls += 1
+        systems.calls += 1
         try:
             answer = question()
         finally:  # also where the sandbox itself loses the answer
-            outside.let_happen(call)
+            systems.let_happen(call)
         if mishap == "dies after":
             raise Crash
         if mishap == "loses the answer":
@@ -94,51 +94,53 @@ _carrier = _System(CARRIER, CarrierDown, CarrierError, CarrierError)
 
 
 class Gateway(SandboxGateway):
-    outside: ClassVar[Outside]
+    systems: ClassVar[ExternalSystems]
 
     def authorize(self, *, key: str, token: str, amount: int, currency: str) -> Authorized | Declined:
         ask = super().authorize
         return _gateway.ask(
-            self.outside, "gateway.authorize", lambda: ask(key=key, token=token, amount=amount, currency=currency)
+            self.systems,
+            "gateway.authorize",
+            lambda: ask(key=key, token=token, amount=amount, currency=currency),
         )
 
     def capture(self, *, key: str, reference: str, amount: int) -> Captured | Refused:
         ask = super().capture
-        return _gateway.ask(self.outside, "gateway.capture", lambda: ask(key=key, reference=reference, amount=amount))
+        return _gateway.ask(self.systems, "gateway.capture", lambda: ask(key=key, reference=reference, amount=amount))
 
     def void(self, *, key: str, reference: str) -> Voided | Refused:
         ask = super().void
-        return _gateway.ask(self.outside, "gateway.void", lambda: ask(key=key, reference=reference))
+        return _gateway.ask(self.systems, "gateway.void", lambda: ask(key=key, reference=reference))
 
     def refund(self, *, key: str, reference: str, amount: int) -> Refunded | Refused:
         ask = super().refund
-        return _gateway.ask(self.outside, "gateway.refund", lambda: ask(key=key, reference=reference, amount=amount))
+        return _gateway.ask(self.systems, "gateway.refund", lambda: ask(key=key, reference=reference, amount=amount))
 
     def find(self, key: str) -> Outcome | None:
         ask = super().find
-        return _gateway.ask(self.outside, "gateway.find", lambda: ask(key))
+        return _gateway.ask(self.systems, "gateway.find", lambda: ask(key))
 
     def forget_everything(self) -> None:
-        with self._books.writing() as db:
+        with self._records.writing() as db:
             db.execute("DELETE FROM operations")
             db.execute("DELETE FROM calls")
 
 
 class Carrier(SandboxCarrier):
-    outside: ClassVar[Outside]
+    systems: ClassVar[ExternalSystems]
 
     def book(self, *, key: str, address: Address) -> Booked | Undeliverable:
         ask = super().book
-        return _carrier.ask(self.outside, "carrier.book", lambda: ask(key=key, address=address))
+        return _carrier.ask(self.systems, "carrier.book", lambda: ask(key=key, address=address))
 
     def track(self, parcel: str) -> Tracking:
         ask = super().track
-        return _carrier.ask(self.outside, "carrier.track", lambda: ask(parcel))
+        return _carrier.ask(self.systems, "carrier.track", lambda: ask(parcel))
 
     def find(self, key: str) -> Booked | Undeliverable | None:
         ask = super().find
-        return _carrier.ask(self.outside, "carrier.find", lambda: ask(key))
+        return _carrier.ask(self.systems, "carrier.find", lambda: ask(key))
 
     def forget_everything(self) -> None:
-        with self._books.writing() as db:
+        with self._records.writing() as db:
             db.execute("DELETE FROM bookings")

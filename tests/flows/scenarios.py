@@ -1,4 +1,4 @@
-"""The journeys an order can make, for tests that put the same obstacle into each of them."""
+"""The scenarios an order can make, for tests that put the same obstacle into each of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from tests.shop_in_a_box import Shop
 
 
 @dataclass(frozen=True)
-class Journey:
+class Scenario:
     """An order, and how it ends."""
 
     name: str
@@ -43,16 +43,16 @@ def _cancel_once_dispatched(shop: Shop, order: Order) -> None:
     request_cancellation(order.pk)
 
 
-JOURNEYS = [
-    Journey("delivered", "completed"),
-    Journey("declined", "cancelled", token="tok_declined_funds"),
-    Journey("gateway fails twice", "completed", token="tok_fails_twice"),
-    Journey("authorization unknown", "completed", token="tok_timeout"),
-    Journey("capture unknown", "completed", token="tok_capture_timeout"),
-    Journey("capture refused", "dispatched", token="tok_capture_refused"),
-    Journey("undeliverable", "cancelled", street="Undeliverable Street 1"),
-    Journey("lost", "cancelled", street="Lost Lane 1"),
-    Journey("cancelled at once", "cancelled", begin=_cancel),
-    Journey("cancelled when authorized", "cancelled", street="Unreachable Road 1", begin=_cancel_once_authorized),
-    Journey("cancelled too late", "completed", begin=_cancel_once_dispatched),
+SCENARIOS = [
+    Scenario("delivered", "completed"),
+    Scenario("declined", "cancelled", token="tok_declined_funds"),
+    Scenario("gateway fails twice", "completed", token="tok_fails_twice"),
+    Scenario("authorization unknown", "completed", token="tok_timeout"),
+    Scenario("capture unknown", "completed", token="tok_capture_timeout"),
+    Scenario("capture refused", "dispatched", token="tok_capture_refused"),
+    Scenario("undeliverable", "cancelled", street="Undeliverable Street 1"),
+    Scenario("lost", "cancelled", street="Lost Lane 1"),
+    Scenario("cancelled at once", "cancelled", begin=_cancel),
+    Scenario("cancelled when authorized", "cancelled", street="Unreachable Road 1", begin=_cancel_once_authorized),
+    Scenario("cancelled too late", "completed", begin=_cancel_once_dispatched),
 ]

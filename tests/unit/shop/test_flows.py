@@ -8,8 +8,8 @@ from pytest_django.fixtures import Settings
 
 from choreography.core import clock
 from choreography.testing import FrozenClock
-from shop import journeys, samples
-from shop.journeys import Follower
+from shop import flows, samples
+from shop.flows import Follower
 from shop.samples import SAMPLES
 from tests.shop_in_a_box import Shop
 
@@ -26,14 +26,14 @@ def shop(data_dir: Path, settings: Settings) -> Iterator[Shop]:
         shop.close()
 
 
-def test_a_journey_tells_what_was_announced_and_heard_in_order_of_time(shop: Shop) -> None:
+def test_a_flow_tells_what_was_announced_and_heard_in_order_of_time(shop: Shop) -> None:
     (order,) = samples.place([SAMPLES[1]])
     shop.settle()
 
-    journey = journeys.journey(order.pk)
+    flow = flows.steps(order.pk)
 
-    assert [step.at for step in journey] == sorted(step.at for step in journey)
-    assert {f"{step.service} {step}" for step in journey} == {
+    assert [step.at for step in flow] == sorted(step.at for step in flow)
+    assert {f"{step.service} {step}" for step in flow} == {
         "orders announced order_placed",
         "shipping heard order_placed: plan_shipment",
         "payments heard order_placed: authorize_payment",
@@ -49,7 +49,7 @@ def test_attempts_are_told_where_there_was_more_than_one(shop: Shop) -> None:
     (order,) = samples.place([SAMPLES[4]])
     shop.settle()
 
-    told = [str(step) for step in journeys.journey(order.pk)]
+    told = [str(step) for step in flows.steps(order.pk)]
 
     assert "heard order_placed: authorize_payment, in 3 attempts" in told
     assert "heard order_placed: plan_shipment" in told
@@ -58,10 +58,10 @@ def test_attempts_are_told_where_there_was_more_than_one(shop: Shop) -> None:
 def test_a_line_says_when_whose_and_what(shop: Shop) -> None:
     (order,) = samples.place([SAMPLES[0]])
     shop.settle()
-    (last,) = [step for step in journeys.journey(order.pk) if step.event_type == "orders.order_completed.v1"]
+    (last,) = [step for step in flows.steps(order.pk) if step.event_type == "orders.order_completed.v1"]
 
     seconds = (last.at - order.placed_at).total_seconds()
-    assert list(journeys.lines([last])) == [f"+{seconds:6.2f} s  {order.number}  orders    announced order_completed"]
+    assert list(flows.lines([last])) == [f"+{seconds:6.2f} s  {order.number}  orders    announced order_completed"]
 
 
 def test_a_follower_sees_each_step_once_and_nothing_from_before(shop: Shop) -> None:
@@ -76,7 +76,7 @@ def test_a_follower_sees_each_step_once_and_nothing_from_before(shop: Shop) -> N
         seen += follower.new_steps()
     seen += follower.new_steps()
 
-    assert sorted(seen) == journeys.journey(order.pk)
+    assert sorted(seen) == flows.steps(order.pk)
     assert before.pk not in {step.order_id for step in seen}
 
 
@@ -84,8 +84,8 @@ def test_a_follower_sees_steps_that_are_committed_out_of_order(shop: Shop) -> No
     follower = Follower()
     (order,) = samples.place([SAMPLES[0]])
     shop.settle()
-    journey = journeys.journey(order.pk)
-    first = journeys.Source("orders", "outbox").rows.order_by("pk").first()
+    flow = flows.steps(order.pk)
+    first = flows.Source("orders", "outbox").rows.order_by("pk").first()
     position = first.pk
     first.delete()
     late = len(follower.new_steps())
@@ -93,5 +93,5 @@ def test_a_follower_sees_steps_that_are_committed_out_of_order(shop: Shop) -> No
     first.pk = position
     first.save(force_insert=True)
 
-    assert late == len(journey) - 1
+    assert late == len(flow) - 1
     assert [step.event_type for step in follower.new_steps()] == ["orders.order_placed.v1"]

@@ -1,16 +1,16 @@
-"""``outside`` as the shop sees it: PAYMENT_GATEWAY=bench.companies.Gateway, CARRIER=bench.companies.Carrier."""
+"""``external_systems`` for the shop: PAYMENT_GATEWAY=bench.providers.Gateway, CARRIER=bench.providers.Carrier."""
 
-from bench import outside
+from bench import external_systems
 from payments.gateway import Authorized, Captured
 from shipping.carrier import Address, Booked, Tracking
 
 
 class Gateway:
     def authorize(self, *, key: str, token: str, amount: int, currency: str) -> Authorized:
-        return Authorized(outside.authorize(key), amount, currency)
+        return Authorized(external_systems.authorize(key), amount, currency)
 
     def capture(self, *, key: str, reference: str, amount: int) -> Captured:
-        outside.capture(key, reference)
+        external_systems.capture(key, reference)
         return Captured(reference, amount)
 
     def find(self, key: str) -> None:
@@ -19,10 +19,10 @@ class Gateway:
 
 class Carrier:
     def book(self, *, key: str, address: Address) -> Booked:
-        return Booked(outside.book(key))
+        return Booked(external_systems.book(key))
 
     def track(self, parcel: str) -> Tracking:
-        return Tracking.DELIVERED if outside.is_delivered(parcel) else Tracking.IN_TRANSIT
+        return Tracking.DELIVERED if external_systems.is_delivered(parcel) else Tracking.IN_TRANSIT
 
     def find(self, key: str) -> None:
         return None
