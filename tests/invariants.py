@@ -1,4 +1,4 @@
-"""The invariants of DESIGN.md, section 6, checked from what is on record: the services' tables and the records of the sandboxes.
+"""The invariants of DESIGN.md, section 6, checked from the services' tables and the records of the sandboxes.
 
 ``at_any_moment`` finds what must never be the case, ``at_rest`` what must not be once everything has settled.
 Each finding names its invariant, which is the name of the function that found it. Nothing is changed.

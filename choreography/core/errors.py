@@ -22,7 +22,7 @@ class ContractError(ChoreographyError):
 
 
 class Unusable(ChoreographyError):
-    """A message that no retry can mend: not JSON, not CloudEvents, unknown type, missing fields, too large."""
+    """A message that no retry can help: not JSON, not CloudEvents, unknown type, missing fields, too large."""
 
 
 class NotYet(ChoreographyError):

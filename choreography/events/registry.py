@@ -133,7 +133,8 @@ def reacts_to(
         external_system: what ``ask`` calls, so that the worker pauses while it is down.
 
     Raises:
-        ContractError: the function's parameters are not those above, or see ``register``.
+        ContractError: the function's parameters are not those above; or the service reacts to one of these types
+            already, or has a reaction of that name.
     """
 
     def decorate(function: Function) -> Function:

@@ -434,13 +434,13 @@ class SimulatedSystem(Choreography):
             Violated: it does not within ``REST_WITHIN`` seconds of its time.
         """
         begin, quiet = self.time.now(), 0
-        while quiet < 2:
+        while True:
             if self.drain():
                 quiet = 0
-                continue
-            due = self.broker.next_due()
-            if due is not None:
+            elif (due := self.broker.next_due()) is not None:
                 self.time.advance(max(due - self.time.now().timestamp(), 0) + 0.001)
+            elif quiet == 2:
+                return
             else:
                 quiet += 1
                 self.time.advance(BEAT)

@@ -91,7 +91,7 @@ class Inbox(models.Model):
 
 
 class DeadLetter(models.Model):
-    """A delivery that was given up, kept whole: nothing that arrived here is ever thrown away by the machine."""
+    """A delivery that was parked, kept whole: bytes, headers, error and traceback. Nothing deletes it."""
 
     class State(models.TextChoices):
         PARKED = "parked", _("parked")

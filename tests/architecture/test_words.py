@@ -10,20 +10,23 @@ from tests.architecture.conftest import ROOT
 
 #: How to find a retired word, by its name in the table of docs/glossary.md, without finding its other meanings.
 RETIRED = {
-    "letter": r"(?<!dead )(?<!dead-)(?<!lower-case )(?<!AMQP's )(?<!without a )(?<!one )\bletters?\b(?!,? (or |and )?digits?)",
+    "letter": r"(?<!dead )(?<!dead-)(?<!lower-case )(?<!AMQP's )(?<!without a )(?<!one )\bletters?\b"
+    r"(?!,? (or |and )?digits?)",
     "mail": r"\b(the|parked|dead) mail\b",
     "world": r"\bworlds?\b",
     "world outside": r"outside world|world outside",
     "company": r"\bcompan(y|ies)\b",
     "host": r"\b(the|its|a|one|every|own|no|many|another|other) hosts?\b(?! name)|\bhosts? outside\b|\bhost's\b",
     "books": r"\b(own|sandbox|provider's|gateway's|carrier's|their) books\b",
-    "group of deliveries": r"\bgrouped (reaction|deliver)|\bgrouped=|GroupMessage|\bgroups? of (deliver|message|event)|`GROUP`",
+    "group of deliveries": r"\bgrouped (reaction|deliver)|\bgrouped=|GroupMessage|`GROUP`"
+    r"|\bgroups? of (deliver|message|event)",
     "bite": r"\bbites?\b",
     "turn": r"\bturns? (of|takes?|took) (a |the )?(reaction|group|batch)|\b(half|whole|longest|full) turns?\b",
     "rest": r"\brests? (half|as long|after|longer)\b|\bat rest\b|\bcomes? to rest\b|\bcame to rest\b",
     "hold back": r"\b(hold|holds|held|holding) back\b",
     "held row": r"\bheld rows?\b|\brows (that are|are|it has) held\b|with held\(",
-    "answer to a message": r"\banswers? (to|of) (a |the |each )?(message|delivery|broker)\b|\b(broker's|step's) answers?\b",
+    "answer to a message": r"\banswers? (to|of) (a |the |each )?(message|delivery|broker)\b"
+    r"|\b(broker's|step's) answers?\b",
     "overdue retry": r"\boverdue retr",
     "place of an error": r"\bplace in (our|its) code\b",
     "conduct": r"\bconduct(s|ed|or)?\b",

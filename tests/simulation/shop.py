@@ -80,7 +80,7 @@ class SimulatedShop(SimulatedSystem, Shop):
                 cancel_if_open_now(order.pk)
 
     def run_until_settled(self) -> None:
-        """Let everything settle, within bounds: nothing is due on a ladder, under way with the carrier, or left to a timer."""
+        """Let everything settle, within bounds: nothing is due on a ladder, with the carrier, or for a timer."""
         begin = beat = self.time.now()
         while True:
             if self.drain():
