@@ -12,6 +12,8 @@ All that a service needs, on one page. What to read, in the order in which an ev
 ``admin``         admin pages for those tables
 ``operations``    checks at startup, the doctor for a running installation
 ``testing``       all of it in one process, with a broker and a clock of its own
+``simulation``    histories in which everything goes wrong, for a project's own reactions
+``management``    commands: ``startservice``, ``relay``, ``dead_letters`` ...
 ``core``          settings, errors, the clock
 """
 

@@ -1,9 +1,13 @@
 """The top of the repository, and the shape every service has."""
 
 import importlib
+import inspect
+import re
 
 import pytest
 from django.conf import settings
+
+import choreography
 
 from tests.architecture.conftest import PACKAGES, ROOT
 
@@ -35,3 +39,16 @@ def test_a_service_has_a_card(service: str) -> None:
     card = importlib.import_module(service).__doc__ or ""
 
     assert all(word in card.lower() for word in ("owns", "announces", "reacts to"))
+
+
+def test_the_package_lists_all_its_parts() -> None:
+    listed = set(re.findall(r"^``(\w+)``", choreography.__doc__ or "", re.MULTILINE))
+    parts = {path.name for path in (ROOT / "choreography").iterdir() if (path / "__init__.py").exists()}
+
+    assert listed == parts | {"testing"}
+
+
+def test_the_public_names_are_those_it_imports() -> None:
+    assert set(choreography.__all__) == {
+        name for name, value in vars(choreography).items() if not name.startswith("_") and not inspect.ismodule(value)
+    }

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,11 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 #: Run by the continuous integration itself, in full (.ci/run), or by an acceptance test (docker compose: its file).
-RUN_ELSEWHERE = {"make up", "make demo", "make test", "docker compose up"}
+#: A new service: tests/architecture/test_startservice.py.
+NEW_SERVICE = (
+    ".venv/bin/python manage.py startservice loyalty --reacts-to orders.order_completed.v1 --announces points_earned"
+)
+RUN_ELSEWHERE = {"make up", "make demo", "make test", "make test ALL=1", "docker compose up", NEW_SERVICE}
 
 
 def targets() -> list[str]:
@@ -26,7 +31,11 @@ def targets() -> list[str]:
 
 
 def django_commands() -> list[str]:
-    return [command for command in COMMANDS if "manage.py" in command and " test " not in command]
+    return [
+        command
+        for command in COMMANDS
+        if "manage.py" in command and " test " not in command and command not in RUN_ELSEWHERE
+    ]
 
 
 def test_every_command_is_of_a_kind_that_something_runs() -> None:
@@ -66,16 +75,36 @@ def test_the_commands_for_a_new_reaction_work(capsys: pytest.CaptureFixture[str]
 
 
 def test_every_link_leads_somewhere() -> None:
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README)
-    assert links
-    missing = [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
-    assert missing == []
+    assert list(broken_links(ROOT / "README.md")) == []
+    assert list(broken_links(ROOT / "CONTRIBUTING.md")) == []
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:
-    for page in (ROOT / "docs").rglob("*.md"):
-        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
+    assert [link for page in (ROOT / "docs").rglob("*.md") for link in broken_links(page)] == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"({page.name}" not in index] == ["index.md"]
+
+
+def broken_links(page: Path) -> Iterator[str]:
+    """Links of a page to files that are not there, or to a heading that the file does not have."""
+    for link, _, heading in (link.partition("#") for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())):
+        target = page.parent / link if link else page
+        if link.startswith("http"):
+            continue
+        if not target.exists():
+            yield f"{page.name}: {link}"
+        elif heading and heading not in headings(target):
+            yield f"{page.name}: {link}#{heading}"
+
+
+def headings(page: Path) -> set[str]:
+    """The headings of a page as links name them: ``#call-an-external-system``."""
+    texts = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in texts}
 
 
 def test_it_is_short() -> None:
