@@ -19,7 +19,8 @@ Data = TypeVar("Data", bound=BaseModel)
 
 CONTENT_TYPE = "application/cloudevents+json"
 
-Subject = Annotated[str, Field(min_length=1, max_length=SUBJECT_LENGTH)]
+#: PostgreSQL can't store NUL in text.
+Subject = Annotated[str, Field(min_length=1, max_length=SUBJECT_LENGTH, pattern=r"^[^\x00]*$")]
 
 _EVENT_TYPE = re.compile(r"(?P<service>[a-z][a-z0-9_]*)\.(?P<name>[a-z][a-z0-9_]*)\.v(?P<version>[1-9][0-9]*)")
 

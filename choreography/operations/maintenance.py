@@ -6,7 +6,7 @@ from functools import wraps
 from choreography.core.conf import conf
 from choreography.dead_letters.lost_retries import resend_lost_retries
 from choreography.dead_letters.redrives import advance_all
-from choreography.events.timers import Timer, register
+from choreography.events.timers import Timer, register, timers
 from choreography.storage.retention import purge
 
 
@@ -26,7 +26,12 @@ def publish_lost_retries(service: str) -> None:
 
 
 def register_timers(service: str) -> None:
-    """Add the timers ``<service>.purge_old_events``, ``.redrive_dead_letters`` and ``.publish_lost_retries``."""
+    """Add the timers ``<service>.purge_old_events``, ``.redrive_dead_letters`` and ``.publish_lost_retries``.
+
+    Does nothing the second time: Django may load the apps of a process again, as ``modify_settings`` does in tests.
+    """
+    if f"{service}.purge_old_events" in {timer.name for timer in timers()}:
+        return
     register(_timer(service, purge_old_events, "PURGE_SECONDS", lambda: conf().purge_seconds))
     register(_timer(service, redrive_dead_letters, "REDRIVE_SECONDS", lambda: conf().redrive_seconds))
     register(_timer(service, publish_lost_retries, "LOST_RETRIES_SECONDS", lambda: conf().lost_retries_seconds))

@@ -95,11 +95,11 @@ def announce(fact: Announced, *, subject: UUID | str) -> None:
 
     Args:
         fact: what became true in the transaction that is open now.
-        subject: what it is about, such as the id of an order: 1 to 200 characters.
+        subject: what it is about, such as the id of an order: 1 to 200 characters, none of them NUL.
 
     Raises:
-        ContractError: there is no open ``transaction_of`` the service, the subject is empty or too long, or the running
-            reaction belongs to another service or did not declare that it announces this.
+        ContractError: there is no open ``transaction_of`` the service, the subject is none, or the running reaction
+            belongs to another service or did not declare that it announces this.
     """
     cause = _cause.get()
     _refuse_undeclared(fact, cause)
@@ -113,6 +113,10 @@ def announce(fact: Announced, *, subject: UUID | str) -> None:
         raise ContractError(
             f"{fact.event_type} is announced about a subject of {len(str(subject))} characters: "
             f"a subject has 1 to {SUBJECT_LENGTH}"
+        )
+    if "\0" in str(subject):
+        raise ContractError(
+            f"{fact.event_type} is announced about a subject with a NUL character, which can't be stored"
         )
     announced = Fact(fact, str(subject), clock.new_id(), clock.now(), cause.event if cause else None)
     facts.append(announced)

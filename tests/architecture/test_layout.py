@@ -8,7 +8,6 @@ import pytest
 from django.conf import settings
 
 import choreography
-
 from tests.architecture.conftest import PACKAGES, ROOT
 
 #: Folders that may hold Python, besides the packages of the shop itself.

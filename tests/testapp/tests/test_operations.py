@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
-from django.test import Client
+from django.test import Client, modify_settings
 from kombu import Connection
 
 from choreography.broker import topology
@@ -17,6 +17,7 @@ from choreography.core.conf import conf
 from choreography.dead_letters import actions
 from choreography.dead_letters.actions import By
 from choreography.dead_letters.dry_runs import dry_run
+from choreography.events.timers import timers
 from choreography.outbox import relay
 from choreography.storage.models import DeadLetter, DeadLetterAction
 from choreography.storage.tables import ServiceTables
@@ -137,3 +138,10 @@ def _size(connection: Connection, queue: str) -> int:
     channel: Any
     with connection.channel() as channel:
         return int(channel.queue_declare(queue, passive=True).message_count)
+
+
+def test_loading_the_apps_again_registers_nothing_twice() -> None:
+    before = [timer.name for timer in timers()]
+
+    with modify_settings(INSTALLED_APPS={"remove": "django.contrib.messages"}):
+        assert [timer.name for timer in timers()] == before

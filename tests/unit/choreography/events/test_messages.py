@@ -98,6 +98,12 @@ def test_a_subject_is_any_text_of_up_to_200_characters(subject: str) -> None:
     assert read_envelope(message(subject=subject), CLOUDEVENT, 2000).subject == subject
 
 
+@pytest.mark.parametrize("subject", ["", "x" * 201, "order \0"], ids=len)
+def test_a_subject_that_can_not_be_stored_is_unusable(subject: str) -> None:
+    with pytest.raises(Unusable, match="^subject: "):
+        read_envelope(message(subject=subject), CLOUDEVENT, 2000)
+
+
 def test_a_reader_ignores_what_it_does_not_know() -> None:
     event = read_event(message(extra=1, data={"amount": 5, "currency": "KRW", "more": {}}), Money)
     assert event.data == Money(amount=5, currency="KRW")

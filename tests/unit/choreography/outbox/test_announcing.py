@@ -280,6 +280,13 @@ def test_an_empty_or_longer_subject_is_refused(subject: str, length: int) -> Non
     assert not Outbox.objects.exists()
 
 
+@everywhere
+def test_a_subject_that_no_database_can_store_is_refused() -> None:
+    with transaction_of("payments"), pytest.raises(ContractError, match="a subject with a NUL character"):
+        announce(DECLINED, subject="order \0")
+    assert not Outbox.objects.exists()
+
+
 def causes() -> list[tuple[str, UUID | None, str]]:
     """Subject, cause and flow of all that was announced."""
     return [
