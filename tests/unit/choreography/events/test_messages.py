@@ -100,7 +100,7 @@ def test_a_subject_is_any_text_of_up_to_200_characters(subject: str) -> None:
 
 @pytest.mark.parametrize("subject", ["", "x" * 201, "order \0"], ids=len)
 def test_a_subject_that_can_not_be_stored_is_unusable(subject: str) -> None:
-    with pytest.raises(Unusable, match="^subject: "):
+    with pytest.raises(Unusable, match=r"^subject: "):
         read_envelope(message(subject=subject), CLOUDEVENT, 2000)
 
 
