@@ -24,7 +24,9 @@ from choreography.core.errors import (
     NotYet,
     Outage,
     PublishFailed,
+    PublishRefused,
     Transient,
+    Unroutable,
     Unusable,
 )
 from choreography.events.external_systems import ExternalSystem
@@ -45,7 +47,9 @@ __all__ = [
     "Nothing",
     "Outage",
     "PublishFailed",
+    "PublishRefused",
     "Transient",
+    "Unroutable",
     "Unusable",
     "announce",
     "every",

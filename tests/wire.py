@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import amqp
 from kombu import Connection
 
 from choreography.broker import embedded
@@ -43,6 +44,19 @@ class Sender:
             properties={"delivery_mode": 2},
         )
         channel.basic_publish(message, exchange=self._namespace + wire.exchange, routing_key=wire.routing_key)
+
+    def send_raw(self, body: bytes, properties: bytes, exchange: str = "orders.order_placed.v1") -> None:
+        """Send a message with properties as bytes: the flags and what they announce, as AMQP has them on the line."""
+
+        class Raw(amqp.Message):
+            def _serialize_properties(self) -> bytes:
+                return properties
+
+        self._connection.default_channel.basic_publish(Raw(body), exchange=self._namespace + exchange, routing_key="")
+
+    def delete_queue(self, queue: str) -> None:
+        with self._connection.channel() as channel:
+            channel.queue_delete(self._namespace + queue)
 
     def send_event(self, document: dict[str, Any], **properties: Any) -> None:
         self.send(Wire(text(document), exchange=document["type"], **properties))

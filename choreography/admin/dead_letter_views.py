@@ -17,7 +17,7 @@ from django.utils.translation import ngettext
 from django.views import View
 
 from choreography.admin.tables import indented
-from choreography.core.errors import ChoreographyError, Transient
+from choreography.core.errors import ChoreographyError, PublishRefused, Transient
 from choreography.dead_letters import actions, redrives
 from choreography.dead_letters.actions import By, NoReason, NotParked, is_open, to_the_broker
 from choreography.dead_letters.dry_runs import dry_run
@@ -130,7 +130,7 @@ class EditView(DeadLetterView):
                     self.form.cleaned_data["body"].encode(),
                     by(request, self.form.cleaned_data["why"]),
                 )
-            except (Refused, NotParked) as refusal:
+            except (Refused, PublishRefused, NotParked) as refusal:
                 self.form.add_error("body", str(refusal))
             except Transient as down:
                 tell_that_the_broker_is_down(request, down)
@@ -223,7 +223,7 @@ def send_again(model_admin: "DeadLetterAdmin", request: HttpRequest, chosen: Que
                 try:
                     actions.send_again(dead_letter, publisher, by(request))
                     sent += 1
-                except NotParked as refusal:
+                except (NotParked, PublishRefused) as refusal:
                     messages.warning(request, str(refusal))
     except Transient as down:
         tell_that_the_broker_is_down(request, down)

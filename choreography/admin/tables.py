@@ -110,12 +110,17 @@ class PublishedFilter(admin.SimpleListFilter):
     parameter_name = "published"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        return [("yes", _("Yes")), ("waiting", _("Still waiting"))]
+        return [("yes", _("Yes")), ("waiting", _("Still waiting")), ("refused", _("Refused by the broker"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if self.value() is None:
-            return queryset
-        return queryset.filter(published_at__isnull=self.value() == "waiting")
+        match self.value():
+            case "yes":
+                return queryset.exclude(published_at=None)
+            case "waiting":
+                return queryset.filter(published_at=None, refusal="")
+            case "refused":
+                return queryset.filter(published_at=None).exclude(refusal="")
+        return queryset
 
 
 class EventAdmin(AboutSubjectAdmin):
@@ -156,13 +161,14 @@ class OutboxAdmin(EventAdmin):
         "caused_by",
         "announced_at",
         "published",
+        "refusal",
         "body_shown",
     )
     readonly_fields = fields
 
     @admin.display(description=_("published"), ordering="published_at")
     def published(self, row: Outbox) -> Any:
-        return row.published_at or _("still waiting")
+        return row.published_at or (_("refused by the broker") if row.refusal else _("still waiting"))
 
     @admin.display(description=_("body"))
     def body_shown(self, row: Outbox) -> SafeString:

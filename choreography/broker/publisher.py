@@ -1,17 +1,19 @@
 """Publish with confirmation: a message counts as published only when the broker has confirmed it."""
 
+import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from amqp.exceptions import FrameSyntaxError
 from kombu import Connection
 from kombu.exceptions import KombuError
 
 from choreography.broker import embedded
 from choreography.core.conf import conf
-from choreography.core.errors import Outage, PublishFailed
+from choreography.core.errors import Outage, PublishFailed, PublishRefused, Unroutable
 from choreography.events.messages import CONTENT_TYPE
 
 #: AMQP heartbeat in seconds. Write connections have none unless they ask.
@@ -19,6 +21,12 @@ _HEARTBEAT = 30
 
 #: Messages sent before the frames are read that the broker has sent meanwhile: that it blocks, refuses, confirms.
 _SENT_BETWEEN_READS = 20
+
+#: Replies of the broker to a message that it will never take: too large, larger than a frame, or malformed.
+#: https://www.rabbitmq.com/amqp-0-9-1-reference#constants
+_REFUSALS = {311, 406, 501, 502}
+#: What encoding a message raises that AMQP can't express.
+_UNSENDABLE = (struct.error, UnicodeError, FrameSyntaxError, OverflowError)
 
 _BLOCKED = "the broker blocks publishers: it lacks memory or disk space (rabbitmqctl list_alarms, or its log)"
 
@@ -49,6 +57,7 @@ class Publisher(Protocol):
         Raises:
             PublishFailed: at least one is not confirmed; each may or may not have been taken.
             Outage: the broker can't be reached.
+            PublishRefused: the broker will never take some of them; the others are confirmed.
         """
 
     def close(self) -> None:
@@ -90,6 +99,10 @@ def broker_errors(connection: Connection) -> tuple[type[BaseException], ...]:
     return (KombuError, *connection.connection_errors, *connection.channel_errors, OSError)
 
 
+class _Refusal(Exception):
+    """At least one of the messages will never be taken."""
+
+
 class BrokerPublisher:
     """Publishes through kombu, pipelined: a whole batch goes out, then its confirms come in.
 
@@ -112,6 +125,26 @@ class BrokerPublisher:
         self._blocked = False
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
+        try:
+            self._publish(messages)
+        except _Refusal as refusal:
+            if len(messages) == 1:
+                raise PublishRefused({0: str(refusal)}) from refusal
+            self._publish_in_halves(messages)
+
+    def _publish_in_halves(self, messages: Sequence[Outgoing]) -> None:
+        """The broker closes the connection, or the channel, without saying which message it refuses: find it."""
+        reasons: dict[int, str] = {}
+        half = len(messages) // 2
+        for first, part in ((0, messages[:half]), (half, messages[half:])):
+            try:
+                self.publish(part)
+            except PublishRefused as refused:
+                reasons |= {first + position: reason for position, reason in refused.reasons.items()}
+        if reasons:
+            raise PublishRefused(reasons)
+
+    def _publish(self, messages: Sequence[Outgoing]) -> None:
         if not messages:
             return
         if self._blocked:
@@ -123,8 +156,13 @@ class BrokerPublisher:
                     self._read_frames(connection)
                 self._send(connection.default_channel, message)
             self._await_confirms(connection)
+        except _UNSENDABLE as error:
+            self.close()
+            raise _Refusal(f"it can't be sent: {type(error).__name__}") from error
         except broker_errors(connection) as error:
             self.close()
+            if getattr(error, "code", None) in _REFUSALS:
+                raise _Refusal(f"the broker refuses it: {error}") from error
             raise Outage(
                 f"the broker did not take {len(messages)} message(s): {error or type(error).__name__}"
             ) from error
@@ -251,7 +289,7 @@ class BrokerPublisher:
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
         missing = f"no queue is bound to {exchange!r}" if exchange else f"there is no queue {routing_key!r}"
-        raise PublishFailed(f"{missing}: declare the topology") from error
+        raise Unroutable(f"{missing}: declare the topology") from error
 
     def _on_blocked(self, *_: Any) -> None:
         self._blocked = True

@@ -43,7 +43,9 @@ class Conf:
     lost_retry_after: timedelta = timedelta(minutes=1)
     """A delivery that is not back from the ladder this long after it was due is published again."""
     max_body_bytes: int = 256 * 1024
-    """A larger message is parked unread."""
+    """A larger event can't be announced, and a larger message is parked unread."""
+    max_header_bytes: int = 32 * 1024
+    """A message with larger headers is parked unread: with the history of its retries they must fit into one frame."""
     delivery_limit: int = 20
     """Deliveries without an acknowledgement (a worker died each time) before the broker dead-letters the message."""
     batch_size: int = 100

@@ -5,12 +5,16 @@
     ``Unusable``           a message that can never be handled, however often it is tried
     ``NotYet``             a prerequisite has not arrived: wait, without counting a failure
     ``Conflict``           what a reaction read has changed meanwhile: run it again, now
+    ``PublishRefused``     the broker will never take some of the messages
     ``Transient``          a passing fault: try again later, counted
         ``Outage``         something is down: try again later, never counted
         ``PublishFailed``  the broker did not confirm
+            ``Unroutable`` no queue is bound to the exchange, or the queue does not exist
 
 A business refusal (a declined card) is no error: it is an event. Any other exception is taken for a bug.
 """
+
+from collections.abc import Mapping
 
 
 class ChoreographyError(Exception):
@@ -43,6 +47,19 @@ class Outage(Transient):
 
 class PublishFailed(Transient):
     """The broker refused, returned or did not confirm a message in time."""
+
+
+class Unroutable(PublishFailed):
+    """No queue is bound to the exchange, or the queue does not exist."""
+
+
+class PublishRefused(ChoreographyError):
+    """The broker will never take some of the messages, such as one that is too large. It has confirmed the others."""
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        """``reasons``: why, by the position of the message among those to be published."""
+        super().__init__("; ".join(sorted(set(reasons.values()))))
+        self.reasons = dict(reasons)
 
 
 def describe(error: Exception) -> str:

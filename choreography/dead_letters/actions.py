@@ -139,6 +139,7 @@ def send_again(dead_letter: DeadLetter, publisher: Publisher | None = None, by: 
     Raises:
         NotParked: it is not parked (any more); nothing was sent.
         Transient: the broker did not confirm; the dead letter is still parked.
+        PublishRefused: the broker will never take it; likewise.
     """
     service = dead_letter._meta.app_label
     if publisher is None:
@@ -159,7 +160,7 @@ def edit(dead_letter: DeadLetter, body: bytes, by: By, publisher: Publisher | No
 
     Raises:
         editing.Refused: the service could not handle it, or it would be another event; nothing was changed.
-        NotParked, Transient: as for ``send_again``; nothing was changed.
+        NotParked, Transient, PublishRefused: as for ``send_again``; nothing was changed.
     """
     service = dead_letter._meta.app_label
     if publisher is None:

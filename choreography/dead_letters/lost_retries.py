@@ -14,7 +14,7 @@ from choreography.broker import topology
 from choreography.broker.publisher import Outgoing
 from choreography.core import clock
 from choreography.core.conf import conf
-from choreography.core.errors import Transient
+from choreography.core.errors import PublishRefused, Transient
 from choreography.dead_letters.actions import to_the_broker
 from choreography.storage.tables import ServiceTables
 
@@ -42,6 +42,8 @@ def resend_lost_retries(service: str) -> int:
             publisher.publish(
                 [Outgoing(bytes(each.body), "", inbox, each.content_type or None, each.headers) for each in lost]
             )
+    except PublishRefused as error:
+        log.error("lost retries refused", service=service, messages=len(error.reasons), error=str(error))
     except Transient as error:
         log.warning("lost retries wait", service=service, error=type(error).__name__)
         return 0

@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 
 from choreography.broker.publisher import Publisher
 from choreography.core import clock
-from choreography.core.errors import ChoreographyError, Transient
+from choreography.core.errors import ChoreographyError, PublishRefused, Transient
 from choreography.dead_letters.actions import (
     OUTCOME_WITHIN,
     By,
@@ -121,6 +121,17 @@ def advance(redrive: Redrive, publisher: Publisher) -> Redrive:
     Raises:
         Transient: the broker did not take the dead letters; nothing has changed.
     """
+    try:
+        return _advance(redrive, publisher)
+    except PublishRefused as refused:
+        with transaction_of(redrive._meta.app_label):
+            locked = _locked(redrive)
+            return (
+                _end(locked, Redrive.State.STOPPED, str(refused)) if locked.state == Redrive.State.RUNNING else locked
+            )
+
+
+def _advance(redrive: Redrive, publisher: Publisher) -> Redrive:
     service = redrive._meta.app_label
     with transaction_of(service):
         locked = _locked(redrive)

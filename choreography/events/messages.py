@@ -8,10 +8,12 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
-from uuid import UUID
+from uuid import NAMESPACE_URL, UUID, uuid5
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
 
+from choreography.core import clock
 from choreography.core.conf import SUBJECT_LENGTH
 from choreography.core.errors import ContractError, Unusable
 
@@ -21,6 +23,10 @@ CONTENT_TYPE = "application/cloudevents+json"
 
 #: PostgreSQL can't store NUL in text.
 Subject = Annotated[str, Field(min_length=1, max_length=SUBJECT_LENGTH, pattern=r"^[^\x00]*$")]
+
+#: Of what others write into an envelope, no more is carried on.
+Attribute = Annotated[str, Field(min_length=1, max_length=200)]
+Correlation = Annotated[str, Field(max_length=200)]
 
 _EVENT_TYPE = re.compile(r"(?P<service>[a-z][a-z0-9_]*)\.(?P<name>[a-z][a-z0-9_]*)\.v(?P<version>[1-9][0-9]*)")
 
@@ -64,17 +70,18 @@ class Event(BaseModel, Generic[Data]):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     specversion: Literal["1.0"] = "1.0"
-    id: UUID = Field(description="UUIDv7 of this event")
+    id: UUID = Field(description="UUIDv7 of this event; of a foreign event whose id is none, one made of source and id")
     type: str = Field(description="<service>.<event>.v<N>, also the name of the exchange")
     source: str = Field(min_length=1, description="the service that announced it")
     subject: Subject = Field(description="what it is about: all events of one subject are a flow")
     time: AwareDatetime = Field(description="when it became true, UTC")
     datacontenttype: Literal["application/json"] = "application/json"
-    correlationid: str = Field(default="", description="the flow: the subject of its first event")
-    causationid: UUID | None = Field(default=None, description="the event this one is a reaction to")
+    correlationid: Correlation = Field(default="", description="the flow: the subject of its first event")
+    causationid: Attribute | None = Field(default=None, description="id of the event this one is a reaction to")
     sequence: int | None = Field(default=None, ge=1, description="count per subject and source")
-    traceparent: str | None = Field(default=None, description="W3C trace context")
+    traceparent: Attribute | None = Field(default=None, description="W3C trace context")
     data: Data
+    given_id: Attribute | None = Field(default=None, exclude=True, description="the id of a foreign event, if no UUID")
 
     def to_json(self) -> str:
         return self.model_dump_json(exclude_none=True)
@@ -124,15 +131,72 @@ def read_event(body: bytes, reads: type[Data]) -> Event[Data]:
     Raises:
         Unusable: a field is missing or mistyped. Names the fields, never their values.
     """
-    return _parse(Event[reads], body)  # type: ignore[valid-type]
+    return _parse(Event[reads], body, needs_data=bool(reads.model_fields))  # type: ignore[valid-type]
 
 
-def _parse(model: type[Data], body: bytes) -> Data:
+def _parse(model: type[Data], body: bytes, needs_data: bool = True) -> Data:
+    """Read what is written as our own services write it; if that fails, as CloudEvents allows others to write it."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        faults = (f"{path_of(fault) or 'body'}: {fault['msg']}" for fault in error.errors(include_input=False))
-        raise Unusable("; ".join(faults)) from None
+        strict = error
+    try:
+        envelope = _as_we_write_it(from_json(body))
+        if not needs_data:
+            envelope["data"] = {}
+        return model.model_validate_json(to_json(envelope))
+    except ValidationError as error:
+        strict = error
+    except (ValueError, TypeError):  # no JSON, or no object: ``strict`` says so
+        pass
+    faults = (f"{path_of(fault) or 'body'}: {fault['msg']}" for fault in strict.errors(include_input=False))
+    raise Unusable("; ".join(faults)) from None
+
+
+def _as_we_write_it(given: Any) -> dict[str, Any]:
+    """A foreign envelope, without attributes that nobody needs and that are written otherwise than ours.
+
+    A null attribute is the same as none (CloudEvents 1.0.2, JSON format, section 2.2). An id is any text that is unique
+    for its source (section "id"). ``sequence`` is text in the registered extension of that name. ``datacontenttype`` is
+    left out: whether the data can be read, its reader decides.
+
+    Raises:
+        TypeError: it is no JSON object.
+    """
+    if not isinstance(given, dict):
+        raise TypeError("an envelope is a JSON object")
+    envelope = {name: value for name, value in given.items() if value is not None and name != "datacontenttype"}
+    for name, allowed in _OPTIONAL.items():
+        if name in envelope and not _is_valid(allowed, envelope[name]):
+            del envelope[name]
+    sequence = given.get("sequence")
+    if isinstance(sequence, str) and re.fullmatch(r"[0-9]{1,20}", sequence) and int(sequence):
+        envelope["sequence"] = int(sequence)
+    if "time" not in envelope:
+        envelope["time"] = clock.now().isoformat()
+    if _is_valid(_ID, envelope.get("id")) and not _is_valid(_UUID, envelope["id"]):
+        envelope["given_id"] = envelope["id"]
+        envelope["id"] = str(uuid5(NAMESPACE_URL, f"{envelope.get('source')} {envelope['id']}"))
+    return envelope
+
+
+#: Attributes that no reaction needs, and what they must be to be carried on.
+_OPTIONAL: dict[str, TypeAdapter[Any]] = {
+    "time": TypeAdapter(AwareDatetime),
+    "correlationid": TypeAdapter(Correlation),
+    "causationid": TypeAdapter(Attribute),
+    "sequence": TypeAdapter(Annotated[int, Field(ge=1)]),
+    "traceparent": TypeAdapter(Attribute),
+}
+_ID, _UUID = TypeAdapter(Attribute), TypeAdapter(UUID)
+
+
+def _is_valid(allowed: TypeAdapter[Any], value: Any) -> bool:
+    try:
+        allowed.validate_json(to_json(value), strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def path_of(fault: Mapping[str, Any]) -> str:

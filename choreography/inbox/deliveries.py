@@ -27,6 +27,8 @@ ATTEMPTS, WAITS, FIRST_SEEN, DEAD_LETTER, GIVEN_UP = (
     "x-choreography-given-up",
 )
 
+#: Why a delivery is given up that a person has revoked.
+REVOKED = "revoked by remote control (Flower's Revoke, or celery control revoke)"
 #: What is down when a service can't reach its own database; an external system is called by its own name.
 DATABASE = "database"
 
@@ -85,8 +87,11 @@ class Delivery:
         """Which event it holds.
 
         Raises:
-            Unusable: it can't be told.
+            Unusable: it can't be told, or the headers are too large.
         """
+        size, allowed = _size_of(self.headers), conf().max_header_bytes
+        if size > allowed:
+            raise Unusable(f"the headers have {size} bytes, more than the {allowed} allowed")
         return read_envelope(self.body, self.content_type, conf().max_body_bytes)
 
     @cached_property
@@ -106,11 +111,11 @@ class Delivery:
         """The event, with its data as the reaction reads it.
 
         Raises:
-            Unusable: the reaction can't read it, or the broker has given it up.
+            Unusable: the reaction can't read it, or the broker or a person has given it up.
         """
         reaction = self.reaction
         if self.given_up is not None:
-            raise Unusable(f"the broker gave it up: {self.given_up}")
+            raise Unusable(self.given_up if self.given_up == REVOKED else f"the broker gave it up: {self.given_up}")
         return read_event(self.body, reaction.reads)
 
     @cached_property
@@ -215,3 +220,17 @@ def reason_of_death(headers: Mapping[str, Any]) -> str:
             return reason
         case _:
             return "unknown"
+
+
+def _size_of(value: Any) -> int:
+    """About how many bytes a header takes in AMQP: eight for a number, and a few for each entry."""
+    match value:
+        case str():
+            return 5 + (len(value) if value.isascii() else len(value.encode(errors="replace")))
+        case bytes():
+            return 5 + len(value)
+        case Mapping():
+            return sum(1 + _size_of(key) + _size_of(item) for key, item in value.items())
+        case list() | tuple():
+            return sum(map(_size_of, value))
+    return 9

@@ -16,7 +16,7 @@ from choreography.broker.publisher import Outgoing
 from choreography.core import clock
 from choreography.core.classification import classify, is_database_down
 from choreography.core.conf import conf
-from choreography.core.errors import Conflict, Outage, describe
+from choreography.core.errors import Conflict, Outage, Unusable, describe
 from choreography.events.messages import Envelope, Event
 from choreography.events.registry import Reaction
 from choreography.inbox.deliveries import (
@@ -34,7 +34,7 @@ from choreography.inbox.deliveries import (
     RetryLater,
     Unhandled,
 )
-from choreography.inbox.parking import park, record_retry
+from choreography.inbox.parking import forget_retry, park, record_retry
 from choreography.inbox.retry_policy import Park, TryAgain, decide
 from choreography.inbox.unit_of_work import take_effect
 
@@ -101,6 +101,20 @@ def handle_one(delivery: Delivery) -> Outcome:
         return _react(delivery)
     except Exception as error:  # every branch of a failure is there: a fault of the code is one of them
         return _failed(delivery, about, reaction, error)
+
+
+def give_up(delivery: Delivery, reason: str) -> RetryLater | Parked:
+    """Park a delivery that would be retried, and can't be put on the retry ladder.
+
+    Returns:
+        ``Parked``; or ``RetryLater``, if the dead-letter table can't be written at this moment.
+    """
+    forget_retry(delivery)
+    try:
+        about, reaction = delivery.envelope, delivery.reaction
+    except Unusable:
+        about, reaction = None, None
+    return _failed(delivery, about, reaction, Unusable(f"the retry ladder can't take it: {reason}"))
 
 
 def resume(delivery: Delivery) -> bool:

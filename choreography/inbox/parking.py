@@ -44,6 +44,15 @@ def record_retry(delivery: Delivery, again: Outgoing, seconds: float) -> None:
         log.warning("retry not recorded", service=delivery.service, error=type(error).__name__)
 
 
+def forget_retry(delivery: Delivery) -> None:
+    """The ladder has refused it. Where the record can't be deleted, its message will be parked when it comes."""
+    retries = ServiceTables(delivery.service).retries
+    try:
+        retries.filter(key=delivery.key).delete()
+    except DatabaseError as error:
+        log.warning("retry not forgotten", service=delivery.service, error=type(error).__name__)
+
+
 def park(
     delivery: Delivery,
     about: Event[Any] | Envelope | None,

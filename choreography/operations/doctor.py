@@ -52,13 +52,20 @@ def findings() -> Iterator[Finding]:
 
 def _database(service: str) -> Iterator[Finding]:
     tables, now = ServiceTables(service), clock.now()
-    waiting = tables.outbox.filter(published_at=None)
-    oldest = waiting.order_by("position").first()
+    unpublished = tables.outbox.filter(published_at=None).order_by("position")
+    waiting, refused = unpublished.filter(refusal=""), unpublished.exclude(refusal="")
+    oldest = waiting.first()
     if oldest is not None and now - oldest.announced_at > _LATE:
         yield Finding(
             f"{service} outbox",
             f"{waiting.count()} event(s) wait, the oldest for {(now - oldest.announced_at).total_seconds():.0f} s",
             f"is 'manage.py relay {service}' running?",
+        )
+    if refused:
+        yield Finding(
+            f"{service} outbox",
+            f"{len(refused)} event(s) that the broker refuses for good, the first because: {refused[0].refusal}",
+            f"mend the cause, then run manage.py choreography release {service}",
         )
     parked = tables.dead_letters.filter(state=tables.dead_letters.model.State.PARKED).count()
     if parked:

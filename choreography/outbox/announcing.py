@@ -17,7 +17,7 @@ import structlog
 from django.db import connections, transaction
 
 from choreography.core import clock
-from choreography.core.conf import SUBJECT_LENGTH
+from choreography.core.conf import SUBJECT_LENGTH, conf
 from choreography.core.errors import ContractError
 from choreography.events.messages import Announced, Event
 from choreography.events.registry import Reaction
@@ -70,7 +70,11 @@ def caused_by(reaction: Reaction, event: Event[Any]) -> Iterator[None]:
 
 @contextmanager
 def transaction_of(service: str) -> Iterator[None]:
-    """One transaction on a service's database: its own change and the events that report it."""
+    """One transaction on a service's database: its own change and the events that report it.
+
+    Raises:
+        ContractError: at the end, if an event is larger than ``MAX_BODY_BYTES``: the transaction is rolled back.
+    """
     tables = ServiceTables(service)
     outer = _collected.get() or {}
     with transaction.atomic(using=tables.alias):
@@ -136,14 +140,20 @@ def _write(tables: ServiceTables, facts: Sequence[Fact]) -> None:
         sequences[fact.subject] += 1
         sequence = sequences[fact.subject]
         event = _event(fact, sequence)
+        body = event.to_json()
+        if (size := len(body.encode())) > conf().max_body_bytes:
+            raise ContractError(
+                f"{event.type} about {event.subject} has {size} bytes, more than the {conf().max_body_bytes} that "
+                "readers take: announce less, or a reference to it (CHOREOGRAPHY['MAX_BODY_BYTES'])"
+            )
         rows.append(
             outbox(
                 event_id=event.id,
                 event_type=event.type,
                 subject=event.subject,
                 sequence=sequence,
-                caused_by=event.causationid,
-                body=event.to_json(),
+                caused_by=fact.cause.id if fact.cause else None,
+                body=body,
                 announced_at=event.time,
             )
         )
@@ -187,7 +197,7 @@ def _event(fact: Fact, sequence: int) -> Event[Any]:
         subject=fact.subject,
         time=fact.time,
         correlationid=flow,
-        causationid=fact.cause.id if fact.cause else None,
+        causationid=(fact.cause.given_id or str(fact.cause.id)) if fact.cause else None,
         sequence=sequence,
         traceparent=f"00-{hashlib.blake2b(flow.encode(), digest_size=16).hexdigest()}-{fact.id.hex[-16:]}-01",
         data=fact.data,

@@ -2,15 +2,16 @@
 
 An event is marked as published only after the broker has confirmed it, so a relay that dies in between publishes it
 again (the inboxes absorb that) and never loses it. While the broker is down, blocks publishers or refuses, the outbox
-waits: there are no attempts to use up. After any such trouble the topology is declared again, so that an event whose
-queue was lost goes out by itself. Several relays per service may run on PostgreSQL, each taking rows that no other has
-locked.
+waits: there are no attempts to use up. An event that the broker will never take, such as one that is too large, is set
+aside: it stays in the outbox with the reason, and does not delay the others (``release_refused``). After any other
+trouble the topology is declared again, so that an event whose queue was lost goes out by itself. Several relays per
+service may run on PostgreSQL, each taking rows that no other has locked.
 """
 
 import select
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -30,7 +31,7 @@ from choreography.broker.publisher import BrokerPublisher, Outgoing, Publisher, 
 from choreography.core import clock, liveness
 from choreography.core.classification import classify
 from choreography.core.conf import conf
-from choreography.core.errors import Transient
+from choreography.core.errors import PublishRefused, Transient
 from choreography.events.registry import reactions
 from choreography.outbox.announcing import notification_channel
 from choreography.storage.tables import ServiceTables
@@ -42,6 +43,8 @@ log = structlog.get_logger(__name__)
 _UPKEEP = 1.0
 #: Pause between looks at the outbox where the database can't notify, seconds.
 _POLL = 0.05
+#: Characters kept of why the broker refuses an event.
+_LONGEST_REASON = 500
 #: Pauses while the broker or the database is down, seconds: doubled from the first to the last.
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.25, 5.0
 
@@ -50,20 +53,35 @@ def publish_waiting(service: str, publisher: Publisher, limit: int | None = None
     """Publish the oldest waiting events and mark them as published, ``limit`` at most.
 
     Returns:
-        How many were published.
+        How many were published or set aside.
 
     Raises:
         Transient: the broker did not confirm; the rows wait, and some events may be published twice.
     """
     tables = ServiceTables(service)
+    refused: dict[int, str] = {}
     with _rows_locked(tables.alias):
         events = _take(tables, limit or conf().relay_batch)
         if events:
-            publisher.publish(_outgoing(events))
-            _mark_published(tables, events)
-    for event in events:
-        log.info("event published", event_id=event.id, event_type=event.type, flow=event.subject)
+            try:
+                publisher.publish(_outgoing(events))
+            except PublishRefused as refusal:
+                refused = refusal.reasons
+            _mark_published(tables, [event for index, event in enumerate(events) if index not in refused])
+            _set_aside(tables, {events[index]: reason for index, reason in refused.items()})
+    for index, event in enumerate(events):
+        about = {"event_id": event.id, "event_type": event.type, "flow": event.subject}
+        if index in refused:
+            log.error("event refused", **about, reason=refused[index])
+        else:
+            log.info("event published", **about)
     return len(events)
+
+
+def release_refused(service: str) -> int:
+    """Have the relay publish again what the broker has refused. Returns how many events."""
+    refused = ServiceTables(service).outbox.exclude(refusal="")
+    return int(refused.filter(published_at=None).update(refusal=""))
 
 
 def run(service: str, stop: threading.Event, ready: Callable[[], None] = lambda: None) -> None:
@@ -189,7 +207,7 @@ def _take(tables: ServiceTables, limit: int) -> list[_Row]:
     with database.cursor() as cursor:
         cursor.execute(
             f"SELECT position, CAST(event_id AS text), event_type, subject, body FROM {_table(tables)}"  # noqa: S608
-            f" WHERE published_at IS NULL ORDER BY position LIMIT %s {skip_locked}",
+            f" WHERE published_at IS NULL AND refusal = '' ORDER BY position LIMIT %s {skip_locked}",
             [limit],
         )
         # The hyphens of an id are PostgreSQL's; SQLite has none.
@@ -200,6 +218,8 @@ def _take(tables: ServiceTables, limit: int) -> list[_Row]:
 
 
 def _mark_published(tables: ServiceTables, events: Sequence[_Row]) -> None:
+    if not events:
+        return
     database = connections[tables.alias]
     positions = ", ".join(["%s"] * len(events))
     with database.cursor() as cursor:
@@ -207,6 +227,11 @@ def _mark_published(tables: ServiceTables, events: Sequence[_Row]) -> None:
             f"UPDATE {_table(tables)} SET published_at = %s WHERE position IN ({positions})",  # noqa: S608
             [database.ops.adapt_datetimefield_value(clock.now()), *(event.position for event in events)],
         )
+
+
+def _set_aside(tables: ServiceTables, refused: Mapping[_Row, str]) -> None:
+    for event, reason in refused.items():
+        tables.outbox.filter(position=event.position).update(refusal=reason[:_LONGEST_REASON])
 
 
 def _table(tables: ServiceTables) -> str:

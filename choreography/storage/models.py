@@ -28,6 +28,9 @@ class Outbox(models.Model):
     body = models.TextField(_("body"), help_text=_("The event as it goes out: CloudEvents JSON."))
     announced_at = models.DateTimeField(_("announced at"), default=clock.now)
     published_at = models.DateTimeField(_("published at"), null=True, help_text=_("Empty: still to be published."))
+    refusal = models.CharField(
+        _("refused because"), max_length=500, blank=True, help_text=_("Why the broker will never take it.")
+    )
 
     class Meta:
         abstract = True
@@ -41,7 +44,7 @@ class Outbox(models.Model):
         indexes: ClassVar = [
             models.Index(
                 fields=["position"],
-                condition=models.Q(published_at=None),
+                condition=models.Q(published_at=None, refusal=""),
                 name="%(app_label)s_to_publish",
             ),
         ]

@@ -33,7 +33,7 @@ class Batch:
         self.again: Sequence[Delivery] = ()
         self._is_released = False
         first, is_single = deliveries[0], len(deliveries) == 1
-        task_id = _task_id(first) if is_single else str(uuid4())
+        task_id = task_id_of(first) if is_single else str(uuid4())
         self.delivery_info = first.message.delivery_info
         self.headers = {
             "task": first.task,
@@ -74,7 +74,7 @@ class Batch:
         return [delivery for delivery in self.deliveries if id(delivery) not in again]
 
 
-def _task_id(delivery: Delivery) -> str:
+def task_id_of(delivery: Delivery) -> str:
     """Every service gets the same event: an id of its own keeps them apart in Flower and in revocations."""
     queue = topology.dead_queue_name if delivery.given_up else topology.queue_name
     return str(uuid5(NAMESPACE_URL, f"{queue(delivery.service)}:{delivery.identity}"))

@@ -23,6 +23,7 @@ from choreography.worker.batching import Batcher
 from choreography.worker.circuit_breaker import Circuit, CircuitBreakers
 from choreography.worker.flower import SendTaskEvents, show_circuit
 from choreography.worker.receiving import is_expired_tick, is_tick, keep_raw, read_delivery
+from choreography.worker.requests import give_up_revoked
 
 log = structlog.get_logger(__name__)
 
@@ -143,6 +144,7 @@ class EventConsumer(Consumer):  # type: ignore[misc]
         self._starting.now = True
         try:
             while deliveries := self.batcher.take():
+                give_up_revoked(deliveries)
                 self._start_task(Batch(deliveries, self, self._acknowledgements))
         finally:
             self._starting.now = False

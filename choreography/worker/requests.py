@@ -1,14 +1,20 @@
 """What becomes of a batch, seen from the worker's own process: acknowledged, rejected, or handled again."""
 
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
+import structlog
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # the stubs lack it
 from celery.exceptions import Ignore, Retry
 from celery.worker.request import Request
+from celery.worker.state import revoked as revoked_tasks
 from celery.worker.state import task_ready
 
-from choreography.worker.batches import Batch
+from choreography.inbox.deliveries import REVOKED, Delivery
+from choreography.worker.batches import Batch, task_id_of
+
+log = structlog.get_logger(__name__)
 
 
 class DeliveryParked(Exception):
@@ -48,6 +54,13 @@ class DeliveryRequest(Request):
         """For ``celery inspect``: what deliveries hold may be personal, and is not JSON."""
         return super().info(safe=True)
 
+    def revoked(self) -> bool:
+        """Celery would skip a revoked task and acknowledge its message. Have its deliveries parked instead."""
+        if self.id in revoked_tasks:
+            revoked_tasks.discard(self.id)
+            give_up_revoked(self._message.deliveries, all_of_them=True)
+        return False
+
     def on_retry(self, exc_info: Any) -> Any:
         exc_info.exception = retried = _raised(exc_info)
         super().on_retry(exc_info)
@@ -81,6 +94,21 @@ class DeliveryRequest(Request):
             self._message.handle_again(every, alone=every)
         super().reject(requeue)
         self._message.release()
+
+
+def give_up_revoked(deliveries: Sequence[Delivery], all_of_them: bool = False) -> None:
+    """Have deliveries parked that a person has revoked: by the id of each, as Flower shows it while it is retried.
+
+    Celery forgets the revocation then: the dead letter, when it is sent again, has the same id.
+    """
+    if not (revoked_tasks or all_of_them):
+        return
+    for delivery in deliveries:
+        task_id = task_id_of(delivery)
+        if all_of_them or task_id in revoked_tasks:
+            revoked_tasks.discard(task_id)
+            delivery.given_up, delivery.alone = REVOKED, True
+            log.warning("delivery revoked", service=delivery.service, task=delivery.task, key=delivery.key)
 
 
 def _raised(exc_info: Any) -> Any:

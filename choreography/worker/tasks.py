@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -14,11 +14,12 @@ from celery.exceptions import Reject
 from django.db import close_old_connections
 
 from choreography.broker.publisher import BrokerPublisher, Outgoing
-from choreography.core.errors import Transient, describe
+from choreography.core.errors import PublishRefused, Transient, Unroutable, describe
 from choreography.events.timers import Timer
 from choreography.inbox import handler
 from choreography.inbox.deliveries import Delivery, Outcome, Parked, RetryLater, Unhandled
 from choreography.inbox.resuming import WaitingDeliveries
+from choreography.outbox.relay import declare_topology
 from choreography.storage.claims import claimed
 from choreography.storage.tables import ServiceTables
 from choreography.worker.requests import DeliveryParked, DeliveryRequest, DeliveryRetried, PartlyHandled
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds for which a connection to a database is trusted.
 _CHECK_EVERY = 1.0
+#: How often the topology is declared for a message whose rung does not exist, before the message is given up.
+_DECLARATIONS = 5
 #: Every tick of a timer makes the same claim.
 _TICK = UUID(int=0)
 
@@ -44,10 +47,11 @@ class DeliveryTask(Task[Any, Any]):
     def run(self, deliveries: list[Delivery]) -> str:
         _connections.check()
         outcomes = handler.handle(deliveries)
-        retries = [outcome.again for outcome in outcomes if isinstance(outcome, RetryLater)]
+        retries = {index: outcome.again for index, outcome in enumerate(outcomes) if isinstance(outcome, RetryLater)}
         if retries:
             _connections.distrust()
-            ladder.publish(retries)
+            for index, reason in _put_on_ladder(retries).items():
+                outcomes[index] = _park(deliveries[index], reason)
         for delivery, outcome in zip(deliveries, outcomes, strict=True):
             if not isinstance(outcome, Unhandled):
                 _waiting.update(delivery, outcome)
@@ -60,6 +64,28 @@ class DeliveryTask(Task[Any, Any]):
             case Parked(error):
                 raise DeliveryParked(describe(error))
         return _summary(outcomes)
+
+
+def _put_on_ladder(messages: Mapping[int, Outgoing]) -> dict[int, str]:
+    """Publish messages to the retry ladder. Returns those that it will never take, with the reason."""
+    try:
+        ladder.publish([*messages.values()])
+    except PublishRefused as refused:
+        indexes = [*messages]
+        return {indexes[position]: reason for position, reason in refused.reasons.items()}
+    return {}
+
+
+def _park(delivery: Delivery, reason: str) -> Outcome:
+    """Park a delivery that can't be retried.
+
+    Raises:
+        Reject: it can't be parked at this moment either; it goes back to its queue.
+    """
+    outcome = handler.give_up(delivery, reason)
+    if isinstance(outcome, RetryLater):
+        raise Reject(reason, requeue=True)
+    return outcome
 
 
 def _summary(outcomes: Sequence[Outcome | Unhandled]) -> str:
@@ -97,18 +123,36 @@ class RetryLadder:
 
         Raises:
             Reject: the worker is being stopped; the deliveries go back to the queue they came from.
+            PublishRefused: the broker will never take some of them, or their rung can't be declared; it has the others.
         """
-        pause = 0.1
+        pause, unroutable = 0.1, 0
         while True:
             try:
                 with self._lock:
                     self._publisher.publish(messages)
-                return
+                break
             except Transient as down:
+                unroutable += isinstance(down, Unroutable)
+                if unroutable > _DECLARATIONS:
+                    self._publish_each(messages, down)
+                    break
+                _declare()
                 log.warning("retry ladder waits", seconds=pause, error=type(down).__name__, detail=str(down))
                 if self._stopping.wait(pause):
                     raise Reject(str(down), requeue=True) from down
                 pause = min(pause * 2, 5.0)
+
+    def _publish_each(self, messages: Sequence[Outgoing], error: Transient) -> None:
+        if len(messages) == 1:
+            raise PublishRefused({0: str(error)}) from error
+        reasons: dict[int, str] = {}
+        for index, message in enumerate(messages):
+            try:
+                self.publish([message])
+            except PublishRefused as refused:
+                reasons[index] = str(refused)
+        if reasons:
+            raise PublishRefused(reasons)
 
     def stop(self) -> None:
         """Wait for the broker no longer."""
@@ -117,6 +161,14 @@ class RetryLadder:
     def close(self) -> None:
         with self._lock:
             self._publisher.close()
+
+
+def _declare() -> None:
+    """A rung may have been deleted."""
+    try:
+        declare_topology()
+    except Transient as error:
+        log.warning("topology not declared", error=str(error))
 
 
 class Connections(threading.local):

@@ -108,6 +108,7 @@ class Migration(migrations.Migration):
                 ('body', models.TextField(help_text='The event as it goes out: CloudEvents JSON.', verbose_name='body')),
                 ('announced_at', models.DateTimeField(default=choreography.core.clock.now, verbose_name='announced at')),
                 ('published_at', models.DateTimeField(help_text='Empty: still to be published.', null=True, verbose_name='published at')),
+                ('refusal', models.CharField(blank=True, help_text='Why the broker will never take it.', max_length=500, verbose_name='refused because')),
             ],
             options={
                 'verbose_name': 'announced event',
@@ -115,7 +116,7 @@ class Migration(migrations.Migration):
                 'ordering': ['-position'],
                 'abstract': False,
                 'default_permissions': ('view',),
-                'indexes': [models.Index(condition=models.Q(('published_at', None)), fields=['position'], name='shipping_to_publish')],
+                'indexes': [models.Index(condition=models.Q(('published_at', None), ('refusal', '')), fields=['position'], name='shipping_to_publish')],
                 'constraints': [models.UniqueConstraint(fields=('subject', 'sequence'), name='shipping_outbox_counts_per_subject')],
             },
         ),

@@ -1,6 +1,7 @@
 """Whatever arrives from the broker: the worker lives, the message is kept for a person, the next one is handled."""
 
 import base64
+import struct
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -89,9 +90,8 @@ NOT_EVENTS = {
     "over the size": b'"' + b"x" * 300_000 + b'"',
     "another specversion": text(event(specversion="0.3")),
     "no id": text(event(id=None)),
-    "an id that is no UUID": text(event(id="42")),
+    "an id that is no text": text(event(id=42)),
     "no subject": text(event(subject=None)),
-    "no time": text(event(time=None)),
 }
 
 
@@ -273,3 +273,116 @@ def test_what_celery_itself_refuses_is_kept(counter: Counter, tick: Wire) -> Non
 
 def test_what_the_broker_gave_up_is_kept_with_the_reason(counter: Counter) -> None:
     assert "delivery_limit" in counter.dead_letter_of(counter.worn_out)["message"]
+
+
+def short(value: bytes) -> bytes:
+    return struct.pack("B", len(value)) + value
+
+
+def long(value: bytes) -> bytes:
+    return struct.pack(">I", len(value)) + value
+
+
+def nested_lists(depth: int) -> bytes:
+    value = b"V"
+    for _ in range(depth):
+        value = b"A" + long(value)
+    return value
+
+
+#: AMQP's field types, with values that a decoder may stumble over. What is cut off, not a number or infinite, RabbitMQ
+#: itself refuses.
+FIELDS = {
+    "a time in milliseconds": b"T" + struct.pack(">Q", 1_700_000_000_000),
+    "the largest time": b"T" + b"\xff" * 8,
+    "the largest unsigned number": b"l" + b"\xff" * 8,
+    "the smallest number": b"L" + b"\x80" + b"\x00" * 7,
+    "a decimal of the largest scale": b"D" + b"\xff" * 5,
+    "a truth of another value": b"t\x7f",
+    "a text that is not UTF-8": b"S" + struct.pack(">I", 2) + b"\xff\xfe",
+    "a text with a NUL": b"S" + struct.pack(">I", 3) + b"a\x00b",
+    "bytes": b"x" + struct.pack(">I", 3) + b"\xff\x00\xfe",
+    "nothing": b"V",
+    "lists in lists": nested_lists(3000),
+    "an empty table": b"F" + struct.pack(">I", 0),
+    "a key that is not UTF-8": b"F" + struct.pack(">I", 4) + b"\x02\xff\xfeV",
+}
+#: The properties that are short texts, by their flag.
+SHORT_TEXTS = {
+    "content_type": 0x8000,
+    "content_encoding": 0x4000,
+    "correlation_id": 0x0400,
+    "reply_to": 0x0200,
+    "expiration": 0x0100,
+    "message_id": 0x0080,
+    "type": 0x0020,
+    "app_id": 0x0008,
+    "cluster_id": 0x0004,
+}
+
+
+def test_no_property_and_no_header_that_amqp_can_carry_ends_the_worker(counter: Counter) -> None:
+    """Each message takes effect or is kept, whole; the worker that has them all is the one from the start."""
+    if not counter.shop.environment["BROKER_URL"].startswith("amqp"):
+        pytest.skip("the embedded broker has no such fields")
+    sent: dict[str, dict[str, Any]] = {}
+    for name, value in FIELDS.items():
+        headers = b"\x03odd" + value
+        properties = struct.pack(">H", 0x8000 | 0x2000) + short(CONTENT_TYPE.encode()) + long(headers)
+        counter.sender.send_raw(text(document := event()), properties)
+        sent[name] = document
+    for name, flag in SHORT_TEXTS.items():
+        if name == "expiration":  # the broker refuses any but a number
+            continue
+        values = {0x8000: CONTENT_TYPE.encode()} | {flag: b"\xff\xfe"}
+        texts = b"".join(short(values[bit]) for bit in sorted(values, reverse=True))
+        counter.sender.send_raw(text(document := event()), struct.pack(">H", sum(values)) + texts)
+        sent[name] = document
+    counter.sender.send_raw(text(document := event()), struct.pack(">H", 0x0040) + struct.pack(">Q", 2**63))
+    sent["timestamp"] = document
+
+    def missing() -> list[str]:
+        heard = counter.shop.ask("heard", service="payments")
+        kept = {dead_letter["body"] for dead_letter in counter.dead_letters()}
+        return [
+            name
+            for name, document in sent.items()
+            if document["id"] not in heard and base64.b64encode(text(document)).decode() not in kept
+        ]
+
+    eventually(
+        lambda: not missing(), within=60, otherwise=lambda: (missing(), counter.shop["worker-payments"].says()[-3000:])
+    )
+    assert sent["lists in lists"]["id"] in counter.shop.ask("heard", service="payments"), (
+        "headers make nothing unusable"
+    )
+
+
+def test_a_header_key_that_is_not_utf8_does_not_keep_a_failing_event_from_being_retried(counter: Counter) -> None:
+    if not counter.shop.environment["BROKER_URL"].startswith("amqp"):
+        pytest.skip("the embedded broker has no such fields")
+    document = event(data={"payment_token": "tok_fails_twice", "total": 1999, "currency": "EUR"})
+    properties = struct.pack(">H", 0x8000 | 0x2000) + short(CONTENT_TYPE.encode()) + long(b"\x02\xff\xfeV")
+
+    counter.sender.send_raw(text(document), properties)
+
+    eventually(lambda: document["id"] in counter.shop.ask("heard", service="payments"), within=60)
+
+
+def test_headers_as_large_as_a_frame_end_as_a_dead_letter(counter: Counter) -> None:
+    """With the history of a retry they would not fit into a frame any more."""
+    body = text(event(data={"payment_token": "tok_fails_twice", "total": 1999, "currency": "EUR"}))
+
+    counter.sender.send(Wire(body, headers={"note": "x" * 130_900}))
+
+    assert "more than the 32768 allowed" in counter.dead_letter_of(body)["message"]
+
+
+def test_a_rung_that_was_deleted_is_declared_again(counter: Counter) -> None:
+    document = event(data={"payment_token": "tok_fails_twice", "total": 1999, "currency": "EUR"})
+    for rung in ("1s", "5s"):
+        counter.sender.delete_queue(f"payments.retry.{rung}")
+
+    counter.sender.send_event(document)
+
+    eventually(lambda: document["id"] in counter.shop.ask("heard", service="payments"), within=60)

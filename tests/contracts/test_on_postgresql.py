@@ -1,4 +1,4 @@
-"""Flows, machinery and services are the same on PostgreSQL: their tests run again there, in a run of their own."""
+"""What uses the database is the same on PostgreSQL: its tests run again there, in a run of their own."""
 
 import os
 import subprocess
@@ -14,8 +14,18 @@ from tests.processes import ROOT, SERVICES, clean_environment
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.processes, pytest.mark.slow]
 
+#: The flows in which the database decides: locks, transactions that are rolled back, what text it can store.
+FLOWS = (
+    "order_is_paid_and_delivered",
+    "order_is_cancelled",
+    "events_arrive_twice",
+    "events_come_together",
+    "two_copies_at_once",
+    "worker_dies",
+    "message_is_unusable",
+)
 AGAIN = {
-    "flows": ["tests/contracts/on_postgresql.py", "tests/flows"],
+    "flows": ["tests/contracts/on_postgresql.py", *(f"tests/flows/test_{flow}.py" for flow in FLOWS)],
     "machinery and services": ["tests/unit/choreography", *(f"tests/unit/{service}" for service in SERVICES)],
 }
 #: Without a database of Django's.

@@ -1,4 +1,4 @@
-"""``manage.py choreography map|contracts|doctor``: see the choreography, guard its contracts, find what is wrong."""
+"""``manage.py choreography map|contracts|doctor|release``: the map, the contracts, what is wrong, refused events."""
 
 import json
 from argparse import ArgumentParser
@@ -9,15 +9,20 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from choreography.core.conf import conf
 from choreography.events import compatibility, event_map
 from choreography.operations import doctor
+from choreography.outbox import relay
 
 
 class Command(BaseCommand):
-    help = "map: who reacts to what. contracts: have they changed, and whom does it break. doctor: what is wrong."
+    help = (
+        "map: who reacts to what. contracts: have they changed, and whom does it break. doctor: what is wrong. "
+        "release: publish again what the broker has refused."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        commands = parser.add_subparsers(dest="subcommand", required=True, metavar="map|contracts|doctor")
+        commands = parser.add_subparsers(dest="subcommand", required=True, metavar="map|contracts|doctor|release")
         for name, what in (("map", "the page docs/choreography.md"), ("contracts", "the JSON Schemas in contracts/")):
             command = commands.add_parser(name, help=what)
             how = command.add_mutually_exclusive_group()
@@ -25,6 +30,9 @@ class Command(BaseCommand):
             how.add_argument("--check", action="store_true", help="fail if what is on disk does not fit the code")
         command = commands.add_parser("doctor", help="look for what is wrong with the running installation")
         command.add_argument("--json", action="store_true", help="print a list of findings")
+
+        command = commands.add_parser("release", help="have the relay publish again what the broker has refused")
+        command.add_argument("service", help="whose events")
 
     def handle(self, *args: Any, subcommand: str, **options: Any) -> None:
         getattr(self, subcommand)(**options)
@@ -56,6 +64,11 @@ class Command(BaseCommand):
                 self.stdout.write(f"{finding.about}: {finding.what}. Remedy: {finding.remedy}.")
         if found:
             raise SystemExit(1)
+
+    def release(self, *, service: str, **options: Any) -> None:
+        if service not in conf().services:
+            raise CommandError(f"{service} is no service of this process. There are {', '.join(conf().services)}.")
+        self.stdout.write(f"{relay.release_refused(service)} event(s) will be published again")
 
 
 def _dumps(rows: list[dict[str, str]]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from choreography.core.conf import conf
-from choreography.core.errors import Transient
+from choreography.core.errors import PublishRefused, Transient
 from choreography.dead_letters import actions, redrives
 from choreography.dead_letters.actions import By
 from choreography.dead_letters.dry_runs import DryRun, dry_run
@@ -63,7 +63,7 @@ class Command(BaseCommand):
         by = By(options.pop("by", None) or actions.operating_system_user(), options.pop("why", None) or "")
         try:
             do(service=service, by=by, **options)
-        except (actions.NotParked, actions.NoReason, Refused, redrives.CannotStart) as refusal:
+        except (actions.NotParked, actions.NoReason, PublishRefused, Refused, redrives.CannotStart) as refusal:
             raise CommandError(str(refusal)) from refusal
         except Transient as down:
             raise CommandError(f"The broker did not take it, so it stays parked. Try again later. ({down})") from down

@@ -12,7 +12,7 @@ from kombu import Connection, Exchange, Queue
 from pytest_django.fixtures import Settings
 
 from choreography.broker.publisher import BrokerPublisher, Outgoing
-from choreography.core.errors import Outage, PublishFailed, Transient
+from choreography.core.errors import Outage, PublishFailed, PublishRefused, Transient, Unroutable
 from tests.processes import eventually
 from tests.proxy import Proxy
 
@@ -112,6 +112,41 @@ def test_a_refused_message_fails_the_batch(publisher: BrokerPublisher, full_rout
     publisher.publish([route.message("another")])
 
 
+TOO_LARGE = {"note": "x" * 200_000}
+
+
+@pytest.mark.parametrize("positions", [{0}, {49}, {7, 8, 31}], ids=str)
+def test_what_the_broker_will_never_take_is_named_and_the_others_are_confirmed(
+    publisher: BrokerPublisher, route: Route, positions: set[int]
+) -> None:
+    messages = [
+        replace(route.message(str(number)), headers=TOO_LARGE if number in positions else {}) for number in range(50)
+    ]
+
+    with pytest.raises(PublishRefused) as refused:
+        publisher.publish(messages)
+
+    assert refused.value.reasons.keys() == positions
+    assert "the broker refuses it" in str(refused.value)
+    eventually(lambda: route.size() >= 50 - len(positions))
+    arrived = {route.next() for _ in range(route.size())}
+    assert arrived == {str(number) for number in range(50)} - {str(position) for position in positions}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"content_type": "x" * 300}, {"headers": {"x" * 300: 1}}, {"headers": {"x": 2**70}}],
+    ids=["type", "key", "number"],
+)
+def test_what_amqp_can_not_express_is_refused(
+    publisher: BrokerPublisher, route: Route, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(PublishRefused, match="it can't be sent"):
+        publisher.publish([replace(route.message(), **changes)])
+
+    publisher.publish([route.message("another")])
+
+
 def test_confirmations_and_refusals_of_many_messages_are_distinguished(publisher: BrokerPublisher) -> None:
     """As RabbitMQ may send them: one for several, refusals between, a tag that a later one covers again."""
     publisher._unconfirmed = set(range(1, 11))
@@ -137,7 +172,7 @@ def test_a_confirmation_costs_the_same_however_many_messages_wait(publisher: Bro
 def test_a_missing_queue_is_noticed_before_the_whole_batch_is_sent(publisher: BrokerPublisher, route: Route) -> None:
     """What the broker returns is read while messages are still being sent."""
     nowhere = Outgoing(b"", exchange="", routing_key=f"{route.exchange.name}.missing")
-    with pytest.raises(PublishFailed, match="no queue"):
+    with pytest.raises(Unroutable, match="no queue"):
         publisher.publish([nowhere, *[route.message()] * 20_000])
     assert publisher._last_tag < 20_000
 
@@ -199,7 +234,7 @@ def test_a_missing_exchange_is_an_error(publisher: BrokerPublisher, route: Route
 
 
 def test_a_missing_queue_is_an_error(publisher: BrokerPublisher, route: Route) -> None:
-    with pytest.raises(PublishFailed, match="no queue"):
+    with pytest.raises(Unroutable, match="no queue"):
         publisher.publish([Outgoing(b"", exchange="", routing_key=f"{route.exchange.name}.missing")])
 
 

@@ -2,14 +2,19 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from choreography.core.errors import ContractError, Unusable
 from choreography.events import messages
-from choreography.events.messages import Announced, Event, Heard, parse_type, read_envelope, read_event
+from choreography.events.messages import Announced, Event, Heard, Nothing, parse_type, read_envelope, read_event
+from choreography.testing import frozen_clock
 from common.money import Amount, Currency
 
 CLOUDEVENT = "application/cloudevents+json"
@@ -117,13 +122,14 @@ def test_a_reader_ignores_what_it_does_not_know() -> None:
         ({"data": {"currency": "KRW"}}, "data.amount"),
         ({"data": {"amount": 5, "currency": "won"}}, "data.currency"),
         ({"data": None}, "data"),
+        ({"data": "5 KRW"}, "data"),
+        ({"id": ""}, "id"),
+        ({"id": "x" * 201}, "id"),
+        ({"id": 5}, "id"),
+        ({"source": None}, "source"),
         ({"subject": ""}, "subject"),
         ({"subject": "x" * 201}, "subject"),
         ({"subject": 5}, "subject"),
-        ({"sequence": 0}, "sequence"),
-        ({"causationid": "x"}, "causationid"),
-        ({"datacontenttype": "text/plain"}, "datacontenttype"),
-        ({"time": "2026-01-01T00:00:00"}, "time"),
     ],
 )
 def test_a_fault_is_named_by_its_field(changes: dict[str, object], field: str) -> None:
@@ -144,7 +150,9 @@ def test_an_envelope_can_be_read_where_the_rest_is_wrong() -> None:
         (message(), "application/json", "application/json"),
         (b"", CLOUDEVENT, "body"),
         (b"{", CLOUDEVENT, "body"),
-        (message(id="1"), CLOUDEVENT, "id"),
+        (message(id=""), CLOUDEVENT, "id"),
+        (b"[]", CLOUDEVENT, "body"),
+        (b"null", CLOUDEVENT, "body"),
         (message(subject=""), CLOUDEVENT, "subject"),
         (message(subject="x" * 201), CLOUDEVENT, "subject"),
         (message(specversion="2.0"), CLOUDEVENT, "specversion"),
@@ -153,3 +161,89 @@ def test_an_envelope_can_be_read_where_the_rest_is_wrong() -> None:
 def test_what_is_no_event_is_unusable(body: bytes, content_type: str | None, fault: str) -> None:
     with pytest.raises(Unusable, match=fault):
         read_envelope(body, content_type, 1000)
+
+
+#: Values that JSON has, of every kind.
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+#: Attributes that no reaction needs.
+OPTIONAL = [
+    "time",
+    "datacontenttype",
+    "correlationid",
+    "causationid",
+    "sequence",
+    "traceparent",
+    "dataschema",
+    "tenant",
+]
+
+
+@settings(database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from(OPTIONAL), ANYTHING))
+def test_no_optional_attribute_makes_an_event_unusable(attributes: dict[str, Any]) -> None:
+    body = message(**attributes)
+
+    event = read_event(body, Money)
+
+    assert (str(event.id), event.subject, event.data.amount) == (EVENT_ID, ORDER, 5)
+    assert read_envelope(body, CLOUDEVENT, 10_000).id == event.id
+    read_event(event.to_json().encode(), Money)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ({"correlationid": None, "causationid": None, "sequence": None}, ("", None, None)),
+        ({"sequence": "0000000042", "sequencetype": "Integer"}, ("", None, 42)),
+        ({"sequence": 0}, ("", None, None)),
+        ({"sequence": "first"}, ("", None, None)),
+        ({"causationid": "order 7"}, ("", "order 7", None)),
+        ({"causationid": "x" * 201, "correlationid": ["x"]}, ("", None, None)),
+    ],
+    ids=str,
+)
+def test_what_others_write_is_read_as_far_as_it_makes_sense(
+    written: dict[str, Any], read: tuple[str, str | None, int | None]
+) -> None:
+    event = read_event(message(**written), Money)
+
+    assert (event.correlationid, event.causationid, event.sequence) == read
+
+
+@pytest.mark.parametrize("name", ["envelope_charset.json", "envelope_null_attribute.json"])
+def test_an_event_of_a_foreign_program_is_read(name: str) -> None:
+    body = (Path(__file__).parent / name).read_bytes()
+
+    assert read_event(body, Money).data.amount == 1999
+    assert read_envelope(body, CLOUDEVENT, 10_000).subject.startswith("0a1b2c3d-")
+
+
+def test_an_event_without_a_time_became_true_when_it_is_read() -> None:
+    with frozen_clock() as clock:
+        assert read_event(message(time=None), Money).time == clock.now()
+        assert read_event(message(time="2026-01-01T00:00:00"), Money).time == clock.now()
+
+
+@pytest.mark.parametrize("data", [None, "text", [], 5, {"more": 1}], ids=str)
+def test_a_reader_of_nothing_needs_no_data(data: object) -> None:
+    assert read_event(message(data=data), Nothing).data == Nothing()
+
+
+@pytest.mark.parametrize("given_id", ["7", "A-234-1234-1234", "urn:uuid:7", "Größe ☕", "x" * 200], ids=len)
+def test_an_id_is_any_text(given_id: str) -> None:
+    event = read_event(message(id=given_id), Money)
+
+    assert event.given_id == given_id
+    assert event.id == read_envelope(message(id=given_id), CLOUDEVENT, 10_000).id
+    assert event.id == read_event(message(id=given_id, time=None), Money).id, "it depends on nothing else"
+
+
+def test_an_id_that_is_no_uuid_is_unique_for_its_source() -> None:
+    ours, theirs = read_event(message(id="7"), Money), read_event(message(id="7", source="shop"), Money)
+
+    assert ours.id != theirs.id
+    assert read_event(message(), Money).id == UUID(EVENT_ID)

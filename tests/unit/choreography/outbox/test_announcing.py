@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from django.db import IntegrityError, connections, transaction
 from django.test.utils import CaptureQueriesContext
+from pytest_django.fixtures import Settings
 
 from choreography.core import clock
 from choreography.core.errors import ContractError
@@ -19,7 +20,7 @@ from choreography.outbox.announcing import announce, caused_by, transaction_of
 from choreography.storage.tables import ServiceTables
 from choreography.testing import Choreography, FrozenClock
 from payments.events import CaptureFailed, PaymentCaptured, PaymentDeclined
-from payments.models import Outbox, SubjectCounter
+from payments.models import Outbox, Payment, SubjectCounter
 from shipping.events import ShipmentDelivered
 from shipping.models import Outbox as ShippingOutbox
 
@@ -285,6 +286,23 @@ def test_a_subject_that_no_database_can_store_is_refused() -> None:
     with transaction_of("payments"), pytest.raises(ContractError, match="a subject with a NUL character"):
         announce(DECLINED, subject="order \0")
     assert not Outbox.objects.exists()
+
+
+@everywhere
+def test_an_event_that_no_reader_would_take_is_refused_and_nothing_is_changed(settings: Settings) -> None:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"MAX_BODY_BYTES": 1000}
+    refusal = r"payment_declined\.v1 about 7 has 1\d\d\d bytes, more than the 1000 that readers take"
+
+    def decline() -> None:
+        with transaction_of("payments"):
+            Payment.objects.create(order_id=UUID(int=7))
+            announce(PaymentDeclined(reason="☕" * 400), subject="7")
+
+    with pytest.raises(ContractError, match=refusal):
+        decline()
+
+    assert not Outbox.objects.exists()
+    assert not Payment.objects.exists()
 
 
 def causes() -> list[tuple[str, UUID | None, str]]:

@@ -1,18 +1,20 @@
 """The relay publishes events in order, and marks them only when the broker has confirmed them."""
 
 from collections.abc import Sequence
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import structlog
+from django.core.management import CommandError, call_command
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
 from choreography.broker.publisher import Outgoing
-from choreography.core.errors import Outage, PublishFailed
+from choreography.core.errors import Outage, PublishFailed, PublishRefused
 from choreography.events import registry
+from choreography.operations import doctor
 from choreography.outbox.announcing import announce, transaction_of
-from choreography.outbox.relay import publish_waiting
+from choreography.outbox.relay import publish_waiting, release_refused
 from choreography.storage.tables import ServiceTables
 from payments.events import PaymentDeclined
 from payments.models import Outbox
@@ -132,3 +134,37 @@ def test_a_relay_publishes_only_its_own_services_events() -> None:
     announce_some(1)
     assert publish_waiting("orders", Recorder()) == 0
     assert waiting() == 1
+
+
+def test_an_event_the_broker_will_never_take_is_set_aside_and_the_others_are_published(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ids = announce_some(3)
+    with structlog.testing.capture_logs() as lines:
+        assert publish_waiting("payments", Recorder(failing=PublishRefused({1: "too large"}))) == 3
+
+    assert list(Outbox.objects.filter(published_at=None).values_list("event_id", "refusal")) == [
+        (UUID(ids[1]), "too large")
+    ]
+    [line] = [line for line in lines if line["event"] == "event refused"]
+    assert (line["event_id"], line["reason"]) == (ids[1], "too large")
+    recorder = Recorder()
+    assert publish_waiting("payments", recorder) == 0, "it is not tried again by itself"
+    [finding] = doctor._database("payments")
+    assert "1 event(s) that the broker refuses for good, the first because: too large" in finding.what
+    assert finding.remedy.endswith("manage.py choreography release payments")
+
+    call_command("choreography", "release", "payments")
+
+    assert capsys.readouterr().out == "1 event(s) will be published again\n"
+    assert publish_waiting("payments", recorder) == 1
+    assert waiting() == 0
+
+
+def test_only_what_was_refused_is_released() -> None:
+    announce_some(2)
+    publish_waiting("payments", Recorder())
+
+    assert release_refused("payments") == 0
+    with pytest.raises(CommandError, match="nobody is no service"):
+        call_command("choreography", "release", "nobody")
