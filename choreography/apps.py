@@ -9,6 +9,7 @@ class ChoreographyConfig(AppConfig):
     verbose_name = "Choreography"
 
     def ready(self) -> None:
+        from django.db.backends.signals import connection_created
         from django.db.models.signals import post_migrate
 
         from choreography.broker import decoding
@@ -18,6 +19,7 @@ class ChoreographyConfig(AppConfig):
             checks,  # noqa: F401  (registers them)
             maintenance,
         )
+        from choreography.storage.database_clock import take_time
         from choreography.storage.vacuum import configure_vacuum
 
         logs.configure()
@@ -26,3 +28,4 @@ class ChoreographyConfig(AppConfig):
         for service in conf().services:
             maintenance.register_timers(service)
         post_migrate.connect(configure_vacuum)
+        connection_created.connect(take_time)

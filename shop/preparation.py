@@ -8,7 +8,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import environ
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
@@ -18,9 +17,8 @@ from django.utils.translation import gettext as _
 
 from choreography.broker import topology
 from choreography.broker.publisher import broker_errors, connect
+from shop.environment import env
 from shop.secrets import local_secret, random_secret, write_private
-
-env = environ.Env()
 
 #: Seconds to wait for a connection to a server, and between two attempts to reach the broker.
 _CONNECT_TIMEOUT, _PAUSE = 5, 0.5
@@ -68,7 +66,8 @@ def prepare_data(wait: float = 10.0) -> int:
     Raises:
         CannotPrepare: a database or the broker can't be reached.
     """
-    data_dir().mkdir(mode=0o700, parents=True, exist_ok=True)  # SQLite files hold personal data
+    data_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    data_dir().chmod(0o700)  # SQLite files hold personal data
     with _locked_folder(data_dir()):
         for alias in settings.DATABASES:
             with _locked_database(alias):

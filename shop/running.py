@@ -3,14 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import environ
 from django.utils.translation import gettext as _
 
+from shop.environment import env
 from shop.launcher import HOST, Launcher, LaunchFailed, PrintLine, free_port, is_free, procfile, require_free
 from shop.preparation import data_dir, flower_password
 from shop.readiness import Flower, reset_liveness, wait_until_ready
-
-env = environ.Env()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 ``.env.example`` lists every variable. The defaults need no database server and no broker.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import cast
@@ -10,12 +11,14 @@ from typing import cast
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from shop.environment import env
 from shop.logs import logging_config
 from shop.secrets import local_secret, random_secret
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = environ.Env()
-env.read_env(BASE_DIR / ".env")
+environ.Env.read_env(BASE_DIR / ".env")
+# What the processes write holds customers' addresses and secrets.
+os.umask(0o077)
 
 TESTING = "pytest" in sys.modules or sys.argv[1:2] == ["test"]
 DEBUG = env.bool("DEBUG", default=False)
@@ -141,7 +144,8 @@ USE_TZ = True
 def database(alias: str) -> dict[str, object]:
     variable = f"{alias.upper()}_DATABASE_URL"
     url = env.str(variable, default="") or env.str("DATABASE_URL", default="")
-    config: dict[str, object] = environ.Env.db_url_config(url or f"sqlite:///{DATA_DIR / f'{alias}.sqlite3'}")
+    file = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(DATA_DIR / f"{alias}.sqlite3")}
+    config: dict[str, object] = environ.Env.db_url_config(url) if url else dict(file)
     test: dict[str, object] = {"DEPENDENCIES": []}
     if config["ENGINE"] == "django.db.backends.sqlite3":
         config["OPTIONS"] = {

@@ -7,3 +7,10 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
 
 application = get_wsgi_application()
+
+from choreography.storage.migrations import Unmigrated, refuse_unmigrated  # noqa: E402 (the apps come first)
+
+try:
+    refuse_unmigrated()
+except Unmigrated as error:
+    raise SystemExit(str(error)) from None

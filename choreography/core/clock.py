@@ -7,7 +7,7 @@ test or a simulation decides them (see ``testing.FrozenClock``).
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
@@ -28,10 +28,23 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The system's own clock and randomness."""
+    """The time of the service's database where it has one, and the system's randomness.
+
+    The clocks of several hosts differ, and processes compare times that others have written: how long an order has not
+    been paid for, when a retry is due back. So a process takes the time from the database that holds them
+    (``storage.database_clock``), and counts on from there.
+    """
+
+    def __init__(self) -> None:
+        self._ahead = timedelta()
 
     def now(self) -> datetime:
-        return datetime.now(UTC)
+        return datetime.now(UTC) + self._ahead
+
+    def set(self, now: datetime) -> None:
+        """From here on it is ``now``. A difference of less than a second is left alone."""
+        ahead = now - datetime.now(UTC)
+        self._ahead = ahead if abs(ahead) >= _TOLERATED else timedelta()
 
     def new_id(self) -> UUID:
         return uuid_utils.uuid7()
@@ -40,7 +53,10 @@ class SystemClock:
         return random.random()  # noqa: S311 (spreads retries, keeps no secret)
 
 
-_clock: Clock = SystemClock()
+#: What a query takes, and what clocks that are kept right differ by.
+_TOLERATED = timedelta(seconds=1)
+system = SystemClock()
+_clock: Clock = system
 
 
 def now() -> datetime:

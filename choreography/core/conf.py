@@ -5,6 +5,7 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -86,7 +87,7 @@ def conf() -> Conf:
     given["services"] = tuple(given.get("services", ()))
     given["data_dir"] = base / given.get("data_dir", Conf.data_dir)
     given["contracts_dir"] = base / given.get("contracts_dir", Conf.contracts_dir)
-    given["broker_url"] = given.get("broker_url") or f"embedded://{given['data_dir'] / 'broker.sqlite3'}"
+    given["broker_url"] = given.get("broker_url") or f"embedded://{quote(str(given['data_dir'] / 'broker.sqlite3'))}"
     return Conf(**given)
 
 

@@ -15,12 +15,18 @@
    it up. The same worker reads ``<service>.dead`` and parks it. Nothing is acknowledged that was not dealt with.
 """
 
+import math
+import os
 import sys
+import time
 from typing import Any
 
 from celery import Celery, signals
 from celery.beat import Scheduler
 from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from kombu.utils.url import maybe_sanitize_url
 
 from choreography.broker import embedded, topology
 from choreography.core import liveness
@@ -29,12 +35,14 @@ from choreography.core.garbage_collection import freeze_imports
 from choreography.events.registry import reactions
 from choreography.events.timers import Timer, timers
 from choreography.inbox.deliveries import parking_task
+from choreography.storage.migrations import Unmigrated, refuse_unmigrated
 from choreography.worker.consumer import EventConsumer
 from choreography.worker.tasks import DeliveryTask, ladder, tick_of
 
 
 def install(app: Celery) -> None:
     """Give a Celery app the queues, tasks, timers and settings of the services this process knows."""
+    _refuse_another_broker()
     embedded.register()
     namespace = conf().namespace
     app.conf.update(
@@ -82,6 +90,21 @@ def install(app: Celery) -> None:
     app.conf.beat_schedule = {timer.name: _schedule_of(timer) for timer in timers()}
 
 
+def _refuse_another_broker() -> None:
+    """Celery prefers these variables to its settings: workers would consume from another broker than relays publish to.
+
+    Raises:
+        ImproperlyConfigured: one is set to another broker.
+    """
+    for name in ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
+        url = os.environ.get(name)
+        if url and url != conf().broker_url:
+            raise ImproperlyConfigured(
+                f"{name} leads to {maybe_sanitize_url(url)}, CHOREOGRAPHY['BROKER_URL'] to "
+                f"{maybe_sanitize_url(conf().broker_url)}. There is one broker: remove {name} from the environment."
+            )
+
+
 def _schedule_of(timer: Timer) -> dict[str, Any]:
     """A timer's entry in beat's schedule: its ticks go to a queue of their own, and expire when they come too late."""
     return {
@@ -91,17 +114,33 @@ def _schedule_of(timer: Timer) -> dict[str, Any]:
             "queue": topology.timer_queue(timer.service).name,
             "exchange": topology.timer_exchange(timer.service).name,
             "routing_key": timer.service,
-            "expires": max(timer.seconds * 2, 10),
+            # A time to live, which the broker counts: Celery's ``expires`` compares the clocks of two hosts.
+            "expiration": max(timer.seconds * 2, 10),
         },
     }
 
 
 class LivingScheduler(Scheduler):
-    """Beat's scheduler, in memory (all intervals are short), showing signs of life."""
+    """Beat's scheduler, in memory (all intervals are short), showing signs of life.
 
-    def tick(self, *args: Any, **kwargs: Any) -> Any:
+    It counts intervals by the monotonic clock. Celery's compares times of day, and sends nothing for an hour after the
+    clock was set back by one.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._due: dict[str, float] = {}
+        super().__init__(*args, **kwargs)
+
+    def tick(self, *args: Any, **kwargs: Any) -> float:
+        """Send what is due. Returns the seconds until something is due again."""
         liveness.show("beat")
-        return super().tick(*args, **kwargs)
+        entries: Any = self.schedule  # the stubs know no intervals
+        for name, entry in entries.items():
+            if time.monotonic() >= self._due.setdefault(name, 0.0):
+                self.apply_entry(entry, producer=self.producer)
+                self._due[name] = time.monotonic() + entry.schedule.run_every.total_seconds()
+        wait = min(self._due.values(), default=math.inf) - time.monotonic()
+        return max(0.0, min(wait, self.max_interval or math.inf))
 
 
 @signals.celeryd_init.connect
@@ -110,6 +149,16 @@ def _check_first(**kwargs: Any) -> None:
     errors = [message for message in run_checks(tags=["choreography"]) if message.is_serious()]
     if errors:
         raise SystemExit("\n".join(str(message) for message in errors))
+
+
+@signals.celeryd_after_setup.connect
+def _check_migrations(instance: Any, **kwargs: Any) -> None:
+    consumed = instance.app.amqp.queues.consume_from
+    try:
+        refuse_unmigrated([service for service in conf().services if topology.queue_name(service) in consumed])
+    except Unmigrated as error:
+        raise SystemExit(str(error)) from None
+    connections.close_all()  # the pool's children need their own
 
 
 @signals.celeryd_after_setup.connect

@@ -11,6 +11,7 @@ from choreography.core import liveness
 from choreography.core.conf import conf
 from choreography.core.garbage_collection import freeze_imports
 from choreography.outbox import relay
+from choreography.storage.migrations import Unmigrated, refuse_unmigrated
 
 
 class Command(BaseCommand):
@@ -22,6 +23,10 @@ class Command(BaseCommand):
     def handle(self, *args: Any, service: str, **options: Any) -> None:
         if service not in conf().services:
             raise CommandError(f"{service} is no service of this process. There are {', '.join(conf().services)}.")
+        try:
+            refuse_unmigrated([service])
+        except Unmigrated as error:
+            raise CommandError(str(error)) from error
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())

@@ -15,9 +15,10 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.utils.translation import gettext as _
 
+from shop.environment import env
 from shop.launcher import InUse, Launcher, LaunchFailed, exclusive
 from shop.preparation import CannotPrepare, data_dir, prepare_data
-from shop.running import Addresses, available_ports, env, run
+from shop.running import Addresses, available_ports, run
 
 if TYPE_CHECKING:
     from shop.demo import Report

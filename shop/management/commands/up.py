@@ -9,9 +9,10 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import InterfaceError, OperationalError, close_old_connections
 from django.utils.translation import gettext as _
 
+from shop.environment import env
 from shop.launcher import InUse, Launcher, LaunchFailed, exclusive
 from shop.preparation import CannotPrepare, Prepared, admin_password_file, data_dir, prepare
-from shop.running import Addresses, env, required_ports, run
+from shop.running import Addresses, required_ports, run
 
 log = structlog.get_logger(__name__)
 

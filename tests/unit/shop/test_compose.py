@@ -30,6 +30,9 @@ from choreography.worker.setup import LivingScheduler
 from shop.celery import app
 from tests.unit.shop.conftest import ROOT, VARIABLES, read_by_code
 
+#: The web process looks for migrations that are missing.
+pytestmark = pytest.mark.django_db(databases="__all__")
+
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PROCESSES = {

@@ -5,10 +5,10 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from celery import signals
 from django.core.management import call_command
 
 from choreography.outbox import relay
+from choreography.worker import setup
 
 
 @pytest.fixture(autouse=True)
@@ -19,10 +19,11 @@ def thawed() -> Iterator[None]:
 
 
 def test_a_worker_freezes_its_imports_before_its_pool_starts() -> None:
-    signals.celeryd_after_setup.send(sender="worker@test", instance=None, conf=None)
+    setup._prepare(instance=None)
     assert gc.get_freeze_count() > 10_000
 
 
+@pytest.mark.django_db(databases="__all__")
 def test_a_relay_freezes_its_imports_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = []
     monkeypatch.setattr(relay, "run", lambda *_: frozen.append(gc.get_freeze_count()))

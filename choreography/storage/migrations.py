@@ -1,0 +1,46 @@
+"""Which migrations are still to be applied: code that runs before them would fail with every event."""
+
+from collections.abc import Collection, Iterator
+
+from django.apps import apps
+from django.db import DatabaseError, connections, router
+from django.db.migrations.executor import MigrationExecutor
+
+from choreography.storage.tables import ServiceTables
+
+
+class Unmigrated(Exception):
+    """Migrations are missing. Its text names them and the command."""
+
+
+def refuse_unmigrated(services: Collection[str] | None = None) -> None:
+    """Check that every migration is applied, before a process begins its work.
+
+    A database that can't be reached is not looked at: the process waits for it, as in any outage.
+
+    Args:
+        services: whose tables to check; by default those of every app.
+
+    Raises:
+        Unmigrated: some are missing.
+    """
+    aliases = set(connections) if services is None else {ServiceTables(service).alias for service in services}
+    labels = {app.label for app in apps.get_app_configs()} if services is None else set(services)
+    missing = [(alias, name) for alias in sorted(aliases) for name in _pending(alias, labels)]
+    if missing:
+        names = ", ".join(sorted({name for _, name in missing}))
+        commands = "; ".join(
+            f"manage.py migrate --database {alias}" for alias in sorted({alias for alias, _ in missing})
+        )
+        raise Unmigrated(f"The database lacks migrations: {names}. Run {commands}, then start again.")
+
+
+def _pending(alias: str, labels: Collection[str]) -> Iterator[str]:
+    try:
+        executor = MigrationExecutor(connections[alias])
+        plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    except DatabaseError:
+        return
+    for migration, _ in plan:
+        if migration.app_label in labels and router.allow_migrate(alias, migration.app_label):
+            yield f"{migration.app_label}.{migration.name}"
