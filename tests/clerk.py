@@ -164,6 +164,7 @@ def dead_letters(service: str) -> list[dict[str, Any]]:
 
     return [
         {
+            "event_id": str(dead_letter.event_id),
             "error": dead_letter.error,
             "message": dead_letter.message,
             "state": dead_letter.state,

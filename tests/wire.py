@@ -58,6 +58,10 @@ class Sender:
         with self._connection.channel() as channel:
             channel.queue_delete(self._namespace + queue)
 
+    def delete_exchange(self, exchange: str) -> None:
+        with self._connection.channel() as channel:
+            channel.exchange_delete(self._namespace + exchange)
+
     def send_event(self, document: dict[str, Any], **properties: Any) -> None:
         self.send(Wire(text(document), exchange=document["type"], **properties))
 

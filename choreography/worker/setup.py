@@ -36,6 +36,7 @@ from choreography.events.registry import reactions
 from choreography.events.timers import Timer, timers
 from choreography.inbox.deliveries import parking_task
 from choreography.storage.migrations import Unmigrated, refuse_unmigrated
+from choreography.worker import remote_control  # noqa: F401  (registers its commands)
 from choreography.worker.consumer import EventConsumer
 from choreography.worker.tasks import DeliveryTask, ladder, tick_of
 

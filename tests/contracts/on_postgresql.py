@@ -6,6 +6,7 @@ Not collected by itself: ``test_on_postgresql`` runs it with a database at hand.
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 from unittest.mock import Mock
@@ -16,6 +17,7 @@ from django.db import close_old_connections, connection, connections, transactio
 from pytest_django.fixtures import Settings
 
 from choreography.broker.publisher import Outgoing
+from choreography.core import clock
 from choreography.dead_letters import redrives
 from choreography.dead_letters.actions import By, NotParked, send_again
 from choreography.dead_letters.dry_runs import dry_run
@@ -404,3 +406,20 @@ def _someone_waits_for_us() -> bool:
             "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid)))"
         )
         return bool(cursor.fetchone()[0])
+
+
+@pytest.mark.parametrize("hours", [1, -1, 24, -24])
+def test_a_process_takes_the_time_from_the_database(monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    class OnAnotherHost(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(hours=hours)
+
+    monkeypatch.setattr(clock, "datetime", OnAnotherHost)
+    monkeypatch.setattr(clock.system, "_ahead", timedelta())
+    assert abs(clock.now() - datetime.now(UTC)) > timedelta(minutes=59)
+
+    connections["payments"].close()
+    connections["payments"].ensure_connection()
+
+    assert abs(clock.now() - datetime.now(UTC)) < timedelta(seconds=5)
