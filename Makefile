@@ -10,7 +10,7 @@ ifeq ($(origin DEBUG)$(shell grep -sE '^(export )?DEBUG=' .env),undefined)
 export DEBUG := true
 endif
 
-.PHONY: help up demo test simulate lint format check chaos bench package lock clean
+.PHONY: help up down demo test simulate lint format check chaos bench package lock clean
 .DEFAULT_GOAL := help
 
 help: ## List these
@@ -18,6 +18,9 @@ help: ## List these
 
 up: $(VENV)/installed ## Start the whole shop on this machine; Ctrl-C stops it
 	@$(BIN)/python manage.py up
+
+down: $(VENV)/installed ## Stop it, also what is left of one that was killed
+	@$(BIN)/python manage.py down
 
 demo: $(VENV)/installed ## Start the shop, place five orders, check how each ended, stop
 	@$(BIN)/python manage.py demo

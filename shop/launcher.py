@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -26,6 +27,8 @@ from django.db import connections
 from django.utils.translation import gettext as _
 from honcho.environ import parse_procfile
 from honcho.manager import SYSTEM_PRINTER_NAME, Manager
+
+from shop import leftovers
 
 HOST = "127.0.0.1"
 
@@ -161,6 +164,9 @@ class Launcher(Manager):  # type: ignore[misc]  # honcho has no types
             Exception: what ``main`` raised.
         """
         self._main = threading.Thread(target=self._call, args=[main], name="main of the launcher")
+        folder = self._logs.parent
+        command = [sys.executable, "-m", "shop.leftovers", str(folder)]
+        guardian = subprocess.Popen(command, cwd=settings.BASE_DIR)  # noqa: S603 (our own)
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))  # the terminal was closed
         try:
@@ -175,6 +181,9 @@ class Launcher(Manager):  # type: ignore[misc]  # honcho has no types
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         self._main.join()
+        guardian.kill()
+        guardian.wait()
+        leftovers.forget(folder)
         self._printer.close()
         if self._error is not None:
             raise self._error
@@ -218,12 +227,20 @@ class Launcher(Manager):  # type: ignore[misc]  # honcho has no types
 
     def _call(self, main: Callable[["Launcher"], None]) -> None:
         try:
+            self._record_processes()
             main(self)
         except Exception as error:  # run() raises it in the main thread
             self._error = error
         finally:
             connections.close_all()
             self.stop()
+
+    def _record_processes(self) -> None:
+        """For the guardian, and for ``manage.py down``. Their ids come a moment after they were started."""
+        while not self._all_started() and not self.stopping.is_set():
+            self.stopping.wait(0.05)
+        pids = [process["pid"] for process in self._processes.values() if "pid" in process]
+        leftovers.record(self._logs.parent, os.getpid(), pids)
 
     def _exit_report(self) -> str:
         texts = []

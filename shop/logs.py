@@ -70,6 +70,8 @@ def logging_config(level: str, style: str) -> dict[str, Any]:
             "celery.app.trace": {"level": "ERROR"},
             "celery.beat": {"level": "WARNING"},
             "django.request": {"level": "ERROR"},
+            # It names its settings at every start.
+            "axes.apps": {"level": "WARNING"},
             # Flower inspects workers that are still starting, and warns that they do not reply.
             "flower.inspector": {"level": "ERROR"},
         },

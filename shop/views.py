@@ -24,12 +24,17 @@ class DeadLetters:
 
 
 def home(request: HttpRequest) -> HttpResponse:
-    """The home page: all reactions, links to the admin and Flower, and parked dead letters."""
+    """The home page: all reactions, links to the admin and Flower, and parked dead letters.
+
+    In production only people who work here see more than the links to the admin.
+    """
+    is_shown = settings.DEBUG or request.user.is_staff
     context = {
-        "flower_url": settings.FLOWER_URL,
+        "flower_url": settings.FLOWER_URL if is_shown else "",
         "dead_letters": list(_dead_letters(request)),
-        "reactions": [(reaction, sorted(reaction.announces)) for reaction in reactions()],
+        "reactions": [(reaction, sorted(reaction.announces)) for reaction in reactions()] if is_shown else [],
         "services": settings.SERVICES,
+        "is_shown": is_shown,
     }
     return render(request, "shop/home.html", context)
 

@@ -31,5 +31,5 @@ def take_time(connection: Any, **kwargs: Any) -> None:
         log.warning("clock set by the database", alias=connection.alias, seconds=round(difference))
 
 
-#: Seconds by which the clock of a host is wrong enough to be mended.
+#: Seconds of difference that are logged.
 _WORTH_SAYING = 5

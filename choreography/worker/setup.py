@@ -116,7 +116,8 @@ def _schedule_of(timer: Timer) -> dict[str, Any]:
             "exchange": topology.timer_exchange(timer.service).name,
             "routing_key": timer.service,
             # A time to live, which the broker counts: Celery's ``expires`` compares the clocks of two hosts.
-            "expiration": max(timer.seconds * 2, 10),
+            # At most a minute: RabbitMQ looks at the oldest message alone.
+            "expiration": min(max(timer.seconds * 2, 10), 60),
         },
     }
 
@@ -137,9 +138,10 @@ class LivingScheduler(Scheduler):
         liveness.show("beat")
         entries: Any = self.schedule  # the stubs know no intervals
         for name, entry in entries.items():
-            if time.monotonic() >= self._due.setdefault(name, 0.0):
+            interval = entry.schedule.run_every.total_seconds()
+            if time.monotonic() >= self._due.setdefault(name, time.monotonic() + interval):
                 self.apply_entry(entry, producer=self.producer)
-                self._due[name] = time.monotonic() + entry.schedule.run_every.total_seconds()
+                self._due[name] = time.monotonic() + interval
         wait = min(self._due.values(), default=math.inf) - time.monotonic()
         return max(0.0, min(wait, self.max_interval or math.inf))
 

@@ -15,7 +15,8 @@ from tests.wire import Sender, Wire, event, sender, text
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.rabbitmq, pytest.mark.postgresql]
 
-POOLS = pytest.mark.parametrize("counter", ["threads", "prefork"], indirect=True)
+THREADS = pytest.mark.parametrize("counter", ["threads"], indirect=True)
+PREFORK = pytest.mark.parametrize("counter", ["prefork"], indirect=True)
 
 
 class Counter:
@@ -96,7 +97,7 @@ def task_id_of(document: dict[str, Any], namespace: str) -> str:
     return str(uuid5(NAMESPACE_URL, f"{namespace}payments:{document['id']}"))
 
 
-@POOLS
+@THREADS
 def test_a_retry_that_is_revoked_is_parked(counter: Counter) -> None:
     document = counter.send("tok_down")
     counter.retried(document)
@@ -107,7 +108,7 @@ def test_a_retry_that_is_revoked_is_parked(counter: Counter) -> None:
     assert dead_letter["message"].startswith("revoked by remote control")
 
 
-@POOLS
+@THREADS
 def test_a_rate_limit_stops_nothing(counter: Counter) -> None:
     counter.control("rate_limit", "payments.authorize_payment", "1/h")
 
@@ -118,7 +119,7 @@ def test_a_rate_limit_stops_nothing(counter: Counter) -> None:
     assert "has no rate limit" in counter.control("rate_limit", "payments.authorize_payment", "1/h")
 
 
-@POOLS
+@PREFORK
 def test_a_time_limit_loses_nothing(counter: Counter) -> None:
     counter.control("time_limit", "payments.authorize_payment", "1")
     document = counter.send("tok_slow")
@@ -130,7 +131,7 @@ def test_a_time_limit_loses_nothing(counter: Counter) -> None:
     counter.control("time_limit", "payments.authorize_payment", "0")
 
 
-@POOLS
+@PREFORK
 @pytest.mark.parametrize(
     "commands",
     [
@@ -152,7 +153,7 @@ def test_a_command_stops_nothing(counter: Counter, commands: list[str]) -> None:
         counter.hears(document)
 
 
-@POOLS
+@THREADS
 def test_a_message_of_a_queue_that_somebody_added_ends_no_worker(counter: Counter) -> None:
     queue = f"{counter.shop.environment['CHOREOGRAPHY_NAMESPACE']}somebodys"
     counter.control("add_consumer", queue)
@@ -165,7 +166,7 @@ def test_a_message_of_a_queue_that_somebody_added_ends_no_worker(counter: Counte
         counter.sender.delete_exchange("somebodys")
 
 
-@POOLS
+@THREADS
 def test_an_order_that_is_handled_while_the_worker_is_shut_down_is_not_lost(counter: Counter) -> None:
     document = counter.send("tok_slow")
     eventually(lambda: counter.shop.ask("gateway_calls", order_id=document["subject"]), otherwise=counter.says)

@@ -95,3 +95,45 @@ def test_what_is_no_port_is_refused(tmp_path: Path) -> None:
 
     assert result.returncode == 1
     assert result.stderr.strip() == "CommandError: WEB_PORT is high, which is not a port number."
+
+
+def test_nothing_outlives_a_launcher_that_was_killed(tmp_path: Path) -> None:
+    environment = environment_in(tmp_path)
+    with up(environment, tmp_path / "first.log") as first:
+        says(first, "Placing five")
+        assert len(at_work(environment)) > 9
+
+        os.kill(first.pid, signal.SIGKILL)
+
+        eventually(lambda: at_work(environment) == {}, otherwise=lambda: at_work(environment))
+    with up(environment, tmp_path / "second.log") as second:
+        says(second, "announced order_completed")
+        assert second.end() == 0, second.says()
+
+
+def test_what_is_left_can_be_stopped_by_hand(tmp_path: Path) -> None:
+    environment = environment_in(tmp_path)
+    with up(environment, tmp_path / "up.log") as process:
+        says(process, "Placing five")
+        (guardian,) = [pid for pid, command in at_work(environment).items() if "shop.leftovers" in command]
+        os.kill(guardian, signal.SIGKILL)
+        os.kill(process.pid, signal.SIGKILL)
+        eventually(lambda: not process.lives)
+        assert len(at_work(environment)) > 9
+
+        assert manage("down", environment=environment).stdout == ""
+
+        eventually(lambda: at_work(environment) == {}, otherwise=lambda: at_work(environment))
+    assert manage("down", environment=environment).stdout == "Nothing runs.\n"
+
+
+def test_a_running_shop_can_be_stopped_from_another_terminal(tmp_path: Path) -> None:
+    environment = environment_in(tmp_path)
+    with up(environment, tmp_path / "up.log") as process:
+        says(process, "announced order_placed")
+
+        assert manage("down", environment=environment).returncode == 0
+
+        eventually(lambda: not process.lives, otherwise=process.says)
+        assert process.exit_code == 0, process.says()
+        assert at_work(environment) == {}

@@ -135,8 +135,8 @@ def test_purging_looks_at_a_few_rows_however_many_there_are(due: int) -> None:
 def put_into(table: Any, done_at: str, due: int) -> None:
     """Rows in the order of their age, the first of them old enough to go."""
     kinds = {
-        OrdersOutbox: "(event_id, subject, event_type, sequence, body, announced_at, published_at)"
-        " SELECT gen_random_uuid(), gen_random_uuid(), 't', 1, repeat('x', 500), now(),",
+        OrdersOutbox: "(event_id, subject, event_type, sequence, body, refusal, announced_at, published_at)"
+        " SELECT gen_random_uuid(), gen_random_uuid(), 't', 1, repeat('x', 500), '', now(),",
         OrdersInbox: "(event_id, subject, event_type, reaction, attempts, handled_at)"
         " SELECT gen_random_uuid(), gen_random_uuid(), 't', 'r', 1,",
     }

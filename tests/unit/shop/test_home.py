@@ -1,4 +1,4 @@
-"""The home page: for everyone who reacts to what, for the staff what waits for a person."""
+"""The home page: who reacts to what, and what waits for a person; in production for the staff only."""
 
 import pytest
 from django.test import Client
@@ -17,11 +17,30 @@ def home(client: Client) -> str:
     return response.content.decode()
 
 
-def test_everyone_sees_every_reaction(client: Client) -> None:
+def test_who_tries_it_out_sees_every_reaction(client: Client, settings: Settings) -> None:
+    settings.DEBUG = True
     page = home(client)
 
     for reaction in reactions():
         assert reaction.name in page
+
+
+def test_the_staff_sees_every_reaction(client: Client) -> None:
+    log_in(client, "orders.view_order")
+    page = home(client)
+
+    for reaction in reactions():
+        assert reaction.name in page
+
+
+def test_in_production_a_stranger_sees_nothing_of_the_inside(client: Client, settings: Settings) -> None:
+    settings.FLOWER_URL = "http://127.0.0.1:5555/"
+    page = home(client)
+
+    for reaction in reactions():
+        assert reaction.name not in page
+    assert "5555" not in page
+    assert 'href="/admin/"' in page
 
 
 def test_a_stranger_sees_nothing_of_dead_letters(client: Client) -> None:
@@ -41,6 +60,7 @@ def test_the_staff_sees_how_many_dead_letters_wait_in_the_services_it_may_see(cl
 
 
 def test_flower_is_linked_where_its_address_is_known(client: Client, settings: Settings) -> None:
+    settings.DEBUG = True
     settings.FLOWER_URL = "http://127.0.0.1:5555/"
 
     assert 'href="http://127.0.0.1:5555/"' in home(client)
