@@ -1,0 +1,59 @@
+"""What is in the environment is read as it is written, and a folder may have any name."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from django.core.exceptions import ImproperlyConfigured
+
+from choreography.core.conf import conf
+from choreography.worker import setup
+from shop.environment import env
+from tests.unit.shop.conftest import ROOT
+
+
+@pytest.mark.parametrize("value", ["$HOME", "$$", "a$b", r"\$HOME", r"a\\$b", "#x", "${HOME}", " $", "$"])
+def test_a_value_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("ADMIN_PASSWORD", value)
+
+    assert env.str("ADMIN_PASSWORD", default="") == value
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a%25b", "a;b", "a b&c=d"])
+def test_a_data_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    result = subprocess.run(
+        [sys.executable, "manage.py", "prepare"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "DEBUG": "true", "DATA_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+    databases = {f"{alias}.sqlite3" for alias in ("accounts", "broker", "orders", "payments", "shipping")}
+    assert {path.name for path in folder.glob("*.sqlite3")} == databases
+    assert {
+        path: oct(path.stat().st_mode & 0o077) for path in [folder, *folder.rglob("*")] if path.stat().st_mode & 0o077
+    } == {}
+
+
+@pytest.mark.parametrize("name", ["CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"])
+def test_celery_may_not_be_led_to_another_broker(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "amqp://somebody:hidden@elsewhere:5672//")
+
+    with pytest.raises(ImproperlyConfigured, match=f"{name} leads to amqp://somebody:.*@elsewhere") as refused:
+        setup.install(Celery("test"))
+
+    assert "hidden" not in str(refused.value)
+
+
+def test_the_same_broker_may_be_named_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", conf().broker_url)
+
+    setup._refuse_another_broker()
