@@ -2,11 +2,13 @@
 
 import fcntl
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -17,9 +19,12 @@ from django.utils.translation import gettext as _
 
 from choreography.broker import topology
 from choreography.broker.publisher import broker_errors, connect
+from choreography.core.conf import conf
 from shop.environment import env
 from shop.secrets import local_secret, random_secret, write_private
 
+#: Bytes of a SQLite file up to which all of it is looked at.
+_CHECKED_WHOLE = 50_000_000
 #: Seconds to wait for a connection to a server, and between two attempts to reach the broker.
 _CONNECT_TIMEOUT, _PAUSE = 5, 0.5
 
@@ -64,11 +69,13 @@ def prepare_data(wait: float = 10.0) -> int:
         How many products were added.
 
     Raises:
-        CannotPrepare: a database or the broker can't be reached.
+        CannotPrepare: a database or the broker can't be reached, or a file is damaged.
     """
     data_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
     data_dir().chmod(0o700)  # SQLite files hold personal data
     with _locked_folder(data_dir()):
+        for file in _sqlite_files():
+            _refuse_damaged(file)
         for alias in settings.DATABASES:
             with _locked_database(alias):
                 migrate(alias)
@@ -88,6 +95,35 @@ def migrate(alias: str) -> None:
     if executor.migration_plan(targets):
         label = [] if alias == "default" else [alias]
         call_command("migrate", *label, database=alias, verbosity=0, interactive=False)
+
+
+def _sqlite_files() -> Iterator[Path]:
+    """The files of the databases and of the embedded broker that exist already."""
+    names = [str(config["NAME"]) for config in settings.DATABASES.values() if config["ENGINE"].endswith("sqlite3")]
+    url = conf().broker_url
+    broker = [unquote(url.removeprefix("embedded://"))] if url.startswith("embedded:") else []
+    yield from (path for path in map(Path, [*names, *broker]) if path.is_file() and path.stat().st_size)
+
+
+def _refuse_damaged(file: Path) -> None:
+    """Look whether SQLite can read a file; all of one that is not large.
+
+    Raises:
+        CannotPrepare: it can't.
+    """
+    check = "PRAGMA quick_check(1)" if file.stat().st_size < _CHECKED_WHOLE else "PRAGMA schema_version"
+    try:
+        with closing(sqlite3.connect(file, timeout=30)) as database:
+            [found] = database.execute(check).fetchone()
+    except sqlite3.OperationalError:
+        return  # locked, or not to be opened: whoever uses it says so
+    except sqlite3.DatabaseError as error:
+        found = one_line(error)
+    if found != "ok" and not isinstance(found, int):
+        raise CannotPrepare(
+            _("%(file)s is damaged: %(error)s. Restore it, or move it away to begin with an empty one.")
+            % {"file": file, "error": one_line(ValueError(found))}
+        )
 
 
 def declare_topology(wait: float) -> None:

@@ -57,3 +57,26 @@ def test_the_same_broker_may_be_named_twice(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("CELERY_BROKER_URL", conf().broker_url)
 
     setup._refuse_another_broker()
+
+
+@pytest.mark.parametrize("name", ["orders.sqlite3", "broker.sqlite3"])
+@pytest.mark.parametrize("damage", ["the beginning", "the middle"])
+def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, name: str, damage: str) -> None:
+    environment = {"PATH": os.environ["PATH"], "DEBUG": "true", "DATA_DIR": str(tmp_path)}
+
+    def prepare() -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "manage.py", "prepare"]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    assert prepare().returncode == 0
+    content = bytearray((tmp_path / name).read_bytes())
+    content[slice(0, 100) if damage == "the beginning" else slice(len(content) // 2, None)] = b"x" * 100
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / f"{name}-wal").unlink(missing_ok=True)
+
+    refused = prepare()
+
+    assert refused.returncode != 0
+    assert f"{tmp_path / name} is damaged: " in refused.stderr
+    assert "Restore it, or move it away to begin with an empty one." in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
