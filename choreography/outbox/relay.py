@@ -123,6 +123,8 @@ def run(service: str, stop: threading.Event, ready: Callable[[], None] = lambda:
                 )
                 is_declared, next_upkeep = False, time.monotonic()
                 listener.close()
+                # After a failover a session may be one that can't write. Django would keep it, for it answers a SELECT.
+                connections[ServiceTables(service).alias].close()
                 stop.wait(backoff)
                 backoff = min(backoff * 2, _LAST_BACKOFF)
     finally:

@@ -11,13 +11,13 @@ from uuid import UUID
 import structlog
 from celery import Task
 from celery.exceptions import Reject
-from django.db import close_old_connections
+from django.db import DatabaseError, InterfaceError, close_old_connections, connections
 
 from choreography.broker.publisher import BrokerPublisher, Outgoing
 from choreography.core.errors import PublishRefused, Transient, Unroutable, describe
 from choreography.events.timers import Timer
 from choreography.inbox import handler
-from choreography.inbox.deliveries import Delivery, Outcome, Parked, RetryLater, Unhandled
+from choreography.inbox.deliveries import DATABASE, Delivery, Outcome, Parked, RetryLater, Unhandled
 from choreography.inbox.resuming import WaitingDeliveries
 from choreography.outbox.relay import declare_topology
 from choreography.storage.claims import claimed
@@ -50,6 +50,9 @@ class DeliveryTask(Task[Any, Any]):
         retries = {index: outcome.again for index, outcome in enumerate(outcomes) if isinstance(outcome, RetryLater)}
         if retries:
             _connections.distrust()
+            if any(isinstance(outcome, RetryLater) and outcome.down == DATABASE for outcome in outcomes):
+                # After a failover a session may be one that can't write. Django would keep it: it answers a SELECT.
+                connections.close_all()
             for index, reason in _put_on_ladder(retries).items():
                 outcomes[index] = _park(deliveries[index], reason)
         for delivery, outcome in zip(deliveries, outcomes, strict=True):
@@ -101,11 +104,15 @@ def tick_of(timer: Timer) -> Callable[[], None]:
 
     def tick() -> None:
         close_old_connections()
-        with claimed(ServiceTables(timer.service).alias, timer.name, [_TICK]) as claims:
-            if claims:
-                timer.function()
-            else:
-                log.info("tick skipped: the one before still runs", timer=timer.name)
+        try:
+            with claimed(ServiceTables(timer.service).alias, timer.name, [_TICK]) as claims:
+                if claims:
+                    timer.function()
+                else:
+                    log.info("tick skipped: the one before still runs", timer=timer.name)
+        except (DatabaseError, InterfaceError):
+            connections.close_all()  # as in ``DeliveryTask.run``
+            raise
 
     return tick
 

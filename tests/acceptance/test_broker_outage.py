@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.browser import expect_status, fill_in, logged_in, open_web
 from tests.processes import RunningShop, eventually, running_shop
-from tests.servers import PostgreSQL, RabbitMQ, own_database, own_postgresql, own_rabbitmq
+from tests.servers import PostgreSQL, RabbitMQ, own_database, own_postgresql, own_rabbitmq, run_sql
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.rabbitmq, pytest.mark.postgresql]
 
@@ -70,6 +70,19 @@ def test_orders_survive_a_crash_of_the_broker(site: Site) -> None:
     site.broker.start()
 
     eventually(lambda: all(map(site.is_completed, orders)), 120, otherwise=lambda: site.shop.ask("standing"))
+
+
+def test_sessions_that_can_not_write_are_given_up_after_a_failover(site: Site) -> None:
+    """Each process has sessions from the time when the server took no writes: they stay what they were begun as."""
+    order = site.shop.place()
+    name = site.shop.environment["DATABASE_URL"].rpartition("/")[2]
+    run_sql(site.database.url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    run_sql(site.database.url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    eventually(lambda: "read-only" in site.shop["relay-orders"].says(), otherwise=site.shop["relay-orders"].says)
+
+    run_sql(site.database.url, f"ALTER DATABASE {name} RESET default_transaction_read_only")
+
+    eventually(lambda: site.is_completed(order), 45, otherwise=lambda: site.shop.ask("standing"))
 
 
 def test_an_order_placed_without_a_broker_goes_out_when_there_is_one(site: Site) -> None:
