@@ -3,7 +3,6 @@
 What one transaction announces is collected and written with one statement before it commits.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ from choreography.core.conf import SUBJECT_LENGTH, conf
 from choreography.core.errors import ContractError
 from choreography.events.messages import Announced, Event
 from choreography.events.registry import Reaction
+from choreography.outbox import tracing
+from choreography.outbox.tracing import traceparent_of
 from choreography.storage.bulk import insert_all
 from choreography.storage.tables import ServiceTables
 
@@ -48,6 +49,8 @@ class Fact:
     id: UUID
     time: datetime
     cause: Event[Any] | None
+    request: str | None
+    """``traceparent`` of the web request."""
 
     def __call__(self) -> None:
         """There is nothing to do after the commit."""
@@ -122,7 +125,7 @@ def announce(fact: Announced, *, subject: UUID | str) -> None:
         raise ContractError(
             f"{fact.event_type} is announced about a subject with a NUL character, which can't be stored"
         )
-    announced = Fact(fact, str(subject), clock.new_id(), clock.now(), cause.event if cause else None)
+    announced = Fact(fact, str(subject), clock.new_id(), clock.now(), cause.event if cause else None, tracing.current())
     facts.append(announced)
     transaction.on_commit(announced, using=ServiceTables(fact.service).alias)
 
@@ -199,7 +202,7 @@ def _event(fact: Fact, sequence: int) -> Event[Any]:
         correlationid=flow,
         causationid=(fact.cause.given_id or str(fact.cause.id)) if fact.cause else None,
         sequence=sequence,
-        traceparent=f"00-{hashlib.blake2b(flow.encode(), digest_size=16).hexdigest()}-{fact.id.hex[-16:]}-01",
+        traceparent=traceparent_of(fact.id, flow, fact.cause.traceparent if fact.cause else fact.request),
         data=fact.data,
     )
 

@@ -9,6 +9,8 @@ from uuid import UUID
 
 import pytest
 from django.db import IntegrityError, connections, transaction
+from django.http import HttpResponse
+from django.test import RequestFactory
 from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
@@ -17,6 +19,7 @@ from choreography.core.errors import ContractError
 from choreography.events.messages import Event, Nothing, read_event
 from choreography.events.registry import Reaction, reaction_to
 from choreography.outbox.announcing import announce, caused_by, transaction_of
+from choreography.outbox.tracing import TraceMiddleware
 from choreography.storage.tables import ServiceTables
 from choreography.testing import Choreography, FrozenClock
 from payments.events import CaptureFailed, PaymentCaptured, PaymentDeclined
@@ -344,3 +347,56 @@ def test_a_cause_ends_with_its_reaction_even_if_that_failed() -> None:
     with transaction_of("payments"):
         announce(CaptureFailed(reason="x"), subject=ORDER)
     assert Outbox.objects.get().caused_by is None
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def traces() -> list[str]:
+    return [json.loads(row.body)["traceparent"] for row in Outbox.objects.order_by("position")]
+
+
+@everywhere
+def test_an_event_belongs_to_the_trace_of_its_cause() -> None:
+    capture = reaction("payments", "shipping.shipment_dispatched.v1")
+    with (
+        transaction_of("payments"),
+        caused_by(capture, event(traceparent=f"00-{TRACE}-b7ad6b7169203331-00")),
+    ):
+        announce(CaptureFailed(reason="x"), subject=ORDER)
+
+    [row], [traceparent] = Outbox.objects.all(), traces()
+    assert traceparent == f"00-{TRACE}-{row.event_id.hex[-16:]}-00"
+
+
+@everywhere
+@pytest.mark.parametrize(
+    "given", ["", "rubbish", f"ff-{TRACE}-b7ad6b7169203331-01", f"00-{'0' * 32}-b7ad6b7169203331-01"]
+)
+def test_a_trace_that_is_none_is_replaced_by_one_of_the_flow(given: str) -> None:
+    def view(_request: object) -> HttpResponse:
+        with transaction_of("payments"):
+            announce(DECLINED, subject=ORDER)
+            announce(DECLINED, subject=ORDER)
+        return HttpResponse()
+
+    TraceMiddleware(view)(RequestFactory().get("/", headers={"traceparent": given}))
+
+    first, second = traces()
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", first)
+    assert first[:35] == second[:35] != f"00-{TRACE}"
+
+
+@everywhere
+def test_what_a_web_request_announces_belongs_to_its_trace() -> None:
+    def view(_request: object) -> HttpResponse:
+        with transaction_of("payments"):
+            announce(DECLINED, subject=ORDER)
+        return HttpResponse()
+
+    TraceMiddleware(view)(RequestFactory().get("/", headers={"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}))
+    view(None)
+
+    first, second = traces()
+    assert first.startswith(f"00-{TRACE}-")
+    assert not second.startswith(f"00-{TRACE}-")
