@@ -61,15 +61,16 @@ def _file(folder: Path) -> Path:
 
 
 def _identified(pids: Iterable[int]) -> dict[str, str]:
-    """When each process was started: a process id may be another's later."""
+    """When each living process was started: a process id may be another's later."""
     wanted = ",".join(map(str, pids))
     listed = subprocess.run(  # noqa: S603 (numbers)
-        ["ps", "-o", "pid=,lstart=", "-p", wanted],  # noqa: S607 (wherever the system has it)
+        ["ps", "-o", "pid=,stat=,lstart=", "-p", wanted],  # noqa: S607 (wherever the system has it)
         capture_output=True,
         text=True,
         check=False,
     )
-    return dict(line.strip().split(maxsplit=1) for line in listed.stdout.splitlines())
+    found = (line.split(maxsplit=2) for line in listed.stdout.splitlines())
+    return {pid: started for pid, state, started in found if not state.startswith("Z")}
 
 
 def _living(recorded: dict[str, str]) -> list[int]:

@@ -16,6 +16,8 @@ def manage(run: Run, tree: Path) -> Run:
     def call(*arguments: str, **environment: str) -> object:
         return run("python", "manage.py", *arguments, DEBUG="true", **environment)
 
+    if (ROOT / ".mypy_cache").exists():  # half a minute less
+        shutil.copytree(ROOT / ".mypy_cache", tree / ".mypy_cache")
     (tree / "contracts").mkdir()
     for contract in (ROOT / "contracts").glob("*.json"):
         shutil.copy(contract, tree / "contracts")
