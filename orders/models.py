@@ -271,6 +271,14 @@ class Retry(choreography.Retry):
     """What orders has on its retry ladder."""
 
 
+class Claim(choreography.Claim):
+    """What orders is calling external systems for, and the timers it runs."""
+
+
+class Suspect(choreography.Suspect):
+    """What may have ended a worker of orders."""
+
+
 class Redrive(choreography.Redrive):
     """Dead letters of orders that are sent again, group by group."""
 

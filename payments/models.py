@@ -157,6 +157,14 @@ class Retry(choreography.Retry):
     """What payments has on its retry ladder."""
 
 
+class Claim(choreography.Claim):
+    """What payments is calling external systems for, and the timers it runs."""
+
+
+class Suspect(choreography.Suspect):
+    """What may have ended a worker of payments."""
+
+
 class Redrive(choreography.Redrive):
     """Dead letters of payments that are sent again, group by group."""
 

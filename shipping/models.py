@@ -108,6 +108,14 @@ class Retry(choreography.Retry):
     """What shipping has on its retry ladder."""
 
 
+class Claim(choreography.Claim):
+    """What shipping is calling external systems for, and the timers it runs."""
+
+
+class Suspect(choreography.Suspect):
+    """What may have ended a worker of shipping."""
+
+
 class Redrive(choreography.Redrive):
     """Dead letters of shipping that are sent again, group by group."""
 

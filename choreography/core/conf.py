@@ -52,7 +52,9 @@ class Conf:
     batch_size: int = 100
     """Deliveries a worker handles in one transaction, at most."""
     call_budget: timedelta = timedelta(seconds=0.5)
-    """A batch calls external systems for this long, then commits the results it has."""
+    """A batch begins calls to external systems for this long."""
+    calls_at_once: int = 8
+    """A batch makes so many calls to an external system side by side, at most."""
     relay_batch: int = 500
     """Events the relay publishes in one transaction, at most."""
     confirm_timeout: float = 10.0

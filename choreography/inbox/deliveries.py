@@ -4,7 +4,7 @@ Knows neither Celery nor the broker, nor any database.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
@@ -19,16 +19,19 @@ from choreography.events.registry import Reaction, reaction_to
 from choreography.inbox.retry_policy import History
 
 #: Headers in which a delivery's history and its dead letter travel. Foreign publishers need none of them.
-ATTEMPTS, WAITS, FIRST_SEEN, DEAD_LETTER, GIVEN_UP = (
+ATTEMPTS, WAITS, FIRST_SEEN, DEAD_LETTER, GIVEN_UP, CAME_BACK = (
     "x-choreography-attempts",
     "x-choreography-waits",
     "x-choreography-first-seen",
     "x-choreography-dead-letter",
     "x-choreography-given-up",
+    "x-choreography-came-back",
 )
 
 #: Why a delivery is given up that a person has revoked.
 REVOKED = "revoked by remote control (Flower's Revoke, or celery control revoke)"
+#: Why a delivery is given up that never ended, handled alone.
+ENDED_PROCESSES = "each time it was handled, the worker's process ended"
 #: What is down when a service can't reach its own database; an external system is called by its own name.
 DATABASE = "database"
 
@@ -40,7 +43,11 @@ _LONGEST_KEY = 150
 BROKER_HEADERS = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
 
 #: Deliveries without an acknowledgement after which a message is suspected of killing its workers.
-_SUSPICIOUS = 3
+SUSPICIOUS = 2
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass
@@ -57,6 +64,10 @@ class Delivery:
     """The broker's message, to be acknowledged. Stays in the process that received it."""
     alone: bool = False
     """It must not share a transaction with others."""
+    exclusive: bool = False
+    """Nothing else must be handled in the process at the same time."""
+    when_committed: Callable[[], None] = field(default=_nothing, repr=False, compare=False)
+    """Called when it has taken effect before the batch it is in has ended. Stays in the process that received it."""
 
     def __post_init__(self) -> None:
         """What the broker gave up stays given up when it comes back from the ladder, where it waited to be parked."""
@@ -67,9 +78,8 @@ class Delivery:
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes to a process of the pool: not the broker's message, nor what was read already."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "message"} | {
-            "message": None
-        }
+        state = {each.name: getattr(self, each.name) for each in fields(self)}
+        return state | {"message": None, "when_committed": _nothing}
 
     @property
     def history(self) -> History:
@@ -115,7 +125,8 @@ class Delivery:
         """
         reaction = self.reaction
         if self.given_up is not None:
-            raise Unusable(self.given_up if self.given_up == REVOKED else f"the broker gave it up: {self.given_up}")
+            by_us = self.given_up in (REVOKED, ENDED_PROCESSES)
+            raise Unusable(self.given_up if by_us else f"the broker gave it up: {self.given_up}")
         return read_event(self.body, reaction.reads)
 
     @cached_property
@@ -148,14 +159,22 @@ class Delivery:
             return "message", self.identity
 
     @property
-    def is_suspect(self) -> bool:
-        """It has failed before, here or with a worker that died: others should not share a transaction with it."""
+    def has_failed(self) -> bool:
+        """It has failed before: others should not share a transaction with it."""
         if self.given_up is not None or DEAD_LETTER in self.headers:
             return True
-        if ATTEMPTS in self.headers and self.history.attempts > 0:
-            return True
-        redelivered = self.headers.get("x-delivery-count")
-        return isinstance(redelivered, int) and redelivered >= _SUSPICIOUS
+        return ATTEMPTS in self.headers and self.history.attempts > 0
+
+    @property
+    def is_suspect(self) -> bool:
+        """Workers that had it died: it may have ended them (see ``suspects``)."""
+        return self.given_up is None and self.came_back >= SUSPICIOUS
+
+    @property
+    def came_back(self) -> int:
+        """How often it was delivered without an acknowledgement, before it was on the ladder and since."""
+        counts = (self.headers.get(name) for name in ("x-delivery-count", CAME_BACK))
+        return sum(count for count in counts if isinstance(count, int) and 0 <= count <= _MOST)
 
     @property
     def key(self) -> str:

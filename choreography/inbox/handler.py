@@ -22,9 +22,11 @@ from choreography.events.registry import Reaction
 from choreography.inbox.deliveries import (
     ATTEMPTS,
     BROKER_HEADERS,
+    CAME_BACK,
     DATABASE,
     FIRST_SEEN,
     GIVEN_UP,
+    SUSPICIOUS,
     WAITS,
     Delivery,
     Done,
@@ -36,7 +38,7 @@ from choreography.inbox.deliveries import (
 )
 from choreography.inbox.parking import forget_retry, park, record_retry
 from choreography.inbox.retry_policy import Park, TryAgain, decide
-from choreography.inbox.unit_of_work import take_effect
+from choreography.inbox.unit_of_work import failed_together, take_effect
 
 log = structlog.get_logger(__name__)
 
@@ -44,11 +46,14 @@ log = structlog.get_logger(__name__)
 _CONFLICTS = 5
 
 
-def handle(deliveries: Sequence[Delivery]) -> list[Outcome | Unhandled]:
-    """Handle deliveries to one reaction in one transaction.
+def handle(deliveries: Sequence[Delivery], calls_at_once: int = 1) -> list[Outcome | Unhandled]:
+    """Handle deliveries to one reaction in one transaction, or in a few, while calls to external systems are answered.
 
-    If the transaction fails, nothing is changed and each delivery is ``Unhandled``, to be handled on its own. Only when
-    the database is down, which is no fault of any of them, are all put on the ladder.
+    If a transaction fails, nothing is changed and each of its deliveries is ``Unhandled``, to be handled on its own.
+    Only when the database is down, which is no fault of any of them, are all put on the ladder.
+
+    Args:
+        calls_at_once: how many threads call external systems. With 1 the caller's own does.
 
     Returns:
         An outcome for each, in the same order.
@@ -74,10 +79,10 @@ def handle(deliveries: Sequence[Delivery]) -> list[Outcome | Unhandled]:
     batch = [chosen[index] for index in order]
     reaction = batch[0].reaction
     try:
-        found = take_effect(reaction, batch)
+        found = take_effect(reaction, batch, calls_at_once)
     except Exception as error:  # likewise
         if not is_database_down(error):
-            log.info("handled one by one", reaction=reaction.name, events=len(batch), error=describe(error))
+            failed_together(reaction, len(batch), error)
             return outcomes
         found = [_failed(delivery, delivery.event, reaction, error) for delivery in batch]
     for index, outcome in zip(order, found, strict=True):
@@ -186,11 +191,15 @@ def _verdict(delivery: Delivery, error: Exception) -> TryAgain | Park:
 def _again(delivery: Delivery, verdict: TryAgain) -> Outgoing:
     """The same message for the ladder, with the history so far and without what the broker recorded of its way."""
     own = {key: value for key, value in delivery.headers.items() if not key.startswith(BROKER_HEADERS)}
-    history = {
+    history: dict[str, Any] = {
         ATTEMPTS: verdict.history.attempts,
         WAITS: verdict.history.waits,
         FIRST_SEEN: verdict.history.first_seen.isoformat(),
-    } | ({GIVEN_UP: delivery.given_up} if delivery.given_up else {})
+    }
+    if delivery.given_up:
+        history[GIVEN_UP] = delivery.given_up
+    if came_back := max(delivery.came_back, SUSPICIOUS if delivery.exclusive else 0):
+        history[CAME_BACK] = came_back
     return Outgoing(
         body=delivery.body,
         exchange="",

@@ -1,33 +1,47 @@
 """The one transaction in which deliveries to a reaction take effect, and the external calls before it."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
+from contextvars import Context, copy_context
 from typing import Any
 from uuid import UUID
 
+import structlog
 from django.db import connections
 
 from choreography.core import clock
-from choreography.core.classification import classify
+from choreography.core.classification import classify, is_database_down
 from choreography.core.conf import conf
-from choreography.core.errors import NotYet, Outage
+from choreography.core.errors import NotYet, Outage, describe
 from choreography.events.messages import Event
 from choreography.events.registry import Reaction
 from choreography.inbox.deliveries import Delivery, Done, Duplicate, Outcome, Unhandled
 from choreography.inbox.parking import resolve
 from choreography.outbox.announcing import caused_by, transaction_of
 from choreography.storage.bulk import insert_new
-from choreography.storage.claims import claimed
+from choreography.storage.claims import Claims, claimed
 from choreography.storage.tables import ServiceTables
 
+log = structlog.get_logger(__name__)
 
-def take_effect(reaction: Reaction, deliveries: Sequence[Delivery]) -> list[Outcome | Unhandled]:
+#: Seconds after which results of a batch are committed while some of its calls are still running.
+_SHARE_EVERY = 0.1
+
+
+def take_effect(
+    reaction: Reaction, deliveries: Sequence[Delivery], calls_at_once: int = 1
+) -> list[Outcome | Unhandled]:
     """Call the external system first, if the reaction does, and keep the claims until the result is committed.
 
+    Of a batch, each result is committed soon after its call was answered: no delivery waits for a slow call of another.
     A single delivery is never ``Unhandled``; whatever goes wrong with it is raised.
 
     Args:
         deliveries: to ``reaction``, whose events could be read, no two of one subject.
+        calls_at_once: how many threads call the external system. With 1 it is called by the caller's own.
 
     Raises:
         NotYet: another copy of the single delivery is being handled.
@@ -36,16 +50,24 @@ def take_effect(reaction: Reaction, deliveries: Sequence[Delivery]) -> list[Outc
         return [*_commit(reaction, deliveries)]
     tables = ServiceTables(reaction.service)
     outcomes: dict[UUID, Outcome | Unhandled] = {each.event.id: Unhandled(alone=True) for each in deliveries}
-    with claimed(tables.alias, reaction.name, outcomes) as claims:
-        if not claims and len(deliveries) == 1:
+    with claimed(reaction.service, reaction.name, outcomes) as claims:
+        if not claims.event_ids and len(deliveries) == 1:
             raise NotYet(f"another copy of {reaction.name}:{deliveries[0].event.id} is being handled")
-        handled = _handled(reaction, tables, claims)
-        answers, unhandled = _ask(reaction, [each.event for each in deliveries if each.event.id in claims - handled])
-        outcomes |= unhandled
-        ready = [each for each in deliveries if each.event.id in handled or each.event.id in answers]
-        if ready:
-            outcomes |= zip((each.event.id for each in ready), _commit(reaction, ready, answers), strict=True)
+        by_id = {each.event.id: each for each in deliveries if each.event.id in claims.event_ids}
+        handled = _handled(reaction, tables, by_id)
+        if handled:
+            outcomes |= _commit_some(reaction, _those(handled, by_id), {}, claims)
+        to_ask = [each.event for each in by_id.values() if each.event.id not in handled]
+        for answers, unhandled in _ask(reaction, to_ask, calls_at_once):
+            outcomes |= unhandled
+            if answers:
+                outcomes |= _commit_some(reaction, _those(answers, by_id), answers, claims)
     return [*outcomes.values()]
+
+
+def _those(event_ids: Container[UUID], by_id: Mapping[UUID, Delivery]) -> list[Delivery]:
+    """In the order in which all were given, whatever answer came first: rows are locked in that order."""
+    return [delivery for event_id, delivery in by_id.items() if event_id in event_ids]
 
 
 def _handled(reaction: Reaction, tables: ServiceTables, event_ids: Collection[UUID]) -> set[UUID]:
@@ -64,34 +86,67 @@ def _handled(reaction: Reaction, tables: ServiceTables, event_ids: Collection[UU
         return {prepared[found] for (found,) in cursor.fetchall()}
 
 
-def _ask(reaction: Reaction, events: Sequence[Event[Any]]) -> tuple[dict[UUID, Any], dict[UUID, Unhandled]]:
-    """Call the external system for one event after the other, until time is up or the system is down.
+def _ask(
+    reaction: Reaction, events: Sequence[Event[Any]], calls_at_once: int
+) -> Iterator[tuple[dict[UUID, Any], dict[UUID, Unhandled]]]:
+    """Call the external system for each event, until time is up or the system is down.
 
-    Returns:
-        The answers by event id, and the events that have none.
+    Yields:
+        Answers by event id, a few times a second while there are new ones, and the events that have none.
 
     Raises:
         Exception: whatever went wrong, if it is the only event.
     """
     if not events or reaction.ask is None:
-        return {}, {}
+        return
+    waiting = deque(zip(events, _arguments_to_ask(reaction, events), strict=True))
     answers: dict[UUID, Any] = {}
-    unhandled = {event.id: Unhandled(alone=False) for event in events}
-    until = clock.now() + conf().call_budget
-    for event, arguments in zip(events, _arguments_to_ask(reaction, events), strict=True):
+    unhandled: dict[UUID, Unhandled] = {}
+    until, next_share = clock.now() + conf().call_budget, time.monotonic() + _SHARE_EVERY
+    is_down = False
+    running: dict[Future[Any], Event[Any]] = {}
+    with _executor(min(calls_at_once, len(events))) as executor:
+        while running or waiting:
+            while waiting and len(running) < calls_at_once:
+                event, arguments = waiting.popleft()
+                running[executor.submit(_call, copy_context(), reaction.ask, arguments)] = event
+            for call in wait(running, _SHARE_EVERY, return_when=FIRST_COMPLETED).done:
+                event = running.pop(call)
+                try:
+                    answers[event.id] = call.result()
+                except Exception as error:  # judged when it happens to the event on its own
+                    if len(events) == 1:
+                        raise
+                    unhandled[event.id] = Unhandled(alone=True)
+                    is_down = is_down or issubclass(classify(error), Outage)
+            if is_down or clock.now() >= until:
+                unhandled |= {event.id: Unhandled(alone=False) for event, _ in waiting}
+                waiting.clear()
+            if answers and running and time.monotonic() >= next_share:
+                yield answers, {}
+                answers, next_share = {}, time.monotonic() + _SHARE_EVERY
+    yield answers, unhandled
+
+
+def _call(context: Context, ask: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    return context.run(ask, *arguments)
+
+
+def _executor(threads: int) -> Executor:
+    """Threads, or the caller's own."""
+    return ThreadPoolExecutor(threads, "call") if threads > 1 else _InlineExecutor()
+
+
+class _InlineExecutor(Executor):
+    """Runs what is submitted at once."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
         try:
-            answers[event.id] = reaction.ask(*arguments)
-        except Exception as error:  # judged when it happens to the event on its own
-            if len(events) == 1:
-                raise
-            unhandled[event.id] = Unhandled(alone=True)
-            if issubclass(classify(error), Outage):
-                break
-        else:
-            del unhandled[event.id]
-        if clock.now() >= until:
-            break
-    return answers, unhandled
+            future.set_result(function(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
 
 
 def _arguments_to_ask(reaction: Reaction, events: Sequence[Event[Any]]) -> Iterable[tuple[Any, ...]]:
@@ -107,10 +162,39 @@ def _arguments_to_ask(reaction: Reaction, events: Sequence[Event[Any]]) -> Itera
     return zip(rows, events, strict=True)
 
 
+def _commit_some(
+    reaction: Reaction, deliveries: Sequence[Delivery], answers: Mapping[UUID, Any], claims: Claims
+) -> dict[UUID, Outcome | Unhandled]:
+    """Commit those of a batch that have an answer, or took effect before. If that fails, they are ``Unhandled``.
+
+    Raises:
+        Exception: whatever went wrong with a single delivery, or with the database.
+    """
+    ids = [each.event.id for each in deliveries]
+    try:
+        outcomes = _commit(reaction, deliveries, answers, claims)
+    except Exception as error:
+        if len(claims.event_ids) == 1 or is_database_down(error):
+            raise
+        failed_together(reaction, len(ids), error)
+        return dict.fromkeys(ids, Unhandled(alone=True))
+    for delivery in deliveries:
+        delivery.when_committed()
+    return dict(zip(ids, outcomes, strict=True))
+
+
+def failed_together(reaction: Reaction, deliveries: int, error: Exception) -> None:
+    """Deliveries have failed in one transaction: each is handled again on its own, where its error is judged."""
+    log.info("handled one by one", reaction=reaction.name, events=deliveries, error=describe(error))
+
+
 def _commit(
-    reaction: Reaction, deliveries: Sequence[Delivery], answers: Mapping[UUID, Any] | None = None
+    reaction: Reaction,
+    deliveries: Sequence[Delivery],
+    answers: Mapping[UUID, Any] | None = None,
+    claims: Claims | None = None,
 ) -> list[Done | Duplicate]:
-    """The one transaction: the inbox rows, the reaction's changes, and what it announces."""
+    """The one transaction: the inbox rows, the reaction's changes, what it announces, and the end of the claims."""
     tables = ServiceTables(reaction.service)
     inbox = tables.inbox.model
     rows = [
@@ -127,6 +211,8 @@ def _commit(
         new = {row.event_id for row in insert_new(rows, by=("event_id", "reaction"), using=tables.alias)}
         _react(reaction, [each.event for each in deliveries if each.event.id in new], answers)
         resolve(deliveries)
+        if claims is not None:
+            claims.settle([each.event.id for each in deliveries])
     return [Done() if each.event.id in new else Duplicate() for each in deliveries]
 
 

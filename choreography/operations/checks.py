@@ -12,7 +12,17 @@ from choreography.events.registry import Reaction, reactions
 from choreography.events.timers import Timer, timers
 
 #: What every service has of its own (see ``models``).
-_TABLES = ("Outbox", "SubjectCounter", "Inbox", "DeadLetter", "DeadLetterAction", "Redrive", "Retry")
+_TABLES = (
+    "Outbox",
+    "SubjectCounter",
+    "Inbox",
+    "DeadLetter",
+    "DeadLetterAction",
+    "Redrive",
+    "Retry",
+    "Claim",
+    "Suspect",
+)
 
 
 @register("choreography")

@@ -165,6 +165,40 @@ class Retry(models.Model):
         return self.key
 
 
+class Claim(models.Model):
+    """The right to call an external system for a delivery, or to run a timer: one owner at a time (``claims``)."""
+
+    key = models.CharField(_("key"), max_length=150, primary_key=True, help_text=_("Reaction or timer, and event."))
+    owner = models.UUIDField(_("owner"))
+    until = models.DateTimeField(_("until"), help_text=_("Put off while the owner lives."))
+
+    class Meta:
+        abstract = True
+        verbose_name = _("claim")
+        verbose_name_plural = _("claims")
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Suspect(models.Model):
+    """A delivery that may have ended its worker's process: how often it was begun since, alone (``inbox.suspects``)."""
+
+    key = models.CharField(_("key"), max_length=64, primary_key=True, help_text=_("One row per message."))
+    begun = models.PositiveIntegerField(_("begun"), help_text=_("So many times, and never ended."))
+    last_at = models.DateTimeField(_("last at"), default=clock.now)
+
+    class Meta:
+        abstract = True
+        verbose_name = _("suspect")
+        verbose_name_plural = _("suspects")
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return self.key
+
+
 class Redrive(models.Model):
     """All parked dead letters of one fingerprint on their way back into the service's queue, step by step."""
 

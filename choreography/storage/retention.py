@@ -7,7 +7,7 @@ about the order of their keys. They do, unless many events wait at the front: th
 """
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connections, transaction
@@ -18,6 +18,8 @@ from choreography.storage.tables import ServiceTables
 
 #: Rows one batch looks at, so that no statement, no lock and no transaction lasts long.
 _BATCH = 1000
+#: Age at which claims and notes on suspects are deleted that dead processes have left behind.
+_LEFT_BEHIND = timedelta(days=1)
 
 
 def purge(service: str) -> int:
@@ -30,6 +32,9 @@ def purge(service: str) -> int:
     """
     now = clock.now()
     published = _in_batches(service, "outbox", "published_at", now - conf().keep_outbox)
+    tables = ServiceTables(service)
+    tables.claims.filter(until__lt=now - _LEFT_BEHIND).delete()
+    tables.suspects.filter(last_at__lt=now - _LEFT_BEHIND).delete()
     return published + _in_batches(service, "inbox", "handled_at", now - conf().keep_inbox)
 
 

@@ -9,6 +9,7 @@ from django.db.models import QuerySet
 
 if TYPE_CHECKING:
     from choreography.storage.models import (
+        Claim,
         DeadLetter,
         DeadLetterAction,
         Inbox,
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
         Redrive,
         Retry,
         SubjectCounter,
+        Suspect,
     )
 
 
@@ -64,6 +66,14 @@ class ServiceTables:
     @property
     def retries(self) -> "QuerySet[Retry]":
         return self._rows("Retry")
+
+    @property
+    def claims(self) -> "QuerySet[Claim]":
+        return self._rows("Claim")
+
+    @property
+    def suspects(self) -> "QuerySet[Suspect]":
+        return self._rows("Suspect")
 
     def _rows(self, name: str) -> QuerySet[Any]:
         rows: QuerySet[Any] = apps.get_model(self.service, name)._default_manager.using(self.alias)

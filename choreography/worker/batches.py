@@ -1,6 +1,7 @@
 """What Celery takes for one message: deliveries to one reaction that are handled together."""
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
@@ -33,6 +34,8 @@ class Batch:
         self.again: Sequence[Delivery] = ()
         self._is_released = False
         first, is_single = deliveries[0], len(deliveries) == 1
+        for delivery in deliveries:
+            delivery.when_committed = partial(consumer.free, delivery)
         task_id = task_id_of(first) if is_single else str(uuid4())
         self.delivery_info = first.message.delivery_info
         self.headers = {
@@ -54,6 +57,13 @@ class Batch:
         for index in alone:
             self.deliveries[index].alone = True
         self.again = [self.deliveries[index] for index in sorted(indexes)]
+
+    def handle_again_as_suspects(self) -> None:
+        """One of them may have ended the process it was handled in."""
+        for delivery in self.deliveries:
+            delivery.exclusive = True
+        every = range(len(self.deliveries))
+        self.handle_again(every, alone=every)
 
     def release(self) -> None:
         """It has been handled: there is room for another. Does nothing the second time. On any thread."""

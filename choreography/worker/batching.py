@@ -10,6 +10,8 @@ out to be slow is not waited for.
 The events of one subject are handled in the order in which they arrived: while one is being handled, or waits in front,
 the next is passed over. So no two of a batch are of one subject, batches don't contend for rows, and what arrives in
 order needs no retry.
+
+A delivery that may end the process is handled while nothing else is.
 """
 
 import threading
@@ -51,8 +53,12 @@ class Batcher:
     _busy: set[Hashable] = field(default_factory=set)
     #: The batches being handled, by their first delivery.
     _running: dict[int, _Running] = field(default_factory=dict)
+    #: A delivery is being handled that allows no other.
+    _is_exclusive: bool = False
     #: The tasks that were not slow, last time.
     _quick: set[str] = field(default_factory=set)
+    #: Deliveries of batches still being handled, by identity, whose subjects are not busy any more.
+    _freed: set[int] = field(default_factory=set)
     _pause_until: datetime = field(default_factory=clock.now)
     _limits: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -67,16 +73,23 @@ class Batcher:
         What is taken is busy until ``release``.
         """
         with self._lock:
-            if len(self._running) >= self.slots:
+            if len(self._running) >= self.slots or self._is_exclusive:
                 return []
             batch = self._next()
             if batch:
                 now = clock.now()
                 self._running[id(batch[0])] = _Running(batch[0].task, now, now + self._slow_after(len(batch)))
                 self._busy.update(delivery.flow for delivery in batch)
+                self._is_exclusive = batch[0].exclusive
                 taken = set(map(id, batch))
                 self._waiting = deque(delivery for delivery in self._waiting if id(delivery) not in taken)
             return batch
+
+    def free(self, delivery: Delivery) -> None:
+        """It has taken effect, though not all of its batch have: the next event of its subject may be handled."""
+        with self._lock:
+            self._busy.discard(delivery.flow)
+            self._freed.add(id(delivery))
 
     def release(self, batch: Sequence[Delivery], again: Sequence[Delivery] = ()) -> float:
         """A batch has been handled, but for ``again``, which is put in front of everything that waits.
@@ -90,6 +103,7 @@ class Batcher:
         """
         with self._lock:
             task, since, slow_from = self._running.pop(id(batch[0]))
+            self._is_exclusive = False  # if it was, this was the only batch
             now = clock.now()
             is_quick = now < slow_from
             (self._quick.add if is_quick else self._quick.discard)(task)
@@ -97,7 +111,8 @@ class Batcher:
             pause = _PAUSE * (now - since) if has_pause else timedelta()
             if pause:
                 self._pause_until = now + pause
-            self._busy.difference_update(delivery.flow for delivery in batch)
+            self._busy.difference_update(delivery.flow for delivery in batch if id(delivery) not in self._freed)
+            self._freed.difference_update(map(id, batch))
             self._waiting.extendleft(reversed(again))
             out_of_time = sum(not delivery.alone for delivery in again)
             limit = self._limits.pop(task, self.limit)
@@ -131,6 +146,8 @@ class Batcher:
             if delivery.task in not_now:
                 continue
             if not batch:
+                if delivery.exclusive and self._running:
+                    break  # it waits for them, and others that came later wait for it
                 batch.append(delivery)
                 limit = 1 if delivery.alone else self._limits.get(delivery.task, self.limit)
             elif delivery.task == batch[0].task and not delivery.alone:

@@ -16,7 +16,7 @@ from celery.worker.consumer.connection import Connection
 from choreography.broker import topology
 from choreography.core.conf import conf
 from choreography.events.timers import timers
-from choreography.inbox.deliveries import DATABASE
+from choreography.inbox.deliveries import DATABASE, Delivery
 from choreography.worker.acknowledgements import Acknowledgements
 from choreography.worker.batches import Batch
 from choreography.worker.batching import Batcher
@@ -91,6 +91,11 @@ class EventConsumer(Consumer):  # type: ignore[misc]
                 self._start_batches_soon()
 
         return on_message
+
+    def free(self, delivery: Delivery) -> None:
+        """It has taken effect: the next event of its subject may be handled. On any thread."""
+        self.batcher.free(delivery)
+        self._start_batches()
 
     def release(self, batch: Batch) -> None:
         """A batch has been handled: there is room for another. On any thread."""

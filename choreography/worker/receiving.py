@@ -28,7 +28,8 @@ def read_delivery(message: Any, queue: str) -> Delivery:
         given_up=reason_of_death(headers) if is_dead else None,
         message=message,
     )
-    delivery.alone = delivery.is_suspect or not delivery.has_reaction
+    delivery.exclusive = delivery.is_suspect
+    delivery.alone = delivery.exclusive or delivery.has_failed or not delivery.has_reaction
     return delivery
 
 

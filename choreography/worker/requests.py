@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import structlog
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]  # the stubs lack it
+from billiard.exceptions import WorkerLostError
 from celery.exceptions import Ignore, Retry
 from celery.worker.request import Request
 from celery.worker.state import revoked as revoked_tasks
@@ -79,6 +80,8 @@ class DeliveryRequest(Request):
             return self.send_event("task-succeeded", result=raised.summary, runtime=seconds)
         if isinstance(raised, DeliveryParked):
             self.acknowledge()
+        if isinstance(raised, WorkerLostError | SystemExit):
+            self._message.handle_again_as_suspects()
         try:
             return super().on_failure(exc_info, *args, **kwargs)
         finally:

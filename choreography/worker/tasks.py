@@ -14,14 +14,14 @@ from celery.exceptions import Reject
 from django.db import DatabaseError, InterfaceError, close_old_connections, connections
 
 from choreography.broker.publisher import BrokerPublisher, Outgoing
+from choreography.core.conf import conf
 from choreography.core.errors import PublishRefused, Transient, Unroutable, describe
 from choreography.events.timers import Timer
-from choreography.inbox import handler
+from choreography.inbox import handler, suspects
 from choreography.inbox.deliveries import DATABASE, Delivery, Outcome, Parked, RetryLater, Unhandled
 from choreography.inbox.resuming import WaitingDeliveries
 from choreography.outbox.relay import declare_topology
 from choreography.storage.claims import claimed
-from choreography.storage.tables import ServiceTables
 from choreography.worker.requests import DeliveryParked, DeliveryRequest, DeliveryRetried, PartlyHandled
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,12 @@ class DeliveryTask(Task[Any, Any]):
 
     def run(self, deliveries: list[Delivery]) -> str:
         _connections.check()
-        outcomes = handler.handle(deliveries)
+        suspect = deliveries[0] if deliveries[0].exclusive else None
+        if suspect:
+            suspects.begin(suspect)
+        outcomes = handler.handle(deliveries, conf().calls_at_once)
+        if suspect:
+            suspects.end(suspect, outcomes[0])
         retries = {index: outcome.again for index, outcome in enumerate(outcomes) if isinstance(outcome, RetryLater)}
         if retries:
             _connections.distrust()
@@ -105,8 +110,8 @@ def tick_of(timer: Timer) -> Callable[[], None]:
     def tick() -> None:
         close_old_connections()
         try:
-            with claimed(ServiceTables(timer.service).alias, timer.name, [_TICK]) as claims:
-                if claims:
+            with claimed(timer.service, timer.name, [_TICK]) as claims:
+                if claims.event_ids:
                     timer.function()
                 else:
                     log.info("tick skipped: the one before still runs", timer=timer.name)

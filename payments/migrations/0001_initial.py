@@ -65,6 +65,34 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='Claim',
+            fields=[
+                ('key', models.CharField(help_text='Reaction or timer, and event.', max_length=150, primary_key=True, serialize=False, verbose_name='key')),
+                ('owner', models.UUIDField(verbose_name='owner')),
+                ('until', models.DateTimeField(help_text='Put off while the owner lives.', verbose_name='until')),
+            ],
+            options={
+                'verbose_name': 'claim',
+                'verbose_name_plural': 'claims',
+                'abstract': False,
+                'default_permissions': ('view',),
+            },
+        ),
+        migrations.CreateModel(
+            name='Suspect',
+            fields=[
+                ('key', models.CharField(help_text='One row per message.', max_length=64, primary_key=True, serialize=False, verbose_name='key')),
+                ('begun', models.PositiveIntegerField(help_text='So many times, and never ended.', verbose_name='begun')),
+                ('last_at', models.DateTimeField(default=choreography.core.clock.now, verbose_name='last at')),
+            ],
+            options={
+                'verbose_name': 'suspect',
+                'verbose_name_plural': 'suspects',
+                'abstract': False,
+                'default_permissions': ('view',),
+            },
+        ),
+        migrations.CreateModel(
             name='SubjectCounter',
             fields=[
                 ('subject', models.CharField(max_length=200, primary_key=True, serialize=False, verbose_name='subject')),

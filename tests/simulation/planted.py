@@ -3,8 +3,9 @@
 Each replaces one protection of the product for the time it is planted.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID
@@ -22,6 +23,7 @@ from choreography.operations import maintenance
 from choreography.outbox import announcing, relay
 from choreography.outbox.announcing import transaction_of
 from choreography.storage.bulk import insert_all
+from choreography.storage.claims import claimed
 from choreography.storage.retention import _in_batches
 from choreography.storage.tables import ServiceTables
 from payments import services as payments
@@ -51,7 +53,14 @@ def _no_inbox() -> Iterator[None]:
 
 def _no_claim() -> Iterator[None]:
     """Two copies of a delivery call an external system at once."""
-    with patch.object(unit_of_work, "claimed", lambda alias, who, event_ids: nullcontext(frozenset(event_ids))):
+    names = itertools.count()
+
+    @contextmanager
+    def under_a_name_of_its_own(service: str, who: str, event_ids: Iterable[UUID]) -> Iterator[Any]:
+        with claimed(service, f"{who}:{next(names)}", event_ids) as claims:
+            yield claims
+
+    with patch.object(unit_of_work, "claimed", under_a_name_of_its_own):
         yield
 
 

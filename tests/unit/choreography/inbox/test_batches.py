@@ -2,8 +2,10 @@
 
 import json
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 
 from choreography.core.conf import conf
 from choreography.core.errors import Conflict, ContractError, NotYet, Outage, Transient
+from choreography.events.messages import Event
 from choreography.events.registry import reaction_to
 from choreography.inbox.deliveries import (
     ATTEMPTS,
@@ -130,20 +133,20 @@ def test_those_that_waited_together_take_effect_each_with_its_own_cause(
 @pytest.mark.django_db(databases="__all__", transaction=True)
 @pytest.mark.parametrize("number", [2, 50])
 def test_many_take_as_many_statements_as_few_and_one_commit(number: int) -> None:
-    """The two questions before the transaction, and what is in it, however many events there are."""
+    """The claims and the question before the transaction, and what is in it, however many events there are."""
     with CaptureQueriesContext(connections["payments"]) as asked:
         assert handle(orders(number)) == [Done()] * number
 
     statements = [re.sub(r"^(\w+)[^\"]*(?:\"(\w+)\")?.*", r"\1 \2", query["sql"]).strip() for query in asked]
-    on_postgresql = connections["payments"].vendor == "postgresql"
     assert [it for it in statements if it.startswith("INSERT")] == [
+        "INSERT payments_claim",
         "INSERT payments_inbox",
         "INSERT payments_payment",
         "INSERT payments_entry",
         "INSERT payments_outbox",
     ]
     assert statements.count("BEGIN") == statements.count("COMMIT") == 1
-    assert len(statements) == (12 if on_postgresql else 10)
+    assert len(statements) == 12
     assert handled() == set(range(number))
 
 
@@ -295,6 +298,64 @@ def test_when_calls_take_long_what_has_its_answer_takes_effect_and_the_rest_foll
 
     assert handle(waiting[:2]) == [Done()] * 2
     assert handled() == {0, 1, 2, 3, 4}
+
+
+def test_no_delivery_waits_for_a_slow_call_of_another(change: Change) -> None:
+    waiting, others_took_effect = orders(4), threading.Event()
+    took_effect: list[int] = []
+
+    def when_committed(number: int) -> None:
+        took_effect.append(number)
+        if len(took_effect) == 3:
+            others_took_effect.set()
+
+    change(ask=calling(lambda event: number_of(event) == 1 and others_took_effect.wait(30)))
+    for delivery in waiting:
+        delivery.when_committed = partial(when_committed, number_of(delivery.event))
+
+    assert handle(waiting, calls_at_once=4) == [Done()] * 4
+
+    assert sorted(took_effect[:3]) == [0, 2, 3]
+    assert handled() == {0, 1, 2, 3}
+    assert not ServiceTables("payments").claims.exists()
+
+
+def test_no_more_calls_are_made_at_once_than_allowed(change: Change) -> None:
+    counter, lock, at_once = [0], threading.Lock(), []
+    both_call = threading.Barrier(2)
+
+    def ask(event: Event[Any]) -> None:
+        with lock:
+            counter[0] += 1
+            at_once.append(counter[0])
+        both_call.wait(30)
+        with lock:
+            counter[0] -= 1
+
+    change(ask=calling(ask))
+    assert handle(orders(6), calls_at_once=2) == [Done()] * 6
+    assert max(at_once) == 2
+
+
+def test_a_reaction_that_fails_for_one_answer_keeps_what_was_committed_before(change: Change) -> None:
+    waiting, first_took_effect = orders(3), threading.Event()
+    waiting[-1].when_committed = first_took_effect.set  # that of order 0
+    react = reaction_to("payments", "orders.order_placed.v1")
+    assert react is not None
+
+    def fail_for_the_last(payment: Any, event: Event[Any], answer: Any) -> None:
+        if number_of(event) == 2:
+            raise ValueError
+        react.function(payment, event, answer)
+
+    change(ask=calling(lambda event: number_of(event) > 0 and first_took_effect.wait(30)), function=fail_for_the_last)
+
+    outcomes = handle(waiting, calls_at_once=3)
+
+    assert outcomes[-1] == Done()
+    assert outcomes[0] == Unhandled(alone=True), "that of order 2"
+    assert 0 in handled()
+    assert 2 not in handled()
 
 
 def test_at_least_one_call_is_made_however_long_it_takes(change: Change, frozen: FrozenClock) -> None:

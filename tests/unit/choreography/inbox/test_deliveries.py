@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from choreography.inbox.deliveries import ATTEMPTS, DEAD_LETTER, FIRST_SEEN, GIVEN_UP, WAITS, reason_of_death
+from choreography.inbox.deliveries import ATTEMPTS, CAME_BACK, DEAD_LETTER, FIRST_SEEN, GIVEN_UP, WAITS, reason_of_death
 from tests.unit.choreography.authorizing import placed
 
 
@@ -15,7 +15,7 @@ def test_a_death_without_a_note_has_an_unknown_reason(deaths: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "suspect"),
+    ("changes", "failed"),
     [
         ({}, False),
         ({"headers": {ATTEMPTS: 0, WAITS: 3, FIRST_SEEN: "2026-01-01T00:00:00+00:00"}}, False),
@@ -23,21 +23,31 @@ def test_a_death_without_a_note_has_an_unknown_reason(deaths: object) -> None:
         ({"headers": {DEAD_LETTER: "key"}}, True),
         ({"headers": {GIVEN_UP: "rejected"}}, True),
         ({"given_up": "delivery_limit"}, True),
-        ({"headers": {"x-delivery-count": 2}}, False),
-        ({"headers": {"x-delivery-count": 3}}, True),
+    ],
+    ids=["new", "has waited", "has failed", "was parked", "was given up", "comes from the dead"],
+)
+def test_what_has_failed_before_is_told_from_what_has_waited(changes: Any, failed: bool) -> None:
+    assert placed(**changes).has_failed is failed
+
+
+@pytest.mark.parametrize(
+    ("changes", "suspect"),
+    [
+        ({}, False),
+        ({"headers": {"x-delivery-count": 1}}, False),
+        ({"headers": {"x-delivery-count": 2}}, True),
+        ({"headers": {"x-delivery-count": 1, CAME_BACK: 1}}, True),
         ({"headers": {"x-delivery-count": "rubbish"}}, False),
+        ({"headers": {"x-delivery-count": 20}, "given_up": "delivery_limit"}, False),
     ],
     ids=[
         "new",
-        "has waited",
-        "has failed",
-        "was parked",
-        "was given up",
-        "comes from the dead",
-        "met a worker that ended, or two",
+        "met a worker that ended",
         "may end workers",
+        "was suspect when it was retried",
         "counted by a stranger",
+        "will be parked",
     ],
 )
-def test_what_has_failed_before_is_suspect_and_what_has_waited_is_not(changes: Any, suspect: bool) -> None:
+def test_what_met_workers_that_ended_is_suspect(changes: Any, suspect: bool) -> None:
     assert placed(**changes).is_suspect is suspect

@@ -262,6 +262,34 @@ def test_one_that_must_be_alone_is_alone_wherever_it_stands() -> None:
     assert [others_first.take(), others_first.take()] == [others, [suspect]]
 
 
+def test_one_that_may_end_the_process_is_handled_while_nothing_else_is() -> None:
+    before, suspect, after = delivery_of(1), delivery_of(2, alone=True), delivery_of(3, DISPATCH)
+    suspect.exclusive = True
+    batcher = batcher_with(before, suspect, after, slots=3)
+    assert [batcher.take(), batcher.take()] == [[before], []], "neither it nor what came later"
+    batcher.release([before])
+    assert [batcher.take(), batcher.take()] == [[suspect], []]
+    batcher.release([suspect])
+    assert batcher.take() == [after]
+
+
+def test_a_subject_is_free_when_its_event_took_effect_though_others_of_its_batch_did_not() -> None:
+    quick, slow = delivery_of(1), delivery_of(2)
+    batcher = batcher_with(quick, slow, slots=3)
+    batch = batcher.take()
+    assert batch == [quick, slow]
+    batcher.add(next_of_quick := delivery_of(1, DISPATCH))
+    batcher.add(delivery_of(2, DISPATCH))
+    assert batcher.take() == []
+
+    batcher.free(quick)
+
+    assert batcher.take() == [next_of_quick]
+    batcher.add(last_of_quick := delivery_of(1, PLAN))
+    batcher.release(batch)
+    assert last_of_quick not in batcher.take(), "the subject is busy with the event that was taken since"
+
+
 def test_what_is_unhandled_comes_before_everything_else_in_its_order() -> None:
     waiting = [delivery_of(subject) for subject in range(6)]
     batcher = batcher_with(*waiting)

@@ -1,0 +1,91 @@
+"""An event that ends the process of whatever worker handles it costs only itself."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.killer import DEADLY
+from tests.processes import RunningShop, eventually, running_shop, worker
+from tests.servers import a_corner_of_the_servers
+from tests.wire import event, sender
+
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
+
+INNOCENT = 60
+MOST_DEATHS = 5
+
+
+REAL = pytest.param("real", marks=[pytest.mark.rabbitmq, pytest.mark.postgresql])
+
+
+@pytest.fixture
+def shop(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> Iterator[RunningShop]:
+    with ExitStack() as stack:
+        corner = stack.enter_context(a_corner_of_the_servers(request)) if kind == "real" else {}
+        yield stack.enter_context(
+            running_shop(tmp_path / "shop", PAYMENT_GATEWAY="tests.killer.KillerGateway", **corner)
+        )
+
+
+def order_placed(token: str) -> dict[str, Any]:
+    return event(data={"payment_token": token, "total": 1999, "currency": "EUR"})
+
+
+def send_poison_among_innocents(shop: RunningShop) -> tuple[str, set[str]]:
+    """Returns the ids of the event that ends processes, and of the others around it."""
+    poison, innocent = order_placed(DEADLY), [order_placed("tok_approved") for _ in range(INNOCENT)]
+    with sender(shop) as foreigner:
+        for each in [*innocent[: INNOCENT // 2], poison, *innocent[INNOCENT // 2 :]]:
+            foreigner.send_event(each)
+    return poison["id"], {each["id"] for each in innocent}
+
+
+def assert_that_only_the_poison_is_parked(shop: RunningShop, poison: str, innocent: set[str]) -> None:
+    assert set(shop.ask("heard", service="payments")) == innocent
+    (dead_letter,) = shop.ask("dead_letters", service="payments")
+    assert dead_letter["event_id"] == poison
+    assert "the worker's process ended" in dead_letter["message"]
+
+
+@pytest.mark.parametrize(("kind", "pool"), [("embedded", "solo"), pytest.param("real", "threads", marks=REAL.marks)])
+def test_a_worker_that_is_started_again_parks_only_what_ends_it(shop: RunningShop, pool: str) -> None:
+    poison, innocent = send_poison_among_innocents(shop)
+    deaths = 0
+
+    def is_over() -> bool:
+        nonlocal deaths
+        if not shop["worker-payments"].lives:
+            deaths += 1
+            assert deaths <= MOST_DEATHS, shop["worker-payments"].says()
+            shop.run("worker-payments", worker("payments", pool=pool))
+        return bool(shop.ask("dead_letters", service="payments")) and innocent <= set(
+            shop.ask("heard", service="payments")
+        )
+
+    shop.run("worker-payments", worker("payments", pool=pool))
+    eventually(is_over, within=180, otherwise=lambda: shop["worker-payments"].says()[-3000:])
+
+    assert_that_only_the_poison_is_parked(shop, poison, innocent)
+    assert shop["worker-payments"].end() == 0
+
+
+@pytest.mark.parametrize("kind", [REAL])
+def test_a_pool_whose_children_end_parks_only_what_ends_them(shop: RunningShop) -> None:
+    poison, innocent = send_poison_among_innocents(shop)
+    process = shop.run("worker-payments", worker("payments", pool="prefork", concurrency=2))
+
+    eventually(
+        lambda: (
+            bool(shop.ask("dead_letters", service="payments"))
+            and innocent <= set(shop.ask("heard", service="payments"))
+        ),
+        within=120,
+        otherwise=process.says,
+    )
+
+    assert_that_only_the_poison_is_parked(shop, poison, innocent)
+    assert process.end() == 0
+    assert process.says().count("suspect handled alone") >= 2
