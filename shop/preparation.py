@@ -229,8 +229,10 @@ def _locked_database(alias: str) -> Iterator[None]:
         try:
             connection.ensure_connection()
             if connection.vendor == "postgresql":
+                # Until this transaction ends: a connection pool would keep the lock of a session.
+                connection.set_autocommit(False)
                 with connection.cursor() as cursor:
-                    cursor.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+                    cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         except OperationalError as error:
             raise CannotPrepare(
                 _("The database of %(owner)s can't be reached: %(error)s. Check %(variable)s.")

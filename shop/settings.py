@@ -184,6 +184,8 @@ def database(alias: str) -> dict[str, object]:
         }
     else:
         config["CONN_HEALTH_CHECKS"] = True
+        # They need a session, and PgBouncer in transaction mode gives none.
+        config["DISABLE_SERVER_SIDE_CURSORS"] = True
         # Detect a server that no longer responds within a minute; the defaults of libpq take hours.
         # https://www.postgresql.org/docs/15/libpq-connect.html
         timeouts = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}

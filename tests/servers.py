@@ -12,9 +12,10 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import psycopg2
 from kombu import Connection
@@ -189,6 +190,63 @@ class PostgreSQL:
         return True
 
 
+class PgBouncer:
+    """A connection pool before a PostgreSQL server, in transaction mode, with few connections to it."""
+
+    def __init__(self, folder: Path, server: str) -> None:
+        """``server``: the URL of any database there."""
+        (self.port,) = free_ports(1)
+        target = urlsplit(server)
+        self._pool: Process | None = None
+        self._settings = folder / "pgbouncer.ini"
+        self._log = folder.parent / f"{folder.name}.log"
+        self._settings.write_text(
+            f"[databases]\n* = host={target.hostname} port={target.port} user={target.username}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\n"
+            "auth_type = any\npool_mode = transaction\ndefault_pool_size = 8\nmax_client_conn = 500\n"
+        )
+        self._user: list[str] = []
+        if os.geteuid() == 0:
+            folder.chmod(0o755)
+            self._user = ["-u", "nobody"]
+
+    def url(self, server: str) -> str:
+        """The same database, through the pool."""
+        target = urlsplit(server)
+        return target._replace(netloc=f"{target.username}@127.0.0.1:{self.port}").geturl()
+
+    def start(self) -> None:
+        """Start it and wait until it can be used."""
+        command = [_program("pgbouncer", Path("/usr/sbin/pgbouncer")), *self._user, str(self._settings)]
+        self._pool = Process("pgbouncer", command, {"PATH": os.environ["PATH"], "LANG": "C"}, self._log)
+        eventually(self._answers, otherwise=self._pool.says)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.kill()
+            self._pool.log.unlink()
+
+    def _answers(self) -> bool:
+        assert self._pool
+        assert self._pool.lives, self._pool.says()
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            return True
+        return False
+
+
+@contextmanager
+def own_pgbouncer(server: str) -> Iterator[PgBouncer]:
+    """A running PgBouncer before a PostgreSQL server."""
+    with _folder("pgbouncer") as folder:
+        pool = PgBouncer(folder, server)
+        try:
+            pool.start()
+            yield pool
+        finally:
+            pool.close()
+
+
 @contextmanager
 def own_rabbitmq() -> Iterator[RabbitMQ]:
     """A running node, gone afterwards."""
@@ -223,10 +281,16 @@ def own_postgresql(*, durable: bool = False) -> Iterator[PostgreSQL]:
 
 @contextmanager
 def a_corner_of_the_servers(request: "pytest.FixtureRequest") -> Iterator[dict[str, str]]:
-    """Settings for a shop on the machine's RabbitMQ and PostgreSQL, with a namespace and a database of its own."""
+    """Settings for a shop on the machine's RabbitMQ and PostgreSQL, with a namespace and a database of its own.
+
+    With ``THROUGH_PGBOUNCER=1`` the shop reaches its database through a connection pool in transaction mode.
+    """
     name = f"test_{secrets.token_hex(4)}"
     broker: str = request.getfixturevalue("rabbitmq_url")
-    with own_database(request.getfixturevalue("postgresql_url"), name) as database:
+    with ExitStack() as stack:
+        database = stack.enter_context(own_database(request.getfixturevalue("postgresql_url"), name))
+        if os.environ.get("THROUGH_PGBOUNCER") == "1":
+            database = stack.enter_context(own_pgbouncer(database)).url(database)
         yield {"BROKER_URL": broker, "CHOREOGRAPHY_NAMESPACE": f"{name}.", "DATABASE_URL": database}
 
 
@@ -269,6 +333,7 @@ def missing_programs() -> list[str]:
     needed = {
         "rabbitmq-server": shutil.which("rabbitmq-server"),
         "epmd": shutil.which("epmd"),
+        "pgbouncer": shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin"),
         "postgres": shutil.which("postgres") or any(_postgresql_programs("postgres")),
     }
     return [name for name, found in needed.items() if not found]

@@ -150,16 +150,22 @@ def declare_topology(*services: str) -> None:
 
 
 class OutboxListener:
-    """Waits until there may be something in the outbox: LISTEN on PostgreSQL, a short pause elsewhere."""
+    """Waits until there may be something in the outbox: LISTEN on PostgreSQL, a short pause elsewhere.
+
+    Also a short pause behind a connection pool such as PgBouncer, which may give the session that listens to another
+    client. It can be told by the number of the server's process: a pool gives its clients one of its own.
+    https://www.pgbouncer.org/features.html
+    """
 
     def __init__(self, service: str) -> None:
         self._service = service
         self._connection: Any = None
+        self._is_pooled = False
 
     def listen(self) -> None:
         """Begin to listen, before the outbox is looked at, so that no notification falls between."""
         database = connections[ServiceTables(self._service).alias]
-        if self._connection is not None or database.vendor != "postgresql":
+        if self._connection is not None or self._is_pooled or database.vendor != "postgresql":
             return
         import psycopg2  # here, as it is not installed where only SQLite is used
 
@@ -169,8 +175,14 @@ class OutboxListener:
             self._connection.autocommit = True
             with self._connection.cursor() as cursor:
                 cursor.execute(f'LISTEN "{notification_channel(self._service)}"')
+                cursor.execute("SELECT pg_backend_pid()")
+                [pid] = cursor.fetchone()
         except psycopg2.Error as error:
             raise OperationalError(str(error)) from error
+        if pid != self._connection.info.backend_pid:
+            self.close()
+            self._is_pooled = True
+            log.warning("outbox polled: a connection pool passes no notifications on", service=self._service)
 
     def wait(self, stop: threading.Event, seconds: float) -> None:
         """Return at a notification, or when it is time to look anyway: after ``seconds`` at the latest."""
