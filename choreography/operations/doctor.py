@@ -17,6 +17,7 @@ from choreography.broker.embedded.transport import open_store
 from choreography.broker.publisher import broker_errors, connect
 from choreography.core import clock
 from choreography.core.conf import conf
+from choreography.operations.unheard import unheard
 from choreography.storage.tables import ServiceTables
 
 #: An event that waits longer than this in an outbox is late.
@@ -47,6 +48,7 @@ def findings() -> Iterator[Finding]:
             return
         for service in conf().services:
             yield from _queues(connection, service)
+            yield from _unheard(connection, service)
         yield from _bindings()
 
 
@@ -89,6 +91,25 @@ def _queues(connection: Connection, service: str) -> Iterator[Finding]:
             yield Finding(queue.name, f"it differs from the code: {error}", "empty it, remove it, run declare_topology")
         if queue.name == topology.queue_name(service) and found.consumer_count == 0:
             yield Finding(queue.name, "no worker reads it", f"start a worker with -Q {service}")
+
+
+def _unheard(connection: Connection, service: str) -> Iterator[Finding]:
+    """Events that are lost, unless they are still in the service's queue."""
+    try:
+        with connection.channel() as channel:
+            queue: Any = topology.worker_queues(service)[0](channel)
+            waiting = queue.queue_declare(passive=True).message_count
+        lost = 0 if waiting else sum(1 for _ in unheard(service))
+    except DatabaseError:
+        return  # said already
+    except connection.channel_errors:
+        return  # likewise
+    if lost:
+        yield Finding(
+            service,
+            f"{lost} event(s) that were published more than a minute ago did not reach it",
+            f"run manage.py choreography send_again {service}",
+        )
 
 
 def _bindings() -> Iterator[Finding]:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
+from amqp import spec
+from amqp.exceptions import RecoverableConnectionError
 from celery import bootsteps
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker.consumer import Consumer as CeleryConsumer
@@ -66,12 +68,14 @@ class EventConsumer(Consumer):  # type: ignore[misc]
         self._start_is_due = False
         self._paused: set[str] = set()
         self._queues_by_tag: dict[str, str] = {}
+        self._is_cancelled = False
 
     # Messages
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         self._make_task = super().create_task_handler(*args, **kwargs)
         keep_raw(self.task_consumer.channel)
+        self._notice_cancellation(self.task_consumer.channel)
         self.batcher.slots = self.pool.num_processes
         self.batcher.pauses = not self._runs_tasks_itself
         self.batcher.forget()  # what a task put back since the connection was lost
@@ -109,6 +113,7 @@ class EventConsumer(Consumer):  # type: ignore[misc]
     def register_with_event_loop(self, hub: Any) -> None:
         super().register_with_event_loop(hub)
         hub.call_repeatedly(_LOOK_EVERY, self._start_batches)  # a batch that runs may turn out to be slow
+        hub.on_tick.add(self._connect_again_if_cancelled)
 
     def stop_taking(self) -> None:
         """The worker is being stopped. What waits goes back to its queue with the connection."""
@@ -160,6 +165,28 @@ class EventConsumer(Consumer):  # type: ignore[misc]
             self._make_task(message)
         except (KeyError, TypeError, ValueError) as error:  # a malformed tick would end the worker
             self.on_decode_error(message, error)
+
+    def _notice_cancellation(self, channel: Any) -> None:
+        """Remember that the broker has ended a consumer, because its queue was deleted.
+
+        py-amqp raises an error then, which Celery swallows if it comes before its loop has begun.
+        """
+        self._is_cancelled = False
+        if self.connection.transport.driver_type != "amqp":
+            return
+        raise_error = channel._on_basic_cancel
+
+        def on_cancel(tag: str) -> None:
+            self._is_cancelled = True
+            raise_error(tag)
+
+        channel._callbacks[spec.Basic.Cancel] = on_cancel
+
+    def _connect_again_if_cancelled(self) -> None:
+        """On each turn of the event loop. The queue is declared again with the connection."""
+        if self._is_cancelled:
+            self._is_cancelled = False
+            raise RecoverableConnectionError("the broker has ended a consumer: its queue was deleted")
 
     def _queue_of(self, message: Any) -> str:
         tag = message.delivery_info["consumer_tag"]

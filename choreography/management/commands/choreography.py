@@ -1,28 +1,32 @@
-"""``manage.py choreography map|contracts|doctor|release``: the map, the contracts, what is wrong, refused events."""
+"""``manage.py choreography map|contracts|doctor|release|send_again``: what there is, what is wrong, two remedies."""
 
 import json
 from argparse import ArgumentParser
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from choreography.broker.publisher import BrokerPublisher
 from choreography.core.conf import conf
+from choreography.core.errors import Transient
 from choreography.events import compatibility, event_map
 from choreography.operations import doctor
+from choreography.operations.unheard import AFTER, SINCE, send, unheard
 from choreography.outbox import relay
 
 
 class Command(BaseCommand):
     help = (
         "map: who reacts to what. contracts: have they changed, and whom does it break. doctor: what is wrong. "
-        "release: publish again what the broker has refused."
+        "release: publish again what the broker has refused. send_again: what a service should have heard and has not."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        commands = parser.add_subparsers(dest="subcommand", required=True, metavar="map|contracts|doctor|release")
+        commands = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
         for name, what in (("map", "the page docs/choreography.md"), ("contracts", "the JSON Schemas in contracts/")):
             command = commands.add_parser(name, help=what)
             how = command.add_mutually_exclusive_group()
@@ -33,6 +37,18 @@ class Command(BaseCommand):
 
         command = commands.add_parser("release", help="have the relay publish again what the broker has refused")
         command.add_argument("service", help="whose events")
+
+        command = commands.add_parser("send_again", help="send a service the events that did not reach it")
+        command.add_argument("service", help="which service")
+        command.add_argument("--hours", type=float, default=SINCE.total_seconds() / 3600, help="how far back to look")
+        command.add_argument(
+            "--after",
+            type=float,
+            default=AFTER.total_seconds(),
+            metavar="SECONDS",
+            help="what was published more recently may still be on its way",
+        )
+        command.add_argument("--dry-run", action="store_true", help="only count them")
 
     def handle(self, *args: Any, subcommand: str, **options: Any) -> None:
         getattr(self, subcommand)(**options)
@@ -65,10 +81,33 @@ class Command(BaseCommand):
         if found:
             raise SystemExit(1)
 
+    def send_again(self, *, service: str, hours: float, after: float, dry_run: bool, **options: Any) -> None:
+        _known(service)
+        if hours <= 0 or after < 0:
+            raise CommandError("--hours takes a number above 0, --after one from 0 up.")
+        messages = unheard(service, timedelta(hours=hours), timedelta(seconds=after))
+        if dry_run:
+            self.stdout.write(f"{sum(1 for _ in messages)} event(s) did not reach {service}")
+            return
+        publisher = BrokerPublisher()
+        try:
+            sent = send(messages, publisher)
+        except Transient as error:
+            raise CommandError(
+                f"The broker did not confirm: {error}. Run it again: nothing takes effect twice."
+            ) from error
+        finally:
+            publisher.close()
+        self.stdout.write(f"{sent} event(s) sent again to {service}")
+
     def release(self, *, service: str, **options: Any) -> None:
-        if service not in conf().services:
-            raise CommandError(f"{service} is no service of this process. There are {', '.join(conf().services)}.")
+        _known(service)
         self.stdout.write(f"{relay.release_refused(service)} event(s) will be published again")
+
+
+def _known(service: str) -> None:
+    if service not in conf().services:
+        raise CommandError(f"{service} is no service of this process. There are {', '.join(conf().services)}.")
 
 
 def _dumps(rows: list[dict[str, str]]) -> str:

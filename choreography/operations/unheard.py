@@ -1,0 +1,110 @@
+"""Events that were published and that a service has not heard: its queue was purged, deleted or not bound meanwhile.
+
+The outbox says what was published, the inbox of each service what it has heard. What is in the one and not in the
+other, neither parked nor on the retry ladder, is sent again to that one service; the inbox keeps what was only late
+from taking effect twice. Only services whose databases this process reaches can be compared.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from choreography.broker import topology
+from choreography.broker.publisher import Outgoing, Publisher
+from choreography.core import clock
+from choreography.core.conf import conf
+from choreography.events.messages import parse_type
+from choreography.events.registry import Reaction, reactions
+from choreography.inbox.deliveries import Delivery
+from choreography.storage.tables import ServiceTables
+
+#: How far back to look. What is older has been looked at before.
+SINCE = timedelta(days=1)
+#: What was published more recently may still be on its way.
+AFTER = timedelta(minutes=1)
+#: Events that are compared with one query of each table.
+_BATCH = 1000
+
+
+def unheard(service: str, since: timedelta = SINCE, after: timedelta = AFTER) -> Iterator[Outgoing]:
+    """The events that a service should have heard and has not, as messages to its queue alone, the newest first.
+
+    Args:
+        since: how far back to look.
+        after: how long ago an event must have been published.
+    """
+    now = clock.now()
+    for reaction in reactions(service):
+        for announcer in sorted({parse_type(event_type)[0] for event_type in reaction.event_types}):
+            if announcer in conf().services:
+                yield from _compare(reaction, ServiceTables(announcer), now - since, now - after)
+
+
+def send(messages: Iterator[Outgoing], publisher: Publisher) -> int:
+    """Publish them. Returns how many they were.
+
+    Raises:
+        Transient: the broker did not confirm; some may have been sent.
+        PublishRefused: the broker will never take some of them.
+    """
+    found = [*messages]
+    size = conf().relay_batch
+    for start in range(0, len(found), size):
+        publisher.publish(found[start : start + size])
+    return len(found)
+
+
+def _compare(reaction: Reaction, announcer: ServiceTables, since: datetime, until: datetime) -> Iterator[Outgoing]:
+    first = _first_heard(reaction)
+    announced = announcer.outbox.filter(event_type__in=reaction.event_types)
+    last: int | None = None
+    while True:
+        older = announced if last is None else announced.filter(position__lt=last)
+        rows = [
+            *older.order_by("-position").values_list("position", "event_id", "announced_at", "published_at")[:_BATCH]
+        ]
+        if not rows:
+            return
+        last = rows[-1][0]
+        ids = [
+            event_id
+            for _, event_id, _, published_at in rows
+            if published_at and since <= published_at <= until and (first is None or event_id >= first)
+        ]
+        missing = _missing(reaction, ids)
+        if missing:
+            yield from _messages(reaction.service, announcer.outbox.filter(event_id__in=missing).order_by("-position"))
+        if rows[-1][2] < since:
+            return
+
+
+def _first_heard(reaction: Reaction) -> UUID | None:
+    """A reaction that is new need not hear what was published before it existed. Ids of events rise with time."""
+    heard = ServiceTables(reaction.service).inbox.filter(reaction=reaction.name).order_by("event_id")
+    return heard.values_list("event_id", flat=True).first()
+
+
+def _missing(reaction: Reaction, event_ids: Sequence[UUID]) -> set[UUID]:
+    tables = ServiceTables(reaction.service)
+    heard = tables.inbox.filter(reaction=reaction.name, event_id__in=event_ids)
+    if heard.count() == len(event_ids):
+        return set()
+    parked = tables.dead_letters.filter(event_id__in=event_ids)
+    known = {*heard.values_list("event_id", flat=True), *parked.values_list("event_id", flat=True)}
+    return {*event_ids} - known
+
+
+def _messages(service: str, rows: Any) -> Iterator[Outgoing]:
+    """Those that are not on the ladder."""
+    messages = {
+        Delivery(service, row.body.encode(), Outgoing.content_type).key: Outgoing(
+            body=row.body.encode(),
+            exchange="",
+            routing_key=topology.queue_name(service),
+            message_id=str(row.event_id),
+        )
+        for row in rows
+    }
+    waiting = {*ServiceTables(service).retries.filter(key__in=[*messages]).values_list("key", flat=True)}
+    yield from (message for key, message in messages.items() if key not in waiting)
