@@ -249,11 +249,11 @@ def running_shop(folder: Path, *, clerk: str = "tests.clerk", **environment: str
     """A shop without processes yet, its databases and topology made. Nothing of it runs afterwards.
 
     Args:
-        folder: gets the data folder and the logs.
+        folder: gets the data folder, unless it has one, and the logs.
         clerk: the module whose functions answer what is asked.
         environment: settings of the shop.
     """
-    (folder / "var").mkdir(parents=True)
+    (folder / "var").mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         shop = RunningShop(folder, environment, clerk)
         stack.callback(shop.close)

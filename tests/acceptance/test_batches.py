@@ -226,7 +226,7 @@ def test_a_worker_killed_in_the_middle_of_a_group_loses_and_doubles_nothing(shop
 
 
 def test_when_a_child_of_the_pool_dies_of_one_event_the_others_of_its_group_are_done(shop: RunningShop) -> None:
-    """Only the one that kills comes again, until the broker gives it up; the others have not used an attempt."""
+    """Only the one that kills comes again, a few times; the others have not used an attempt."""
     deadly, others = placed(DEADLY), [placed() for _ in range(50)]
     send(shop, *others[:25], deadly, *others[25:])
 
@@ -235,8 +235,7 @@ def test_when_a_child_of_the_pool_dies_of_one_event_the_others_of_its_group_are_
     wait_until_done(shop, *others)
     each_counted_once(shop, *others)
     assert set(rows(shop, "SELECT attempts FROM payments_inbox")) == {1}
+    eventually(lambda: shop.ask("dead_letters", service="payments"), otherwise=shop["worker-payments"].says)
+    assert rows(shop, "SELECT event_id::text FROM payments_deadletter") == [deadly["id"]]
     assert rows(shop, "SELECT key FROM payments_retry") == []
-    assert "signal 9 (SIGKILL)" in shop["worker-payments"].says()
-    shop["worker-payments"].kill()
-    with sender(shop) as foreigner:
-        eventually(lambda: foreigner.size("payments") == 1, otherwise=lambda: shop.ask("standing"))
+    assert shop["worker-payments"].says().count("exited with 'signal 9 (SIGKILL)'") <= 5

@@ -70,22 +70,3 @@ def test_a_worker_that_is_started_again_parks_only_what_ends_it(shop: RunningSho
 
     assert_that_only_the_poison_is_parked(shop, poison, innocent)
     assert shop["worker-payments"].end() == 0
-
-
-@pytest.mark.parametrize("kind", [REAL])
-def test_a_pool_whose_children_end_parks_only_what_ends_them(shop: RunningShop) -> None:
-    poison, innocent = send_poison_among_innocents(shop)
-    process = shop.run("worker-payments", worker("payments", pool="prefork", concurrency=2))
-
-    eventually(
-        lambda: (
-            bool(shop.ask("dead_letters", service="payments"))
-            and innocent <= set(shop.ask("heard", service="payments"))
-        ),
-        within=120,
-        otherwise=process.says,
-    )
-
-    assert_that_only_the_poison_is_parked(shop, poison, innocent)
-    assert process.end() == 0
-    assert process.says().count("suspect handled alone") >= 2
