@@ -160,8 +160,10 @@ class Delivery:
 
     @property
     def has_failed(self) -> bool:
-        """It has failed before: others should not share a transaction with it."""
-        if self.given_up is not None or DEAD_LETTER in self.headers:
+        """It has failed before, and will be run again: others should not share a transaction with it."""
+        if self.given_up is not None:
+            return False
+        if DEAD_LETTER in self.headers:
             return True
         return ATTEMPTS in self.headers and self.history.attempts > 0
 
@@ -225,6 +227,13 @@ class Unhandled:
 
     alone: bool
     """On its own, because it failed with others. Otherwise there was no time left to call the external system."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Nothing was changed, and the error is still to be judged. Never leaves the inbox."""
+
+    error: Exception
 
 
 def parking_task(service: str) -> str:

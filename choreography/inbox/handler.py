@@ -6,8 +6,8 @@ succeeds: a delivery that fails in it is ``Unhandled``, and handed in again on i
 """
 
 import logging
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, cast
 
 import structlog
 
@@ -31,12 +31,13 @@ from choreography.inbox.deliveries import (
     Delivery,
     Done,
     Duplicate,
+    Failed,
     Outcome,
     Parked,
     RetryLater,
     Unhandled,
 )
-from choreography.inbox.parking import forget_retry, park, record_retry
+from choreography.inbox.parking import Fault, forget_retry, park, record_retries
 from choreography.inbox.retry_policy import Park, TryAgain, decide
 from choreography.inbox.unit_of_work import failed_together, take_effect
 
@@ -50,7 +51,8 @@ def handle(deliveries: Sequence[Delivery], calls_at_once: int = 1) -> list[Outco
     """Handle deliveries to one reaction in one transaction, or in a few, while calls to external systems are answered.
 
     If a transaction fails, nothing is changed and each of its deliveries is ``Unhandled``, to be handled on its own.
-    Only when the database is down, which is no fault of any of them, are all put on the ladder.
+    Only when the database is down, which is no fault of any of them, are all put on the ladder. What can't be read is
+    parked, and what waits for another event is retried, many with a few statements: a flood of them delays nothing.
 
     Args:
         calls_at_once: how many threads call external systems. With 1 the caller's own does.
@@ -61,35 +63,48 @@ def handle(deliveries: Sequence[Delivery], calls_at_once: int = 1) -> list[Outco
     if len(deliveries) == 1:
         return [handle_one(deliveries[0])]
     outcomes: list[Outcome | Unhandled] = [Unhandled(alone=True)] * len(deliveries)
+    failures: dict[int, _Failure] = {}
     chosen: dict[int, Delivery] = {}
     seen: set[object] = set()
     for index, delivery in enumerate(deliveries):
         try:
             event = delivery.event
+        except Unusable as error:
+            if delivery.key not in seen:
+                seen.add(delivery.key)
+                failures[index] = _Failure(delivery, *_what_is_known(delivery), error)
         except Exception as error:  # judged when the delivery is handled on its own
-            log.debug("unusable in a batch", service=delivery.service, error=describe(error))
-            continue
-        if seen.isdisjoint((event.id, event.subject)):
-            seen.update((event.id, event.subject))
-            chosen[index] = delivery
-    if not chosen:
-        return outcomes
+            log.debug("unreadable in a batch", service=delivery.service, error=describe(error))
+        else:
+            if seen.isdisjoint((event.id, event.subject)):
+                seen.update((event.id, event.subject))
+                chosen[index] = delivery
     # Sorted, so that two batches lock the rows they share in the same order.
     order = sorted(chosen, key=lambda index: chosen[index].event.subject)
-    batch = [chosen[index] for index in order]
-    reaction = batch[0].reaction
-    try:
-        found = take_effect(reaction, batch, calls_at_once)
-    except Exception as error:  # likewise
-        if not is_database_down(error):
-            failed_together(reaction, len(batch), error)
-            return outcomes
-        found = [_failed(delivery, delivery.event, reaction, error) for delivery in batch]
-    for index, outcome in zip(order, found, strict=True):
+    for index, outcome in zip(order, _take_effect([chosen[index] for index in order], calls_at_once), strict=True):
+        delivery = chosen[index]
+        if isinstance(outcome, Failed):
+            failures[index] = _Failure(delivery, delivery.event, delivery.reaction, outcome.error)
+            continue
         outcomes[index] = outcome
         if isinstance(outcome, Done | Duplicate):
-            _log_effect(outcome, chosen[index].event, reaction)
+            _log_effect(outcome, delivery.event, delivery.reaction)
+    for index, judged in zip(failures, _judge([*failures.values()]), strict=True):
+        outcomes[index] = judged
     return outcomes
+
+
+def _take_effect(batch: Sequence[Delivery], calls_at_once: int) -> Sequence[Outcome | Unhandled | Failed]:
+    if not batch:
+        return []
+    reaction = batch[0].reaction
+    try:
+        return take_effect(reaction, batch, calls_at_once)
+    except Exception as error:  # judged when it happens to a delivery on its own
+        if is_database_down(error):
+            return [Failed(error)] * len(batch)
+        failed_together(reaction, len(batch), error)
+        return [Unhandled(alone=True)] * len(batch)
 
 
 def handle_one(delivery: Delivery) -> Outcome:
@@ -105,7 +120,7 @@ def handle_one(delivery: Delivery) -> Outcome:
         reaction = delivery.reaction
         return _react(delivery)
     except Exception as error:  # every branch of a failure is there: a fault of the code is one of them
-        return _failed(delivery, about, reaction, error)
+        return _judge([_Failure(delivery, about, reaction, error)])[0]
 
 
 def give_up(delivery: Delivery, reason: str) -> RetryLater | Parked:
@@ -115,11 +130,8 @@ def give_up(delivery: Delivery, reason: str) -> RetryLater | Parked:
         ``Parked``; or ``RetryLater``, if the dead-letter table can't be written at this moment.
     """
     forget_retry(delivery)
-    try:
-        about, reaction = delivery.envelope, delivery.reaction
-    except Unusable:
-        about, reaction = None, None
-    return _failed(delivery, about, reaction, Unusable(f"the retry ladder can't take it: {reason}"))
+    error = Unusable(f"the retry ladder can't take it: {reason}")
+    return _judge([_Failure(delivery, *_what_is_known(delivery), error)])[0]
 
 
 def resume(delivery: Delivery) -> bool:
@@ -160,28 +172,66 @@ def _react(delivery: Delivery) -> Outcome:
     raise AssertionError("unreachable: the loop returns or raises")
 
 
-def _single(outcomes: Sequence[Outcome | Unhandled]) -> Outcome:
-    return cast(Outcome, outcomes[0])  # a single delivery is never Unhandled
+def _single(outcomes: Sequence[Outcome | Unhandled | Failed]) -> Outcome:
+    return cast(Outcome, outcomes[0])  # a single delivery is never Unhandled, and its error is raised
 
 
-def _failed(
-    delivery: Delivery, about: Event[Any] | Envelope | None, reaction: Reaction | None, error: Exception
-) -> RetryLater | Parked:
-    verdict = _verdict(delivery, error)
-    if isinstance(verdict, Park):
+class _Failure(NamedTuple):
+    """A delivery that did not take effect, and what is known of it."""
+
+    delivery: Delivery
+    about: Event[Any] | Envelope | None
+    reaction: Reaction | None
+    error: Exception
+
+
+def _what_is_known(delivery: Delivery) -> tuple[Envelope | None, Reaction | None]:
+    try:
+        about = delivery.envelope
+    except Unusable:
+        return None, None
+    try:
+        return about, delivery.reaction
+    except Unusable:
+        return about, None
+
+
+def _judge(failures: Sequence[_Failure]) -> list[RetryLater | Parked]:
+    """Park what no retry can help, and say of the others when they are to be tried again."""
+    verdicts = [_verdict(each.delivery, each.error) for each in failures]
+    to_park = [
+        Fault(*each, verdict.attempts) for each, verdict in _both(failures, verdicts) if isinstance(verdict, Park)
+    ]
+    down: Exception | None = None
+    if to_park:
         try:
-            park(delivery, about, reaction, error, verdict.attempts)
-        except Exception as down:  # the dead-letter table can't be written: the delivery has to wait for that
-            log.error("parking failed", service=delivery.service, error=type(down).__name__)
+            park(to_park)
+        except Exception as unwritten:  # the dead-letter table can't be written: they have to wait for that
+            log.error("parking failed", service=to_park[0].delivery.service, error=type(unwritten).__name__)
+            down = unwritten
+    outcomes: list[RetryLater | Parked] = []
+    retries: list[tuple[Delivery, Outgoing, float]] = []
+    for (delivery, about, reaction, error), verdict in _both(failures, verdicts):
+        if isinstance(verdict, Park):
+            if down is None:
+                _log("delivery parked", about, reaction, error, logging.ERROR, attempts=verdict.attempts)
+                outcomes.append(Parked(error))
+                continue
             verdict, error = cast(TryAgain, _verdict(delivery, Outage())), down
-        else:
-            _log("delivery parked", about, reaction, error, logging.ERROR, attempts=verdict.attempts)
-            return Parked(error)
-    _log("delivery retried", about, reaction, error, delay=round(verdict.delay, 1))
-    down_system, again = _what_is_down(error, reaction), _again(delivery, verdict)
-    if down_system != DATABASE:
-        record_retry(delivery, again, verdict.rung)
-    return RetryLater(again, verdict.delay, error, down_system)
+        _log("delivery retried", about, reaction, error, delay=round(verdict.delay, 1))
+        down_system, again = _what_is_down(error, reaction), _again(delivery, verdict)
+        if down_system != DATABASE:
+            retries.append((delivery, again, verdict.rung))
+        outcomes.append(RetryLater(again, verdict.delay, error, down_system))
+    if retries:
+        record_retries(retries)
+    return outcomes
+
+
+def _both(
+    failures: Sequence[_Failure], verdicts: Sequence[TryAgain | Park]
+) -> Iterable[tuple[_Failure, TryAgain | Park]]:
+    return zip(failures, verdicts, strict=True)
 
 
 def _verdict(delivery: Delivery, error: Exception) -> TryAgain | Park:

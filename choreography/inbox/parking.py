@@ -5,7 +5,7 @@ import math
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from django.db import DatabaseError, transaction
@@ -22,26 +22,56 @@ from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
 
+#: The rest of a dead letter stays as it was when the message was parked first.
+_CHANGED_WHEN_PARKED_AGAIN = (
+    "state",
+    "fingerprint",
+    "reaction",
+    "error",
+    "location",
+    "message",
+    "traceback",
+    "attempts",
+    "parked_at",
+    "resolved_at",
+)
 
-def record_retry(delivery: Delivery, again: Outgoing, seconds: float) -> None:
-    """Record what goes to the ladder for so long, so that it is published again if it is lost (``lost_retries``).
+
+class Fault(NamedTuple):
+    """A delivery to park: what is known of it, why, and after how many attempts."""
+
+    delivery: Delivery
+    about: Event[Any] | Envelope | None
+    reaction: Reaction | None
+    error: Exception
+    attempts: int
+
+
+def record_retries(retries: Sequence[tuple[Delivery, Outgoing, float]]) -> None:
+    """Record what goes to the ladder, so that it is published again if it is lost (``lost_retries``).
 
     Where the record can't be written, the ladder alone is relied on: retrying must not depend on it.
+
+    Args:
+        retries: deliveries to one service, what is published, and for how many seconds.
     """
-    retries = ServiceTables(delivery.service).retries
-    row = retries.model(
-        key=delivery.key,
-        body=again.body,
-        content_type=_storable(again.content_type or "")[:200],
-        headers=_as_json(again.headers),
-        due_back_at=clock.now() + timedelta(seconds=seconds) + conf().lost_retry_after,
-    )
-    try:
-        retries.bulk_create(
-            [row], update_conflicts=True, unique_fields=["key"], update_fields=["headers", "due_back_at", "copies"]
+    table = ServiceTables(retries[0][0].service).retries
+    now = clock.now()
+    rows = {
+        delivery.key: table.model(
+            key=delivery.key,
+            body=again.body,
+            content_type=_storable(again.content_type or "")[:200],
+            headers=_as_json(again.headers),
+            due_back_at=now + timedelta(seconds=seconds) + conf().lost_retry_after,
         )
+        for delivery, again, seconds in retries
+    }
+    changed = ["headers", "due_back_at", "copies"]
+    try:
+        table.bulk_create(_in_order(rows), update_conflicts=True, unique_fields=["key"], update_fields=changed)
     except DatabaseError as error:
-        log.warning("retry not recorded", service=delivery.service, error=type(error).__name__)
+        log.warning("retry not recorded", service=retries[0][0].service, error=type(error).__name__)
 
 
 def forget_retry(delivery: Delivery) -> None:
@@ -53,45 +83,57 @@ def forget_retry(delivery: Delivery) -> None:
         log.warning("retry not forgotten", service=delivery.service, error=type(error).__name__)
 
 
-def park(
-    delivery: Delivery,
-    about: Event[Any] | Envelope | None,
-    reaction: Reaction | None,
-    error: Exception,
-    attempts: int,
-) -> None:
-    """Write the dead letter, or update the one this message has already, and what people did to it."""
-    tables = ServiceTables(delivery.service)
-    states, outcomes = tables.dead_letters.model.State, tables.actions.model.Outcome
-    key = delivery.dead_letter or delivery.key
-    name, kind, location = reaction.name if reaction else "", type(error).__name__, location_of(error)
-    fault = {
-        "state": states.PARKED,
-        "fingerprint": fingerprint(name, kind, location),
-        "reaction": name,
-        "error": kind,
-        "location": location,
-        "message": _storable(str(error)),
-        "traceback": _storable("".join(traceback.format_exception(error))),
-        "attempts": attempts,
-        "parked_at": clock.now(),
-        "resolved_at": None,
-    }
-    origin = {
-        "event_id": about and about.id,
-        "event_type": _storable(about.type)[:200] if about else "",
-        "subject": _storable(about.subject) if about else "",
-        "body": delivery.body,
-        "content_type": _storable(delivery.content_type or "")[:200],
-        "headers": _as_json(delivery.headers),
-        "first_parked_at": fault["parked_at"],
-    }
+def park(faults: Sequence[Fault]) -> None:
+    """Write the dead letters, or update those these messages have already, and what people did to them.
+
+    Args:
+        faults: of one service, no two of one message.
+    """
+    tables = ServiceTables(faults[0].delivery.service)
+    rows = {row.key: row for row in (_dead_letter(tables, fault) for fault in faults)}
+    by_detail: dict[str, list[str]] = {}
+    for row in rows.values():
+        by_detail.setdefault(f"{row.error} {row.location}".rstrip(), []).append(row.key)
+    outcomes = tables.actions.model.Outcome
     with transaction.atomic(using=tables.alias):
-        _forget_retries([delivery])
-        tables.dead_letters.update_or_create(key=key, defaults=fault, create_defaults=fault | origin)
-        tables.actions.filter(Q(dead_letter__key=key), outcome=outcomes.PENDING).update(
-            outcome=outcomes.PARKED, detail=f"{kind} {location}".rstrip(), ended_at=clock.now()
+        _forget_retries([fault.delivery for fault in faults])
+        tables.dead_letters.bulk_create(
+            _in_order(rows), update_conflicts=True, unique_fields=["key"], update_fields=_CHANGED_WHEN_PARKED_AGAIN
         )
+        for detail, keys in by_detail.items():
+            tables.actions.filter(Q(dead_letter__key__in=keys), outcome=outcomes.PENDING).update(
+                outcome=outcomes.PARKED, detail=detail, ended_at=clock.now()
+            )
+
+
+def _dead_letter(tables: ServiceTables, fault: Fault) -> Any:
+    delivery, about, reaction, error, attempts = fault
+    name, kind, location = reaction.name if reaction else "", type(error).__name__, location_of(error)
+    now = clock.now()
+    return tables.dead_letters.model(
+        key=delivery.dead_letter or delivery.key,
+        state=tables.dead_letters.model.State.PARKED,
+        fingerprint=fingerprint(name, kind, location),
+        reaction=name,
+        error=kind,
+        location=location,
+        message=_storable(str(error)),
+        traceback=_storable("".join(traceback.format_exception(error))),
+        attempts=attempts,
+        parked_at=now,
+        event_id=about.id if about else None,
+        event_type=_storable(about.type)[:200] if about else "",
+        subject=_storable(about.subject) if about else "",
+        body=delivery.body,
+        content_type=_storable(delivery.content_type or "")[:200],
+        headers=_as_json(delivery.headers),
+        first_parked_at=now,
+    )
+
+
+def _in_order(rows: Mapping[str, Any]) -> list[Any]:
+    """By key, so that two transactions that write the same rows don't deadlock."""
+    return [rows[key] for key in sorted(rows)]
 
 
 def resolve(deliveries: Sequence[Delivery]) -> None:

@@ -18,7 +18,7 @@ from choreography.core.conf import conf
 from choreography.core.errors import NotYet, Outage, describe
 from choreography.events.messages import Event
 from choreography.events.registry import Reaction
-from choreography.inbox.deliveries import Delivery, Done, Duplicate, Outcome, Unhandled
+from choreography.inbox.deliveries import Delivery, Done, Duplicate, Failed, Outcome, Unhandled
 from choreography.inbox.parking import resolve
 from choreography.outbox.announcing import caused_by, transaction_of
 from choreography.storage.bulk import insert_new
@@ -33,11 +33,12 @@ _SHARE_EVERY = 0.1
 
 def take_effect(
     reaction: Reaction, deliveries: Sequence[Delivery], calls_at_once: int = 1
-) -> list[Outcome | Unhandled]:
+) -> list[Outcome | Unhandled | Failed]:
     """Call the external system first, if the reaction does, and keep the claims until the result is committed.
 
     Of a batch, each result is committed soon after its call was answered: no delivery waits for a slow call of another.
-    A single delivery is never ``Unhandled``; whatever goes wrong with it is raised.
+    What waits for another event, as its call finds out, has ``Failed``. Of a single delivery whatever goes wrong is
+    raised.
 
     Args:
         deliveries: to ``reaction``, whose events could be read, no two of one subject.
@@ -49,7 +50,7 @@ def take_effect(
     if reaction.ask is None:
         return [*_commit(reaction, deliveries)]
     tables = ServiceTables(reaction.service)
-    outcomes: dict[UUID, Outcome | Unhandled] = {each.event.id: Unhandled(alone=True) for each in deliveries}
+    outcomes: dict[UUID, Outcome | Unhandled | Failed] = {each.event.id: Unhandled(alone=True) for each in deliveries}
     with claimed(reaction.service, reaction.name, outcomes) as claims:
         if not claims.event_ids and len(deliveries) == 1:
             raise NotYet(f"another copy of {reaction.name}:{deliveries[0].event.id} is being handled")
@@ -88,7 +89,7 @@ def _handled(reaction: Reaction, tables: ServiceTables, event_ids: Collection[UU
 
 def _ask(
     reaction: Reaction, events: Sequence[Event[Any]], calls_at_once: int
-) -> Iterator[tuple[dict[UUID, Any], dict[UUID, Unhandled]]]:
+) -> Iterator[tuple[dict[UUID, Any], dict[UUID, Unhandled | Failed]]]:
     """Call the external system for each event, until time is up or the system is down.
 
     Yields:
@@ -101,7 +102,7 @@ def _ask(
         return
     waiting = deque(zip(events, _arguments_to_ask(reaction, events), strict=True))
     answers: dict[UUID, Any] = {}
-    unhandled: dict[UUID, Unhandled] = {}
+    unhandled: dict[UUID, Unhandled | Failed] = {}
     until, next_share = clock.now() + conf().call_budget, time.monotonic() + _SHARE_EVERY
     is_down = False
     running: dict[Future[Any], Event[Any]] = {}
@@ -114,6 +115,10 @@ def _ask(
                 event = running.pop(call)
                 try:
                     answers[event.id] = call.result()
+                except NotYet as error:
+                    if len(events) == 1:
+                        raise
+                    unhandled[event.id] = Failed(error)
                 except Exception as error:  # judged when it happens to the event on its own
                     if len(events) == 1:
                         raise

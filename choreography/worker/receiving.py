@@ -29,7 +29,7 @@ def read_delivery(message: Any, queue: str) -> Delivery:
         message=message,
     )
     delivery.exclusive = delivery.is_suspect
-    delivery.alone = delivery.exclusive or delivery.has_failed or not delivery.has_reaction
+    delivery.alone = delivery.exclusive or delivery.has_failed
     return delivery
 
 

@@ -67,10 +67,12 @@ class DeliveryTask(Task[Any, Any]):
         if again:
             raise PartlyHandled(_summary(outcomes), [*again], [index for index, alone in again.items() if alone])
         match outcomes[0]:
+            case _ if len({type(outcome) for outcome in outcomes}) > 1:
+                pass
             case RetryLater(_, delay, error, down):
-                raise DeliveryRetried(describe(error), delay, down)
+                raise DeliveryRetried(_shared(describe(error), outcomes), delay, down)
             case Parked(error):
-                raise DeliveryParked(describe(error))
+                raise DeliveryParked(_shared(describe(error), outcomes))
         return _summary(outcomes)
 
 
@@ -94,6 +96,11 @@ def _park(delivery: Delivery, reason: str) -> Outcome:
     if isinstance(outcome, RetryLater):
         raise Reject(reason, requeue=True)
     return outcome
+
+
+def _shared(what: str, outcomes: Sequence[Outcome | Unhandled]) -> str:
+    """Of a batch that has one outcome, what Flower shows as the error."""
+    return what if len(outcomes) == 1 else f"{_summary(outcomes)}, the first because: {what}"
 
 
 def _summary(outcomes: Sequence[Outcome | Unhandled]) -> str:

@@ -208,7 +208,7 @@ def _lose_retries() -> Iterator[None]:
 
     with (
         patch.object(testing.Choreography, "put_on_ladder", put_on_ladder),
-        patch.object(handler, "record_retry", lambda *_: None),
+        patch.object(handler, "record_retries", lambda *_: None),
     ):
         yield
 

@@ -202,22 +202,34 @@ def test_of_two_that_must_not_meet_the_second_is_unhandled(
     assert isinstance(handle_one(second), outcome)
 
 
-def test_one_that_is_unusable_is_unhandled_and_parked_on_its_own() -> None:
+def test_what_is_unusable_is_parked_and_the_others_take_effect() -> None:
     waiting = [order(1), order(2, total="a lot"), placed(body=b"rubbish"), order(4), replace(order(5), given_up="x")]
 
-    unhandled = Unhandled(alone=True)
-    assert handle(waiting) == [Done(), unhandled, unhandled, Done(), unhandled]
+    assert [type(outcome) for outcome in handle(waiting)] == [Done, Parked, Parked, Done, Parked]
 
-    assert not DeadLetter.objects.exists()
-    for number in (1, 2, 4):
-        assert isinstance(handle([waiting[number]])[0], Parked)
     assert {dead_letter.attempts for dead_letter in DeadLetter.objects.all()} == {1}
+    assert {dead_letter.reaction for dead_letter in DeadLetter.objects.all()} == {AUTHORIZE, ""}
     assert handled() == {1, 4}
 
 
-def test_nothing_but_rubbish_is_unhandled_altogether() -> None:
-    assert handle([placed(body=b"rubbish"), placed(body=b"[]")]) == [Unhandled(alone=True)] * 2
-    assert nothing_was_stored()
+def test_many_unusable_messages_are_parked_with_few_statements() -> None:
+    rubbish = [placed(body=f"rubbish {number}".encode()) for number in range(50)]
+    with CaptureQueriesContext(connections["payments"]) as asked:
+        outcomes = handle([*rubbish, rubbish[0]])
+    assert [type(outcome) for outcome in outcomes] == [Parked] * 50 + [Unhandled]
+    assert DeadLetter.objects.count() == 50
+    assert len(asked) < 10
+    assert isinstance(handle_one(rubbish[0]), Parked)
+    assert DeadLetter.objects.count() == 50
+
+
+def test_many_that_wait_for_another_event_are_recorded_with_few_statements(change: Change) -> None:
+    change(ask=calling(lambda event: _raise(NotYet())))
+    with CaptureQueriesContext(connections["payments"]) as asked:
+        outcomes = handle(orders(50))
+    assert [type(outcome) for outcome in outcomes] == [RetryLater] * 50
+    assert ServiceTables("payments").retries.count() == 50
+    assert len(asked) < 10
 
 
 FAULTS = [NotYet(), Transient(), GatewayError(), ZeroDivisionError(), Conflict(), IntegrityError("a constraint")]
@@ -228,9 +240,14 @@ def test_one_whose_call_fails_is_unhandled_and_the_others_are_done(change: Chang
     change(ask=calling(raising_for(2, error)))
     waiting = orders(5)
 
-    assert handle(waiting) == [Done(), Done(), Unhandled(alone=True), Done(), Done()]
-    assert handled() == {0, 1, 3, 4}
+    first, second, failed, *others = handle(waiting)
 
+    assert [first, second, *others] == [Done()] * 4
+    assert handled() == {0, 1, 3, 4}
+    if isinstance(error, NotYet):
+        assert isinstance(failed, RetryLater), "what waits is judged at once: it uses no attempt"
+    else:
+        assert failed == Unhandled(alone=True)
     assert attempts_of(waiting[2]) == (0 if isinstance(error, NotYet) else 1)
     assert handled() == {0, 1, 3, 4}
 
@@ -372,7 +389,7 @@ def test_when_the_database_is_down_all_wait_on_the_ladder_and_none_has_used_an_a
 
     first, second, rubbish, last = handle(waiting)
 
-    assert rubbish == Unhandled(alone=True)
+    assert isinstance(rubbish, Parked)
     for outcome, delivery in zip((first, second, last), (waiting[0], waiting[1], waiting[3]), strict=True):
         assert isinstance(outcome, RetryLater)
         assert outcome.down == DATABASE

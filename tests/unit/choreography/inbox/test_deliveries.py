@@ -21,10 +21,10 @@ def test_a_death_without_a_note_has_an_unknown_reason(deaths: object) -> None:
         ({"headers": {ATTEMPTS: 0, WAITS: 3, FIRST_SEEN: "2026-01-01T00:00:00+00:00"}}, False),
         ({"headers": {ATTEMPTS: 1, WAITS: 0, FIRST_SEEN: "2026-01-01T00:00:00+00:00"}}, True),
         ({"headers": {DEAD_LETTER: "key"}}, True),
-        ({"headers": {GIVEN_UP: "rejected"}}, True),
-        ({"given_up": "delivery_limit"}, True),
+        ({"headers": {GIVEN_UP: "rejected"}}, False),
+        ({"given_up": "delivery_limit"}, False),
     ],
-    ids=["new", "has waited", "has failed", "was parked", "was given up", "comes from the dead"],
+    ids=["new", "has waited", "has failed", "was parked", "was given up and is not run", "comes from the dead"],
 )
 def test_what_has_failed_before_is_told_from_what_has_waited(changes: Any, failed: bool) -> None:
     assert placed(**changes).has_failed is failed
