@@ -43,6 +43,10 @@ KINDS = frozenset({"direct", "topic", "fanout"})
 BUSY_SECONDS = 30.0
 #: How often each process looks for dead ones.
 SWEEP_SECONDS = 1.0
+#: A log or a file with more unused bytes than this is shrunk, the file by so many pages at a time.
+SPARE_BYTES, _PAGES_AT_A_TIME = 8 * 2**20, 2048
+#: How long shrinking the log waits for readers and writers, in milliseconds, before it is left for the next time.
+_SHRINK_WAIT_MS = 100
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS exchange (name TEXT PRIMARY KEY, kind TEXT NOT NULL) WITHOUT ROWID;
@@ -380,6 +384,27 @@ class Store:
                 if held:
                     logger.warning("a process died: %d message(s) it held are delivered again", held)
         self._processes.bury(dead)
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Give the disk back what a burst of messages took, in steps that delay nobody for long."""
+        with self._reading() as db:
+            page_size, unused = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "freelist_count"))
+            log = Path(f"{self.path}-wal")
+            is_log_large = log.exists() and log.stat().st_size > SPARE_BYTES
+            if page_size * unused <= SPARE_BYTES and not is_log_large:
+                return
+            db.execute(f"PRAGMA busy_timeout = {_SHRINK_WAIT_MS}")
+            try:
+                if page_size * unused > SPARE_BYTES:
+                    # As a script: it frees one page with each step, and Python takes but one.
+                    db.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_A_TIME})")
+                if is_log_large:
+                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            except sqlite3.OperationalError as error:
+                logger.debug("not shrunk this time: %s", error)
+            finally:
+                db.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
     # Time
 
@@ -521,6 +546,7 @@ class Store:
     def _set_up(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         # Survives the death of any process; a power cut may take the last moments.
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the file has tables: later it has no effect
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.executescript(_SCHEMA)

@@ -23,6 +23,8 @@ logger = get_logger(__name__)
 
 #: Messages delivered in one iteration of Celery's event loop, so that its timers and pool are not delayed.
 BURST = 100
+#: Bytes of messages a channel may hold before it takes another, however many its prefetch count allows.
+MOST_BYTES_HELD = 32 * 2**20
 
 _stores: dict[str, Store] = {}
 
@@ -87,6 +89,8 @@ class Channel(virtual.Channel):
         self.owner = self.store.new_owner()
         self.no_ack_consumers = set()
         self._subscriptions: dict[str, Subscription] = {}
+        self._sizes: dict[str, int] = {}
+        self._bytes_held = 0
 
     def exchange_declare(
         self,
@@ -204,7 +208,7 @@ class Channel(virtual.Channel):
     def drain_events(self, timeout: float | None = None, callback: Any = None) -> None:
         """Hand one message to its consumer, the consumers taking turns. Raises Empty where there is none."""
         for tag, subscription in list(self._subscriptions.items()):
-            if not (subscription.no_ack or self.qos.can_consume()):
+            if not (subscription.no_ack or (self.qos.can_consume() and self._bytes_held < MOST_BYTES_HELD)):
                 continue
             message = self._take(subscription.queue, subscription.no_ack, tag)
             if message is not None:
@@ -229,6 +233,8 @@ class Channel(virtual.Channel):
         message = EmbeddedMessage(stored, self, consumer_tag)
         if not no_ack:
             self.qos.append(message, stored.tag)
+            self._sizes[stored.tag] = len(stored.body)
+            self._bytes_held += len(stored.body)
         return message
 
     def _settle(self, tag: str, settle: Callable[[str], bool]) -> None:
@@ -240,6 +246,7 @@ class Channel(virtual.Channel):
                 self.connection.broken = error
             raise
         self.qos.ack(tag)
+        self._bytes_held -= self._sizes.pop(tag, 0)
         if not held:
             logger.warning("too late to settle delivery %s: its channel was closed, the message comes again", tag)
 

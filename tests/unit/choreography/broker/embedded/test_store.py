@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import pytest
 
-from choreography.broker.embedded.store import Refused, Store, Stored
+from choreography.broker.embedded.store import SPARE_BYTES, Refused, Store, Stored
 
 ROOT = Path(__file__).parents[5]
 ME = "me"
@@ -43,6 +43,11 @@ def store(request: pytest.FixtureRequest, clock: Clock, tmp_path: Path) -> Itera
     store = Store(":memory:" if request.param == "memory" else str(tmp_path / "broker.sqlite3"), now=clock)
     yield store
     store.close()
+
+
+def size_of(path: str) -> int:
+    """Bytes of the file and its log."""
+    return sum(file.stat().st_size for file in (Path(path), Path(f"{path}-wal")) if file.exists())
 
 
 @pytest.fixture
@@ -610,6 +615,25 @@ class TestKilledProcesses:
 
         assert [body.decode() for body in bodies(store, "q")] == wanted
         store.close()
+
+    def test_a_burst_of_large_messages_leaves_no_large_file(self, path: str) -> None:
+        store, reader = Store(path), Store(path)
+        store.declare_queue("q")
+        for _ in range(100):
+            store.publish("", "q", bytes(2**20))
+            assert reader.version()
+        while message := store.get(["q"], None):
+            assert len(message.body) == 2**20
+        assert size_of(path) > 100 * 2**20
+
+        for _ in range(100):
+            store.sweep(at_once=True)
+
+        assert size_of(path) < 3 * SPARE_BYTES
+        store.publish("", "q", b"it still works")
+        assert bodies(store, "q") == [b"it still works"]
+        for each in (store, reader):
+            each.close()
 
     def test_a_killed_process_is_dead_though_its_child_lives(
         self, path: str, start: Callable[[str], subprocess.Popen[str]]

@@ -215,6 +215,20 @@ class TestConsuming:
         listener.consumer.qos(prefetch_count=3)
         assert listener.next().payload == 3
 
+    def test_large_messages_are_held_up_to_so_many_bytes(
+        self, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("choreography.broker.embedded.transport.MOST_BYTES_HELD", 1000)
+        for number in range(5):
+            publish(connection, f"{number}" * 400)
+        listener = Listener(connection, PAYMENTS, prefetch=100)
+        first, *_ = [listener.next() for _ in range(3)]
+        assert listener.nothing_more()
+
+        first.ack()
+        assert listener.next().payload == "3" * 400
+        assert listener.nothing_more()
+
     def test_without_acknowledgements_there_is_no_limit_and_nothing_comes_back(
         self, connection: Connection, caplog: pytest.LogCaptureFixture
     ) -> None:
