@@ -2,6 +2,7 @@
 
 import logging.config
 import os
+import sys
 from typing import Any
 
 import django
@@ -22,6 +23,11 @@ def _use_django_logging(**kwargs: Any) -> None:
     """Configure logging as Django does. Celery sets up no logging of its own if this signal has a receiver."""
     logging.config.dictConfig(settings.LOGGING)
 
+
+if "flower" in sys.argv:
+    from shop.flower_login import slow_down
+
+    slow_down()
 
 if not apps.models_ready:
     # Celery sets up Django for workers only; without it ``inspect`` and ``beat`` would use Celery's default settings.

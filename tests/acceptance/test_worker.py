@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 
 import pytest
 
@@ -132,6 +132,38 @@ def test_the_worker_answers_when_it_is_inspected(one_worker: RunningShop) -> Non
 
     assert ping.returncode == 0, ping.stderr
     assert json.loads(ping.stdout) == {name: {"ok": "pong"}}
+
+
+def test_flower_refuses_who_gives_wrong_passwords_again_and_again(one_worker: RunningShop) -> None:
+    (port,) = free_ports(1)
+    flower = one_worker.run(
+        "flower-login",
+        [sys.executable, "-m", "celery", "-A", "shop", "flower", "--address=127.0.0.1", f"--port={port}"],
+    )
+
+    def status(password: str | None) -> int:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/workers")
+        if password is not None:
+            request.add_header("Authorization", "Basic " + base64.b64encode(f"flora:{password}".encode()).decode())
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return int(answer.status)
+        except HTTPError as error:
+            return error.code
+
+    def answers() -> bool:
+        try:
+            return status(None) == 401
+        except URLError:
+            return False
+
+    eventually(answers, otherwise=flower.says)
+    assert [status("wrong") for _ in range(4)] == [401] * 4
+    assert status("secret") == 200, "with the right one, what was wrong before is forgotten"
+    assert [status("wrong") for _ in range(6)] == [401] * 5 + [429]
+    assert status("secret") == 429
+    assert status(None) == 429
+    assert flower.end() == 0
 
 
 def test_flower_shows_workers_and_reactions_by_name_and_retries_as_such(one_worker: RunningShop) -> None:
