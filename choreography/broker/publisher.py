@@ -1,11 +1,13 @@
 """Publish with confirmation: a message counts as published only when the broker has confirmed it."""
 
+import ssl
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from amqp.exceptions import FrameSyntaxError
 from kombu import Connection
@@ -91,7 +93,17 @@ def connect(url: str | None = None) -> Connection:
     if not url.startswith("amqp"):
         return Connection(url)
     options = {"read_timeout": timeout, "write_timeout": timeout, "confirm_publish": False}
-    return Connection(url, heartbeat=_HEARTBEAT, connect_timeout=5, transport_options=options)
+    tls = tls_options(url)
+    return Connection(url, heartbeat=_HEARTBEAT, connect_timeout=5, transport_options=options, ssl=tls)
+
+
+def tls_options(url: str) -> dict[str, Any] | bool:
+    """How to connect to a broker: by ``amqps://`` only if its certificate is trusted, in force, and made for this host.
+
+    py-amqp by itself looks at no host name.
+    """
+    parts = urlsplit(url)
+    return {"server_hostname": parts.hostname, "cert_reqs": ssl.CERT_REQUIRED} if parts.scheme == "amqps" else False
 
 
 def broker_errors(connection: Connection) -> tuple[type[BaseException], ...]:

@@ -30,6 +30,7 @@ from django.db import connections
 from kombu.utils.url import maybe_sanitize_url
 
 from choreography.broker import embedded, topology
+from choreography.broker.publisher import tls_options
 from choreography.core import liveness
 from choreography.core.conf import conf
 from choreography.core.garbage_collection import freeze_imports
@@ -50,6 +51,7 @@ def install(app: Celery) -> None:
     namespace = conf().namespace
     app.conf.update(
         broker_url=conf().broker_url,
+        broker_use_ssl=tls_options(conf().broker_url),
         worker_consumer=EventConsumer,
         beat_scheduler=LivingScheduler,
         beat_max_loop_interval=5,
