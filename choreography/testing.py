@@ -25,7 +25,7 @@ from choreography.broker.embedded.store import Store, Stored
 from choreography.broker.publisher import Outgoing, published_to
 from choreography.core import clock
 from choreography.core.conf import conf
-from choreography.events.messages import Event, parse_type
+from choreography.events.messages import Event, in_structured_mode, parse_type
 from choreography.events.registry import Reaction, overridden
 from choreography.events.timers import timers
 from choreography.inbox.deliveries import Delivery, Outcome, RetryLater, Unhandled, reason_of_death
@@ -275,4 +275,4 @@ class Choreography:
 def _delivery(service: str, message: Stored) -> Delivery:
     is_dead = message.queue == topology.dead_queue(service).name
     given_up = reason_of_death(message.headers) if is_dead else None
-    return Delivery(service, message.body, message.content_type, message.headers, given_up)
+    return Delivery(service, *in_structured_mode(message.body, message.content_type, message.headers), given_up)

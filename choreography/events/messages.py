@@ -4,6 +4,7 @@ The wire format is CloudEvents 1.0 in structured JSON mode (https://github.com/c
 nothing of Celery in it, so that a program in any language can take part.
 """
 
+import base64
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,6 +21,9 @@ from choreography.core.errors import ContractError, Unusable
 Data = TypeVar("Data", bound=BaseModel)
 
 CONTENT_TYPE = "application/cloudevents+json"
+#: Before the names of attributes in headers.
+_PREFIXES = ("cloudEvents:", "cloudEvents_")
+_PREFIX = _PREFIXES[0]
 
 #: PostgreSQL can't store NUL in text.
 Subject = Annotated[str, Field(min_length=1, max_length=SUBJECT_LENGTH, pattern=r"^[^\x00]*$")]
@@ -112,6 +116,40 @@ class Envelope(BaseModel):
     time: datetime
 
 
+def in_structured_mode(
+    body: bytes, content_type: str | None, headers: Mapping[str, Any]
+) -> tuple[bytes, str | None, Mapping[str, Any]]:
+    """A message with its event in structured mode, if it comes in binary mode; any other unchanged.
+
+    In binary mode the body is the data alone, and the attributes are in headers: ``cloudEvents:type``, or with ``_``
+    (CloudEvents AMQP protocol binding 1.0.2, section 3.1).
+    """
+    attributes = {
+        name[len(_PREFIX) :].lower(): value.isoformat() if isinstance(value, datetime) else value
+        for name, value in headers.items()
+        if name.startswith(_PREFIXES)
+    }
+    if "specversion" not in attributes or is_structured(content_type):
+        return body, content_type, headers
+    event: dict[str, Any] = dict(sorted(attributes.items()))
+    if content_type:
+        event["datacontenttype"] = content_type
+    try:
+        event |= {"data": from_json(body)} if body else {}
+    except ValueError:
+        event["data_base64"] = base64.b64encode(body).decode()
+    others = {name: value for name, value in headers.items() if not name.startswith(_PREFIXES)}
+    try:
+        return to_json(event, fallback=str, bytes_mode="base64"), CONTENT_TYPE, others
+    except ValueError:  # an attribute that JSON can't hold
+        return body, content_type, headers
+
+
+def is_structured(content_type: str | None) -> bool:
+    """Whether a body of this type holds a whole event."""
+    return (content_type or "").partition(";")[0].strip().lower() == CONTENT_TYPE
+
+
 def read_envelope(body: bytes, content_type: str | None, max_bytes: int) -> Envelope:
     """Tell which event a message holds.
 
@@ -120,7 +158,7 @@ def read_envelope(body: bytes, content_type: str | None, max_bytes: int) -> Enve
     """
     if len(body) > max_bytes:
         raise Unusable(f"the body has {len(body)} bytes, more than the {max_bytes} allowed")
-    if (content_type or "").partition(";")[0].strip().lower() != CONTENT_TYPE:
+    if not is_structured(content_type):
         raise Unusable(f"the content type is {content_type or 'missing'!r}, not {CONTENT_TYPE!r}")
     return _parse(Envelope, body)
 

@@ -5,6 +5,7 @@ from typing import Any
 from choreography.broker import topology
 from choreography.broker.decoding import bounded
 from choreography.core.conf import conf
+from choreography.events.messages import in_structured_mode
 from choreography.inbox.deliveries import Delivery, reason_of_death
 
 #: The exchange through which each timer's ticks come, by the timer's name.
@@ -18,12 +19,13 @@ def read_delivery(message: Any, queue: str) -> Delivery:
         queue: its name; the part before the first dot, behind the namespace, names the service.
     """
     service = queue.removeprefix(conf().namespace).partition(".")[0]
-    headers = dict(message.headers or {})
+    body, content_type, given = in_structured_mode(_bytes(message.body), message.content_type, message.headers or {})
+    headers = dict(given)
     is_dead = queue == topology.dead_queue_name(service)
     delivery = Delivery(
         service,
-        _bytes(message.body),
-        message.content_type,
+        body,
+        content_type,
         headers,
         given_up=reason_of_death(headers) if is_dead else None,
         message=message,

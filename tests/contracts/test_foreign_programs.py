@@ -24,7 +24,7 @@ FOREIGN_ORDERS = """
 import json, sys, uuid
 import pika
 
-url, namespace, order_id, token = sys.argv[1:]
+url, namespace, order_id, token, mode = sys.argv[1:]
 heard = ["payments.payment_authorized.v1", "payments.payment_declined.v1"]
 connection = pika.BlockingConnection(pika.URLParameters(url))
 channel = connection.channel()
@@ -43,12 +43,15 @@ order_placed = {
     "datacontenttype": "application/json",
     "data": {"payment_token": token, "total": 4200, "currency": "KRW", "a field we never heard of": [1, 2]},
 }
-channel.basic_publish(
-    namespace + "orders.order_placed.v1",
-    "",
-    json.dumps(order_placed).encode(),
-    pika.BasicProperties(content_type="application/cloudevents+json", delivery_mode=2),
-)
+if mode == "structured":
+    body = order_placed
+    properties = pika.BasicProperties(content_type="application/cloudevents+json", delivery_mode=2)
+else:
+    body = order_placed["data"]
+    names = order_placed.keys() - {"data", "datacontenttype"}
+    headers = {"cloudEvents:" + name: order_placed[name] for name in names}
+    properties = pika.BasicProperties(content_type="application/json", delivery_mode=2, headers=headers)
+channel.basic_publish(namespace + "orders.order_placed.v1", "", json.dumps(body).encode(), properties)
 
 for method, properties, body in channel.consume(queue, inactivity_timeout=60):
     if method is None:
@@ -82,13 +85,13 @@ def payments(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         yield shop
 
 
-def exchange_words(payments: RunningShop, token: str, folder: Path) -> dict[str, Any]:
+def exchange_words(payments: RunningShop, token: str, folder: Path, mode: str = "structured") -> dict[str, Any]:
     """Run the foreign program once, where it can't find our code."""
     program = folder / "orders.py"
     program.write_text(FOREIGN_ORDERS)
     broker, namespace = payments.environment["BROKER_URL"], payments.environment["CHOREOGRAPHY_NAMESPACE"]
     # pika reads "//" as a virtual host named "/", as AMQP URLs are meant, only if it is escaped.
-    arguments = [broker.removesuffix("//") + "/%2F", namespace, str(uuid4()), token]
+    arguments = [broker.removesuffix("//") + "/%2F", namespace, str(uuid4()), token, mode]
     done = subprocess.run(
         [sys.executable, "-I", str(program), *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
@@ -97,6 +100,7 @@ def exchange_words(payments: RunningShop, token: str, folder: Path) -> dict[str,
     return words
 
 
+@pytest.mark.parametrize("mode", ["structured", "binary"])
 @pytest.mark.parametrize(
     ("token", "event_type", "data"),
     [
@@ -105,9 +109,9 @@ def exchange_words(payments: RunningShop, token: str, folder: Path) -> dict[str,
     ],
 )
 def test_a_foreign_program_orders_and_hears_of_the_payment(
-    payments: RunningShop, tmp_path: Path, token: str, event_type: str, data: dict[str, Any]
+    payments: RunningShop, tmp_path: Path, token: str, event_type: str, data: dict[str, Any], mode: str
 ) -> None:
-    words = exchange_words(payments, token, tmp_path)
+    words = exchange_words(payments, token, tmp_path, mode)
     sent, heard = words["sent"], words["heard"]
 
     assert words["content_type"] == "application/cloudevents+json"

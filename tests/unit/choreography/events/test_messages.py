@@ -1,5 +1,6 @@
 """What an event is: strict where it is announced, forgiving where it is heard."""
 
+import base64
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,16 @@ from pydantic import Field, ValidationError
 
 from choreography.core.errors import ContractError, Unusable
 from choreography.events import messages
-from choreography.events.messages import Announced, Event, Heard, Nothing, parse_type, read_envelope, read_event
+from choreography.events.messages import (
+    Announced,
+    Event,
+    Heard,
+    Nothing,
+    in_structured_mode,
+    parse_type,
+    read_envelope,
+    read_event,
+)
 from choreography.testing import frozen_clock
 from common.money import Amount, Currency
 
@@ -220,6 +230,45 @@ def test_an_event_of_a_foreign_program_is_read(name: str) -> None:
 
     assert read_event(body, Money).data.amount == 1999
     assert read_envelope(body, CLOUDEVENT, 10_000).subject.startswith("0a1b2c3d-")
+
+
+BINARY = {"cloudEvents:specversion": "1.0", "cloudEvents:id": EVENT_ID, "cloudEvents:type": "orders.order_placed.v1"}
+
+
+def test_an_event_in_binary_mode_becomes_one_in_structured_mode() -> None:
+    headers = BINARY | {"cloudEvents_subject": ORDER, "cloudEvents:time": datetime(2026, 1, 1, tzinfo=UTC), "mine": 1}
+    body, content_type, others = in_structured_mode(b'{"total": 1}', "application/json", headers)
+    assert (content_type, others) == (CLOUDEVENT, {"mine": 1})
+    assert json.loads(body) == {
+        "specversion": "1.0",
+        "id": EVENT_ID,
+        "type": "orders.order_placed.v1",
+        "subject": ORDER,
+        "time": "2026-01-01T00:00:00+00:00",
+        "datacontenttype": "application/json",
+        "data": {"total": 1},
+    }
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"no JSON"])
+def test_data_that_is_no_json_is_kept(body: bytes) -> None:
+    event = json.loads(in_structured_mode(body, "text/plain", BINARY)[0])
+    assert base64.b64decode(event.get("data_base64", "")) == body
+    assert "data" not in event
+
+
+@pytest.mark.parametrize(
+    ("content_type", "headers"),
+    [
+        (CLOUDEVENT, BINARY),
+        ("application/json", {"cloudEvents:type": "orders.order_placed.v1"}),
+        ("application/json", {}),
+        ("application/json", BINARY | {"cloudEvents:odd": "\ud800"}),
+    ],
+    ids=["structured", "no version", "no event", "not to be written as JSON"],
+)
+def test_anything_else_stays_as_it_is(content_type: str, headers: dict[str, Any]) -> None:
+    assert in_structured_mode(b"{}", content_type, headers) == (b"{}", content_type, headers)
 
 
 def test_an_event_without_a_time_became_true_when_it_is_read() -> None:
