@@ -10,10 +10,10 @@ from celery import Celery, signals
 from django.apps import apps
 from django.conf import settings
 
-from choreography.broker import embedded
+from choreography.broker import transports
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
-embedded.register()
+transports.register()
 
 app = Celery("shop")
 

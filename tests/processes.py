@@ -89,6 +89,13 @@ class Process:
         self._signal(signal.SIGKILL)
         self._popen.wait()
 
+    def freeze(self) -> None:
+        """SIGSTOP: it does nothing, and everyone else thinks that it works."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
     def ask_to_end(self) -> None:
         """SIGTERM, once, as a service manager sends it: of a second one Celery thinks something else."""
         if self.lives and not self._was_asked:

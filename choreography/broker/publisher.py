@@ -1,19 +1,17 @@
 """Publish with confirmation: a message counts as published only when the broker has confirmed it."""
 
-import ssl
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from amqp.exceptions import FrameSyntaxError
 from kombu import Connection
 from kombu.exceptions import KombuError
 
-from choreography.broker import embedded
+from choreography.broker import transports
 from choreography.core.conf import conf
 from choreography.core.errors import Outage, PublishFailed, PublishRefused, Unroutable
 from choreography.events.messages import CONTENT_TYPE
@@ -87,23 +85,13 @@ def published_to(publisher: Publisher) -> Iterator[None]:
 
 def connect(url: str | None = None) -> Connection:
     """A connection to the broker, not yet open. ``url`` defaults to the configured one."""
-    embedded.register()
+    transports.register()
     timeout = conf().confirm_timeout
     url = url or conf().broker_url
     if not url.startswith("amqp"):
         return Connection(url)
     options = {"read_timeout": timeout, "write_timeout": timeout, "confirm_publish": False}
-    tls = tls_options(url)
-    return Connection(url, heartbeat=_HEARTBEAT, connect_timeout=5, transport_options=options, ssl=tls)
-
-
-def tls_options(url: str) -> dict[str, Any] | bool:
-    """How to connect to a broker: by ``amqps://`` only if its certificate is trusted, in force, and made for this host.
-
-    py-amqp by itself looks at no host name.
-    """
-    parts = urlsplit(url)
-    return {"server_hostname": parts.hostname, "cert_reqs": ssl.CERT_REQUIRED} if parts.scheme == "amqps" else False
+    return Connection(url, heartbeat=_HEARTBEAT, connect_timeout=5, transport_options=options)
 
 
 def broker_errors(connection: Connection) -> tuple[type[BaseException], ...]:

@@ -29,8 +29,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from kombu.utils.url import maybe_sanitize_url
 
-from choreography.broker import embedded, topology
-from choreography.broker.publisher import tls_options
+from choreography.broker import topology, transports
 from choreography.core import liveness
 from choreography.core.conf import conf
 from choreography.core.garbage_collection import freeze_imports
@@ -46,12 +45,11 @@ from choreography.worker.tasks import DeliveryTask, ladder, tick_of
 def install(app: Celery) -> None:
     """Give a Celery app the queues, tasks, timers and settings of the services this process knows."""
     _refuse_another_broker()
-    embedded.register()
+    transports.register()
     _end_children_soon()
     namespace = conf().namespace
     app.conf.update(
         broker_url=conf().broker_url,
-        broker_use_ssl=tls_options(conf().broker_url),
         worker_consumer=EventConsumer,
         beat_scheduler=LivingScheduler,
         beat_max_loop_interval=5,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import amqp
 
+from choreography.storage.claims import LEASE
 from tests.processes import SERVICES
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ KINDS = (
     "carrier_down",
     "gateway_fails",
     "commits_refused",
+    "worker_frozen",
+    "queue_purged",
+    "queue_deleted",
+    "database_read_only",
 )
 
 _DIRECTIONS: "tuple[Direction | Literal['both'], ...]" = ("to_server", "to_client", "both")
@@ -98,6 +103,14 @@ class Faults:
     def _web_killed(self) -> None:
         self._kill_and_start("web")
 
+    def _worker_frozen(self) -> None:
+        """Longer than its claims are kept; then it goes on with what others have handled meanwhile."""
+        name = self._rng.choice(self._site.workers(self._rng.choice(SERVICES)))
+        process = self._site.shop[name]
+        process.freeze()
+        self._pause(LEASE.total_seconds() + 2)
+        process.thaw()
+
     # Servers
 
     def _broker_killed(self) -> None:
@@ -122,6 +135,21 @@ class Faults:
         self._site.servers.database.crash()
         self._pause(self._rng.random())
         self._site.servers.database.start()
+
+    def _database_read_only(self) -> None:
+        """As where a standby was not promoted yet."""
+        service = self._rng.choice(SERVICES)
+        for setting in ("SET default_transaction_read_only = on", "RESET default_transaction_read_only"):
+            with self._site.database(service) as cursor:
+                cursor.execute("SELECT current_database()")
+                [name] = cursor.fetchone()
+                cursor.execute("SET default_transaction_read_only = off")
+                cursor.execute(f"ALTER DATABASE {name} {setting}")
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            self._pause(_HOLD)
 
     def _memory_alarm(self) -> None:
         """The brokers take nothing more."""
@@ -204,6 +232,19 @@ class Faults:
                 _send_on(message, queue, inbox, channel)
                 self.counts["messages_reordered" if queue == inbox else "messages_delayed"] += 1
         self._site.start(*self._site.workers(service))
+
+    def _queue_purged(self) -> None:
+        """By an operator, who then has sent again what is lost."""
+        service = self._rng.choice(SERVICES)
+        with self._site.broker() as channel:
+            self.counts["messages_purged"] += channel.queue_purge(f"{self._site.namespace}{service}")
+        self._site.send_again(service)
+
+    def _queue_deleted(self) -> None:
+        service = self._rng.choice(SERVICES)
+        with self._site.broker() as channel:
+            self.counts["messages_deleted"] += channel.queue_delete(f"{self._site.namespace}{service}")
+        self._site.send_again(service)
 
     # The external systems, and the databases' last word
 

@@ -1,6 +1,7 @@
 """A shop on servers of its own: RabbitMQ, PostgreSQL, the lines to them, every process, and the people."""
 
 import secrets
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ import psycopg2
 from tests.chaos import providers
 from tests.chaos.options import Options
 from tests.chaos.sabotage import SABOTAGES
-from tests.processes import SERVICES, Clerk, RunningShop, clean_environment, eventually, running_shop, worker
+from tests.processes import ROOT, SERVICES, Clerk, RunningShop, clean_environment, eventually, running_shop, worker
 from tests.proxy import Proxy
 from tests.servers import PostgreSQL, RabbitMQ, free_ports, own_postgresql, own_rabbitmq_cluster, run_sql
 
@@ -154,6 +155,18 @@ class Site:
         for service in SERVICES:
             with self.database(service) as cursor:
                 cursor.execute("UPDATE chaos_refusals SET part = %s", [part])
+
+    def send_again(self, service: str) -> None:
+        """Have a service get what others have published and it has not heard, as soon as its queue is there again."""
+        command = [sys.executable, "manage.py", "choreography", "send_again", service, "--after", "0"]
+        eventually(
+            lambda: (
+                subprocess.run(
+                    command, cwd=ROOT, env=self.shop.environment, capture_output=True, check=False
+                ).returncode
+                == 0
+            )
+        )
 
     def commits_refused(self) -> int:
         """How many were."""

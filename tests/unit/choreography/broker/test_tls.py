@@ -96,6 +96,15 @@ def test_a_certificate_that_is_wrong_is_refused(
     assert server.heard == []
 
 
+def test_of_several_brokers_each_must_be_the_one_that_is_called(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.pem"))
+    with closing(Server(certificates, "of another host")) as wrong, closing(Server(certificates, "good")) as right:
+        why_not(f"{wrong.url};{right.url}")
+        assert (wrong.heard, right.heard[:1]) == ([], [GREETING])
+
+
 @pytest.mark.parametrize("server", ["good"], indirect=True)
 def test_a_certificate_of_an_unknown_authority_is_refused(server: Server) -> None:
     assert "certificate verify failed" in why_not(server.url)
