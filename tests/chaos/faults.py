@@ -235,15 +235,20 @@ class Faults:
 
     def _queue_purged(self) -> None:
         """By an operator, who then has sent again what is lost."""
-        service = self._rng.choice(SERVICES)
-        with self._site.broker() as channel:
-            self.counts["messages_purged"] += channel.queue_purge(f"{self._site.namespace}{service}")
-        self._site.send_again(service)
+        self._lose_messages("messages_purged", "queue_purge")
 
     def _queue_deleted(self) -> None:
+        self._lose_messages("messages_deleted", "queue_delete")
+
+    def _lose_messages(self, count: str, how: str) -> None:
+        """What waits in an inbox while its workers are away is lost."""
         service = self._rng.choice(SERVICES)
+        workers = self._site.workers(service)
+        self._site.kill(*workers)
+        self._pause(1.0)
         with self._site.broker() as channel:
-            self.counts["messages_deleted"] += channel.queue_delete(f"{self._site.namespace}{service}")
+            self.counts[count] += getattr(channel, how)(f"{self._site.namespace}{service}")
+        self._site.start(*workers)
         self._site.send_again(service)
 
     # The external systems, and the databases' last word

@@ -3,8 +3,9 @@
 from typing import Literal
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError
+from django.db import DatabaseError, InterfaceError
 
+from choreography.core.classification import is_database_down
 from tests import clerk
 
 
@@ -27,7 +28,8 @@ def place(submission: str, token: str, street: str) -> str | None:
         return str(place_order(order, [Pick(Product.objects.get(sku="TEA"), 2)]).pk)
     except SubmittedTwice as twice:
         return str(twice.order.pk)
-    except (OperationalError, InterfaceError):
+    except (DatabaseError, InterfaceError) as error:
+        _away(error)
         return None
 
 
@@ -42,9 +44,16 @@ def cancel(order_id: str) -> Literal["asked", "too late", "no such order"] | Non
         return "too late"
     except UnknownOrder:
         return "no such order"
-    except (OperationalError, InterfaceError):
+    except (DatabaseError, InterfaceError) as error:
+        _away(error)
         return None
     return "asked"
+
+
+def _away(error: Exception) -> None:
+    """Raises what is no outage."""
+    if not is_database_down(error):
+        raise error
 
 
 if __name__ == "__main__":
