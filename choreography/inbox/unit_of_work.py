@@ -15,7 +15,7 @@ from django.db import connections
 from choreography.core import clock
 from choreography.core.classification import classify, is_database_down
 from choreography.core.conf import conf
-from choreography.core.errors import NotYet, Outage, describe
+from choreography.core.errors import Conflict, NotYet, Outage, describe
 from choreography.events.messages import Event
 from choreography.events.registry import Reaction
 from choreography.inbox.deliveries import Delivery, Done, Duplicate, Failed, Outcome, Unhandled
@@ -37,7 +37,7 @@ def take_effect(
     """Call the external system first, if the reaction does, and keep the claims until the result is committed.
 
     Of a batch, each result is committed soon after its call was answered: no delivery waits for a slow call of another.
-    What waits for another event, as its call finds out, has ``Failed``. Of a single delivery whatever goes wrong is
+    A delivery whose call fails has ``Failed``; nothing was changed for it. Of a single delivery whatever goes wrong is
     raised.
 
     Args:
@@ -115,15 +115,14 @@ def _ask(
                 event = running.pop(call)
                 try:
                     answers[event.id] = call.result()
-                except NotYet as error:
+                except Exception as error:
                     if len(events) == 1:
                         raise
-                    unhandled[event.id] = Failed(error)
-                except Exception as error:  # judged when it happens to the event on its own
-                    if len(events) == 1:
-                        raise
-                    unhandled[event.id] = Unhandled(alone=True)
-                    is_down = is_down or issubclass(classify(error), Outage)
+                    is_outage = issubclass(classify(error), Outage)
+                    is_down = is_down or is_outage
+                    # An outage is judged when it happens to the event on its own, and pauses the worker then.
+                    again = is_outage or isinstance(error, Conflict)
+                    unhandled[event.id] = Unhandled(alone=True) if again else Failed(error)
             if is_down or clock.now() >= until:
                 unhandled |= {event.id: Unhandled(alone=False) for event, _ in waiting}
                 waiting.clear()

@@ -34,6 +34,14 @@ class DeadLetter(choreography.DeadLetter):
     """What billing could not handle."""
 
 
+class Claim(choreography.Claim):
+    """What billing is calling external systems for, and the timers it runs."""
+
+
+class Suspect(choreography.Suspect):
+    """What may have ended a worker of billing."""
+
+
 class Retry(choreography.Retry):
     """What billing has on its retry ladder."""
 

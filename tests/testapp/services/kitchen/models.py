@@ -34,6 +34,14 @@ class DeadLetter(choreography.DeadLetter):
     """What kitchen could not handle."""
 
 
+class Claim(choreography.Claim):
+    """What kitchen is calling external systems for, and the timers it runs."""
+
+
+class Suspect(choreography.Suspect):
+    """What may have ended a worker of kitchen."""
+
+
 class Retry(choreography.Retry):
     """What kitchen has on its retry ladder."""
 

@@ -90,6 +90,7 @@ def test_claims_are_released_when_the_reaction_fails() -> None:
     assert all(can_be_claimed(event) for event in events)
 
 
+@pytest.mark.django_db(databases="__all__", transaction=True)
 def test_a_claim_of_another_process_ends_soon_after_that_is_killed(data_dir: Path) -> None:
     if connections["payments"].vendor == "sqlite":
         pytest.skip("the tests' database is in the memory of one process: see tests/contracts/test_on_postgresql.py")
