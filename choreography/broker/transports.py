@@ -10,9 +10,9 @@ from choreography.broker import embedded
 
 
 class TLSTransport(SSLTransport):
-    """AMQP to a broker whose certificate is trusted, in force, and made for the host that is called.
+    """AMQP to a broker whose certificate is trusted, in force, and made for the name that is called.
 
-    kombu's own looks at no host name. What Celery's ``broker_use_ssl`` says is added, and has precedence.
+    kombu's own does not compare names. What Celery's ``broker_use_ssl`` says is added, and has precedence.
     """
 
     def establish_connection(self) -> Any:

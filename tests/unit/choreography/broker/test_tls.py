@@ -1,4 +1,4 @@
-"""A broker reached by amqps:// must show a certificate that is trusted, in force, and made for its host."""
+"""A broker reached by amqps:// must show a certificate that is trusted, in force, and made for its name."""
 
 import socket
 import ssl
@@ -19,10 +19,10 @@ from tests.processes import ROOT, clean_environment
 GREETING = b"AMQP\x00\x00\x09\x01"
 CERTIFICATES = {
     "good": ("IP:127.0.0.1", 2),
-    "of another host": ("DNS:wrong.example", 2),
+    "of another server": ("DNS:wrong.example", 2),
     "expired": ("IP:127.0.0.1", -1),
 }
-REASONS = {"of another host": "IP address mismatch", "expired": "certificate has expired"}
+REASONS = {"of another server": "IP address mismatch", "expired": "certificate has expired"}
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     new_key = ("-newkey", "rsa:2048", "-nodes")
     openssl("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=tests")
-    for name, (host, days) in CERTIFICATES.items():
-        (folder / "extensions").write_text(f"subjectAltName={host}\n")
+    for name, (name_in_it, days) in CERTIFICATES.items():
+        (folder / "extensions").write_text(f"subjectAltName={name_in_it}\n")
         openssl("req", *new_key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", "/CN=broker")
         signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", str(days), "-extfile", "extensions")
         openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
@@ -87,7 +87,7 @@ def test_a_certificate_that_is_right_is_trusted(
     assert server.heard[0] == GREETING
 
 
-@pytest.mark.parametrize(("server", "name"), [(it, it) for it in ("of another host", "expired")], indirect=["server"])
+@pytest.mark.parametrize(("server", "name"), [(it, it) for it in ("of another server", "expired")], indirect=["server"])
 def test_a_certificate_that_is_wrong_is_refused(
     server: Server, name: str, certificates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +100,7 @@ def test_of_several_brokers_each_must_be_the_one_that_is_called(
     certificates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.pem"))
-    with closing(Server(certificates, "of another host")) as wrong, closing(Server(certificates, "good")) as right:
+    with closing(Server(certificates, "of another server")) as wrong, closing(Server(certificates, "good")) as right:
         why_not(f"{wrong.url};{right.url}")
         assert (wrong.heard, right.heard[:1]) == ([], [GREETING])
 
@@ -111,7 +111,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(server: Server) -> Non
     assert server.heard == []
 
 
-@pytest.mark.parametrize("server", ["of another host"], indirect=True)
+@pytest.mark.parametrize("server", ["of another server"], indirect=True)
 def test_workers_beat_and_flower_refuse_it_too(server: Server, certificates: Path, tmp_path: Path) -> None:
     program = "from shop.celery import app; app.connection_for_read().ensure_connection(max_retries=1)"
     settings = {"BROKER_URL": server.url, "SSL_CERT_FILE": str(certificates / "ca.pem")}
@@ -119,5 +119,5 @@ def test_workers_beat_and_flower_refuse_it_too(server: Server, certificates: Pat
         [sys.executable, "-c", program],
         cwd=ROOT, env=clean_environment(tmp_path) | settings, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert REASONS["of another host"] in celery.stderr
+    assert REASONS["of another server"] in celery.stderr
     assert server.heard == []
