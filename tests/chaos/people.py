@@ -5,7 +5,8 @@ from uuid import UUID
 
 from django.db import DatabaseError, InterfaceError
 
-from choreography.core.classification import is_database_down
+from choreography.core.classification import classify
+from choreography.core.errors import Transient
 from tests import clerk
 
 
@@ -51,8 +52,8 @@ def cancel(order_id: str) -> Literal["asked", "too late", "no such order"] | Non
 
 
 def _away(error: Exception) -> None:
-    """Raises what is no outage."""
-    if not is_database_down(error):
+    """Raises what does not pass by itself."""
+    if not issubclass(classify(error), Transient):
         raise error
 
 
