@@ -5,6 +5,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any, Literal, get_args
 from unittest.mock import patch
@@ -24,6 +25,7 @@ from choreography.inbox import handler, unit_of_work
 from choreography.inbox.deliveries import Duplicate, Outcome, Parked, RetryLater, Unhandled
 from choreography.inbox.resuming import WaitingDeliveries
 from choreography.simulation.faults import Crash, Fault, Process, Violated, Violation, locked
+from choreography.storage import claims
 from choreography.storage.tables import ServiceTables
 from choreography.testing import Choreography, FrozenClock, Step, override
 from choreography.worker.batching import Batcher
@@ -334,7 +336,12 @@ class SimulatedSystem(Choreography):
                 about = f"{reaction.name}, {deliveries} together: {type(error).__name__}: {error}"
                 raise Violated(Violation("no_batch_has_a_bug", None, about)) from error
 
-        with patch.object(handler, "failed_together", judge), patch.object(unit_of_work, "failed_together", judge):
+        with (
+            patch.object(handler, "failed_together", judge),
+            patch.object(unit_of_work, "failed_together", judge),
+            # A process that lives renews its claims, by real time: here time passes in leaps.
+            patch.object(claims, "LEASE", timedelta(days=365)),
+        ):
             yield
 
     def _refuse_bugs(self, service: str, outcome: RetryLater | Parked, message: Stored) -> None:
