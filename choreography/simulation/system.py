@@ -339,8 +339,8 @@ class SimulatedSystem(Choreography):
         with (
             patch.object(handler, "failed_together", judge),
             patch.object(unit_of_work, "failed_together", judge),
-            # A process that lives renews its claims, by real time: here time passes in leaps.
-            patch.object(claims, "LEASE", timedelta(days=365)),
+            # A process that lives renews its claims, by real time. Here time leaps, by less than this while one calls.
+            patch.object(claims, "LEASE", timedelta(minutes=2)),
         ):
             yield
 
