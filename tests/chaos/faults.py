@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import amqp
 
-from choreography.storage.claims import LEASE
 from tests.processes import SERVICES
 
 if TYPE_CHECKING:
@@ -104,11 +103,11 @@ class Faults:
         self._kill_and_start("web")
 
     def _worker_frozen(self) -> None:
-        """Longer than its claims are kept; then it goes on with what others have handled meanwhile."""
+        """Not for as long as its claims are kept: what a process calls that is frozen for longer, nobody learns."""
         name = self._rng.choice(self._site.workers(self._rng.choice(SERVICES)))
         process = self._site.shop[name]
         process.freeze()
-        self._pause(LEASE.total_seconds() + 2)
+        self._pause(_HOLD)
         process.thaw()
 
     # Servers
