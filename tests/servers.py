@@ -333,7 +333,6 @@ def missing_programs() -> list[str]:
     needed = {
         "rabbitmq-server": shutil.which("rabbitmq-server"),
         "epmd": shutil.which("epmd"),
-        "pgbouncer": shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin"),
         "postgres": shutil.which("postgres") or any(_postgresql_programs("postgres")),
     }
     return [name for name, found in needed.items() if not found]

@@ -12,7 +12,7 @@ from choreography.broker import embedded
 class TLSTransport(SSLTransport):
     """AMQP to a broker whose certificate is trusted, in force, and made for the name that is called.
 
-    kombu's own does not compare names. What Celery's ``broker_use_ssl`` says is added, and has precedence.
+    kombu's own does not compare names. What else Celery's ``broker_use_ssl`` says is kept.
     """
 
     def establish_connection(self) -> Any:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import structlog
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, InterfaceError, transaction
 from django.db.models import Q
 
 from choreography.broker.publisher import Outgoing
@@ -70,7 +70,7 @@ def record_retries(retries: Sequence[tuple[Delivery, Outgoing, float]]) -> None:
     changed = ["headers", "due_back_at", "copies"]
     try:
         table.bulk_create(_in_order(rows), update_conflicts=True, unique_fields=["key"], update_fields=changed)
-    except DatabaseError as error:
+    except (DatabaseError, InterfaceError) as error:
         log.warning("retry not recorded", service=retries[0][0].service, error=type(error).__name__)
 
 
@@ -79,7 +79,7 @@ def forget_retry(delivery: Delivery) -> None:
     retries = ServiceTables(delivery.service).retries
     try:
         retries.filter(key=delivery.key).delete()
-    except DatabaseError as error:
+    except (DatabaseError, InterfaceError) as error:
         log.warning("retry not forgotten", service=delivery.service, error=type(error).__name__)
 
 

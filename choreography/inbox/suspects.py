@@ -7,7 +7,7 @@ others that came back with it take effect.
 """
 
 import structlog
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, InterfaceError, connections
 from django.db.models import F
 
 from choreography.core import clock
@@ -33,7 +33,7 @@ def begin(delivery: Delivery) -> None:
                 [delivery.key, connections[tables.alias].ops.adapt_datetimefield_value(clock.now())],
             )
             [begun] = cursor.fetchone()
-    except DatabaseError as error:  # it is about to wait for the database like any other
+    except (DatabaseError, InterfaceError) as error:  # it is about to wait for the database like any other
         log.warning("suspect not noted", service=delivery.service, error=type(error).__name__)
         return
     log.warning("suspect handled alone", service=delivery.service, task=delivery.task, key=delivery.key, begun=begun)
@@ -49,5 +49,5 @@ def end(delivery: Delivery, outcome: Outcome | Unhandled) -> None:
             note.update(begun=F("begun") - 1)
         else:
             note.delete()
-    except DatabaseError as error:
+    except (DatabaseError, InterfaceError) as error:
         log.warning("suspect not cleared", service=delivery.service, error=type(error).__name__)

@@ -51,6 +51,8 @@ def _sum_up(report: Report) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Once: make and timeout each send a SIGTERM, and the second must not interrupt the cleaning up."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from choreography.broker.publisher import BrokerPublisher
 from choreography.core.conf import conf
-from choreography.core.errors import Transient
+from choreography.core.errors import PublishRefused, Transient
 from choreography.events import compatibility, event_map
 from choreography.operations import doctor
 from choreography.operations.unheard import AFTER, SINCE, send, unheard
@@ -92,7 +92,7 @@ class Command(BaseCommand):
         publisher = BrokerPublisher()
         try:
             sent = send(messages, publisher)
-        except Transient as error:
+        except (Transient, PublishRefused) as error:
             raise CommandError(
                 f"The broker did not confirm: {error}. Run it again: nothing takes effect twice."
             ) from error

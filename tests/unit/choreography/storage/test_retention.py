@@ -142,3 +142,16 @@ def test_a_service_is_purged_alone() -> None:
     heard(conf().keep_inbox * 2)
     assert purge("orders") == 0
     assert Inbox.objects.count() == 1
+
+
+def test_what_dead_processes_left_behind_is_deleted_after_a_day() -> None:
+    tables = ServiceTables("payments")
+    for days in (0, 2):
+        left_at = clock.now() - timedelta(days=days)
+        tables.claims.create(key=f"claim {days}", owner=uuid4(), until=left_at)
+        tables.suspects.create(key=f"suspect {days}", begun=1, last_at=left_at)
+
+    purge("payments")
+
+    assert [claim.key for claim in tables.claims] == ["claim 0"]
+    assert [note.key for note in tables.suspects] == ["suspect 0"]

@@ -287,7 +287,8 @@ def test_a_subject_is_free_when_its_event_took_effect_though_others_of_its_batch
     assert batcher.take() == [next_of_quick]
     batcher.add(last_of_quick := delivery_of(1, PLAN))
     batcher.release(batch)
-    assert last_of_quick not in batcher.take(), "the subject is busy with the event that was taken since"
+    taken = [delivery for _ in range(3) for delivery in batcher.take()]
+    assert last_of_quick not in taken, "the subject is busy with the event that was taken since"
 
 
 def test_what_is_unhandled_comes_before_everything_else_in_its_order() -> None:
