@@ -285,7 +285,7 @@ def test_a_subject_is_free_when_its_event_took_effect_though_others_of_its_batch
     batcher.free(quick)
 
     assert batcher.take() == [next_of_quick]
-    batcher.add(last_of_quick := delivery_of(1, PLAN))
+    batcher.add(last_of_quick := delivery_of(1))
     batcher.release(batch)
     taken = [delivery for _ in range(3) for delivery in batcher.take()]
     assert last_of_quick not in taken, "the subject is busy with the event that was taken since"
