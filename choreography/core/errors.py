@@ -5,6 +5,7 @@
     ``Unusable``           a message that can never be handled, however often it is tried
     ``NotYet``             a prerequisite has not arrived: wait, without counting a failure
     ``Conflict``           what a reaction read has changed meanwhile: run it again, now
+        ``ClaimEnded``     it took longer than its claim was kept, and a copy may have been handled meanwhile
     ``PublishRefused``     the broker will never take some of the messages
     ``Transient``          a passing fault: try again later, counted
         ``Outage``         something is down: try again later, never counted
@@ -35,6 +36,10 @@ class NotYet(ChoreographyError):
 
 class Conflict(ChoreographyError):
     """The state that a reaction's external call was based on has changed before its transaction began."""
+
+
+class ClaimEnded(Conflict):
+    """A process was stopped for so long that its claim has ended, and a copy may have been handled meanwhile."""
 
 
 class Transient(ChoreographyError):

@@ -15,7 +15,7 @@ from django.db import connections
 from choreography.core import clock
 from choreography.core.classification import classify, is_database_down
 from choreography.core.conf import conf
-from choreography.core.errors import Conflict, NotYet, Outage, describe
+from choreography.core.errors import ClaimEnded, Conflict, NotYet, Outage, describe
 from choreography.events.messages import Event
 from choreography.events.registry import Reaction
 from choreography.inbox.deliveries import Delivery, Done, Duplicate, Failed, Outcome, Unhandled
@@ -178,6 +178,8 @@ def _commit_some(
     try:
         outcomes = _commit(reaction, deliveries, answers, claims)
     except Exception as error:
+        if isinstance(error, ClaimEnded):
+            _ask_again(reaction, [each.event for each in deliveries if each.event.id in answers])
         if len(claims.event_ids) == 1 or is_database_down(error):
             raise
         failed_together(reaction, len(ids), error)
@@ -185,6 +187,21 @@ def _commit_some(
     for delivery in deliveries:
         delivery.when_committed()
     return dict(zip(ids, outcomes, strict=True))
+
+
+def _ask_again(reaction: Reaction, events: Sequence[Event[Any]]) -> None:
+    """Bring the external system back to what was committed for copies, handled between our reading and our call.
+
+    Their call was made before ours, which has undone it or should never have been made: the same question, asked of the
+    row as it is now, puts that right. What it answers is recorded already.
+    """
+    with claimed(reaction.service, reaction.name, [event.id for event in events]) as claims:
+        handled = _handled(reaction, ServiceTables(reaction.service), claims.event_ids)
+        overtaken = [event for event in events if event.id in handled]
+        log.warning("claims ended during calls", reaction=reaction.name, calls=len(events), overtaken=len(overtaken))
+        for arguments in _arguments_to_ask(reaction, overtaken):
+            if reaction.ask is not None:
+                reaction.ask(*arguments)
 
 
 def failed_together(reaction: Reaction, deliveries: int, error: Exception) -> None:

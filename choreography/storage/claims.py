@@ -24,7 +24,7 @@ import structlog
 from django.db import DatabaseError, InterfaceError, connections, transaction
 
 from choreography.core import clock
-from choreography.core.errors import Conflict
+from choreography.core.errors import ClaimEnded
 from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
@@ -50,10 +50,10 @@ class Claims:
         """Give claims up, in the transaction that records what they were for.
 
         Raises:
-            Conflict: they have ended too early, and a copy may have been handled meanwhile.
+            ClaimEnded: they have ended too early, and a copy may have been handled meanwhile.
         """
         if self._delete(event_ids) < len(event_ids):
-            raise Conflict(f"{self._who} took longer than its claim was kept")
+            raise ClaimEnded(f"{self._who} took longer than its claim was kept")
         transaction.on_commit(lambda: self._left.difference_update(event_ids), using=self._tables.alias)
 
     def take(self, event_ids: Iterable[UUID]) -> None:

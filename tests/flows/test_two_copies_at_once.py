@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from choreography.inbox.deliveries import Done, Duplicate, RetryLater
-from choreography.testing import Step
+from choreography.testing import FrozenClock, Step
+from choreography.storage.claims import LEASE
 from orders.models import Order
 from orders.services import request_cancellation
 from tests.flows import providers
@@ -40,6 +41,35 @@ def test_a_payment_that_one_of_them_is_about_to_ask_for_is_not_forgotten(
     assert shop.status(order) == Order.Status.CANCELLED
     assert shop.held(order.pk) == 0
     assert_invariants(shop, [order])
+
+
+def test_a_hold_of_one_that_was_stopped_for_longer_than_its_claim_was_kept_is_let_go_of(
+    shop: Shop, gateway: type[providers.Gateway], frozen: FrozenClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = shop.place()
+    request_cancellation(order.pk)
+    shop.hear_all("shipping")
+    shop.hear_all("orders")
+    shop.relay("orders")
+    placed, cancelled = shop.take("payments"), shop.take("payments")
+    assert placed is not None
+    assert cancelled is not None
+    outcomes: list[type[object]] = []
+
+    def meanwhile_in_another_worker() -> None:
+        shop.put("payments", placed)
+        copy = shop.take("payments")
+        assert copy is not None
+        frozen.advance(2 * LEASE.total_seconds())
+        outcomes.extend(type(shop.handle("payments", each).outcome) for each in (cancelled, copy))
+
+    before_the_call(monkeypatch, providers.Gateway, "authorize", meanwhile_in_another_worker)
+    outcomes.append(type(shop.handle("payments", placed).outcome))
+    shop.come_to_rest()
+
+    assert outcomes == [Done, Done, Duplicate]
+    assert shop.status(order) == Order.Status.CANCELLED
+    assert shop.held(order.pk) == 0
 
 
 def test_a_parcel_that_one_of_them_is_about_to_book_is_not_forgotten(
