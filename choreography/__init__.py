@@ -29,6 +29,7 @@ from choreography.core.errors import (
     Unroutable,
     Unusable,
 )
+from choreography.events.expectations import ends_flow, expect, never_both
 from choreography.events.external_systems import ExternalSystem
 from choreography.events.messages import Announced, Event, Heard, Nothing
 from choreography.events.registry import reacts_to
@@ -52,8 +53,11 @@ __all__ = [
     "Unroutable",
     "Unusable",
     "announce",
+    "ends_flow",
     "every",
+    "expect",
     "for_each",
+    "never_both",
     "reacts_to",
     "transaction_of",
 ]

@@ -15,6 +15,7 @@ class ChoreographyConfig(AppConfig):
         from choreography.broker import decoding
         from choreography.core import logs
         from choreography.core.conf import conf
+        from choreography.events.reports import define_reports
         from choreography.operations import (
             checks,  # noqa: F401  (registers them)
             maintenance,
@@ -24,6 +25,7 @@ class ChoreographyConfig(AppConfig):
 
         logs.configure()
         decoding.install()
+        define_reports()
         autodiscover_modules("events", "reactions", "timers")
         for service in conf().services:
             maintenance.register_timers(service)

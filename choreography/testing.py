@@ -32,6 +32,7 @@ from choreography.inbox.deliveries import Delivery, Outcome, RetryLater, Unhandl
 from choreography.inbox.handler import handle
 from choreography.inbox.resuming import WaitingDeliveries
 from choreography.outbox.relay import publish_waiting
+from choreography.outbox.reports import publish_reports
 
 #: Who takes messages, where one worker for all services will do.
 _WORKER = "testing"
@@ -162,7 +163,9 @@ class Choreography:
 
     def relay(self, service: str) -> int:
         """Move what waits in a service's outbox. Returns how many events."""
-        return publish_waiting(service, self)
+        published = publish_waiting(service, self)
+        publish_reports(service, self)
+        return published
 
     def handle_next(self, service: str) -> Step | None:
         """Handle the next message in a service's inbox, or among its dead ones; ``None`` if there is none."""

@@ -279,6 +279,10 @@ class Suspect(choreography.Suspect):
     """What may have ended a worker of orders."""
 
 
+class Report(choreography.Report):
+    """What became of deliveries to orders, still to be announced."""
+
+
 class Redrive(choreography.Redrive):
     """Dead letters of orders that are sent again, group by group."""
 

@@ -1,6 +1,6 @@
 """What orders listens to, and what it does about it."""
 
-from choreography import Event, Heard, Nothing, reacts_to
+from choreography import Event, Heard, Nothing, ends_flow, expect, never_both, reacts_to
 from orders import services
 from orders.events import CancellationRequested, OrderCancelled, OrderCompleted
 from orders.models import Order
@@ -68,3 +68,16 @@ def resume_order(order: Order, event: Event[Nothing]) -> None:
 )
 def cancel_order(order: Order, event: Event[Ended]) -> None:
     services.cancel_order(order, event.data.reason, event.time)
+
+
+# --- What must follow, and how an order ends ------------------------------------------------------------------------
+
+expect("payments.payment_declined.v1", one_of=[OrderCancelled], within=60)
+expect("shipping.shipment_failed.v1", one_of=[OrderCancelled], within=60)
+expect("shipping.shipment_cancelled.v1", one_of=[OrderCancelled], within=60)
+expect("payments.authorization_expired.v1", one_of=[CancellationRequested, OrderCancelled], within=60)
+expect("shipping.shipment_delivered.v1", one_of=[OrderCompleted, "payments.capture_failed.v1"], within=60)
+
+ends_flow(OrderCompleted)
+ends_flow(OrderCancelled)
+never_both(OrderCompleted, OrderCancelled)

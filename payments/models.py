@@ -165,6 +165,10 @@ class Suspect(choreography.Suspect):
     """What may have ended a worker of payments."""
 
 
+class Report(choreography.Report):
+    """What became of deliveries to payments, still to be announced."""
+
+
 class Redrive(choreography.Redrive):
     """Dead letters of payments that are sent again, group by group."""
 

@@ -1,6 +1,6 @@
 """What payments listens to, and what it does about it."""
 
-from choreography import Event, Heard, Nothing, reacts_to
+from choreography import Event, Heard, Nothing, ends_flow, expect, never_both, reacts_to
 from common.money import Amount, Currency
 from payments import services
 from payments.events import (
@@ -57,3 +57,17 @@ def capture_payment(payment: Payment, event: Event[Nothing], answer: Outcome | N
 )
 def release_payment(payment: Payment, event: Event[Nothing], answer: Outcome | None) -> None:
     services.record_release(payment, answer)
+
+
+# --- What must follow -------------------------------------------------------------------------------------------------
+
+expect("orders.order_placed.v1", one_of=[PaymentAuthorized, PaymentDeclined, PaymentVoided], within=60)
+expect("shipping.shipment_dispatched.v1", one_of=[PaymentCaptured, CaptureFailed, AuthorizationExpired], within=60)
+expect(
+    "orders.order_cancelled.v1",
+    one_of=[PaymentVoided, PaymentRefunded, PaymentDeclined, AuthorizationExpired],
+    within=60,
+)
+
+ends_flow(CaptureFailed, needs_person=True)
+never_both(PaymentAuthorized, PaymentDeclined)

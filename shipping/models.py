@@ -116,6 +116,10 @@ class Suspect(choreography.Suspect):
     """What may have ended a worker of shipping."""
 
 
+class Report(choreography.Report):
+    """What became of deliveries to shipping, still to be announced."""
+
+
 class Redrive(choreography.Redrive):
     """Dead letters of shipping that are sent again, group by group."""
 

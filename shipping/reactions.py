@@ -1,9 +1,17 @@
 """What shipping listens to, and what it does about it."""
 
-from choreography import Event, Heard, Nothing, reacts_to
+from datetime import timedelta
+
+from choreography import Event, Heard, Nothing, expect, never_both, reacts_to
 from shipping import services
 from shipping.carrier import Address, Booked, Undeliverable, carrier
-from shipping.events import CancellationRefused, ShipmentCancelled, ShipmentDispatched, ShipmentFailed
+from shipping.events import (
+    CancellationRefused,
+    ShipmentCancelled,
+    ShipmentDelivered,
+    ShipmentDispatched,
+    ShipmentFailed,
+)
 from shipping.models import Shipment
 
 
@@ -51,3 +59,16 @@ def cancel_shipment(shipment: Shipment, event: Event[Cancellation]) -> None:
 @reacts_to("orders.order_cancelled.v1", rows=Shipment.objects)
 def close_shipment(shipment: Shipment, event: Event[Cancellation]) -> None:
     services.close_shipment(shipment, event.data.reason)
+
+
+# --- What must follow -------------------------------------------------------------------------------------------------
+
+expect(
+    "payments.payment_authorized.v1",
+    one_of=[ShipmentDispatched, ShipmentFailed, ShipmentCancelled],
+    within=60,
+)
+expect("orders.cancellation_requested.v1", one_of=[ShipmentCancelled, CancellationRefused], within=60)
+expect(ShipmentDispatched, one_of=[ShipmentDelivered, ShipmentFailed], within=timedelta(days=14))
+
+never_both(ShipmentDispatched, ShipmentCancelled)

@@ -21,6 +21,9 @@ from choreography.core.conf import conf
 from choreography.events.messages import published
 from choreography.events.registry import reactions
 
+#: The header in which the relay says when it published an event.
+PUBLISHED = "x-choreography-published"
+
 
 def exchange_name(event_type: str) -> str:
     """The exchange an event type is announced on."""

@@ -49,6 +49,8 @@ class Conf:
     """A message with larger headers is parked unread: with the history of its retries they must fit into one frame."""
     delivery_limit: int = 20
     """Deliveries without an acknowledgement (a worker died each time) before the broker dead-letters the message."""
+    reports: tuple[str, ...] = ()
+    """Of these services, those in this process announce what became of each of their deliveries, for a journal."""
     batch_size: int = 100
     """Deliveries a worker handles in one transaction, at most."""
     call_budget: timedelta = timedelta(seconds=0.5)
@@ -87,6 +89,7 @@ def conf() -> Conf:
         )
     base = Path(getattr(settings, "BASE_DIR", "")).absolute()
     given["services"] = tuple(given.get("services", ()))
+    given["reports"] = tuple(given.get("reports", ()))
     given["data_dir"] = base / given.get("data_dir", Conf.data_dir)
     given["contracts_dir"] = base / given.get("contracts_dir", Conf.contracts_dir)
     given["broker_url"] = given.get("broker_url") or f"embedded://{quote(str(given['data_dir'] / 'broker.sqlite3'))}"

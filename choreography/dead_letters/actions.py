@@ -24,9 +24,11 @@ from choreography.core import clock
 from choreography.core.errors import ChoreographyError
 from choreography.dead_letters import editing
 from choreography.events.messages import CONTENT_TYPE
-from choreography.inbox.deliveries import BROKER_HEADERS, DEAD_LETTER
+from choreography.events.reports import What
+from choreography.inbox.deliveries import BROKER_HEADERS, DEAD_LETTER, Delivery
 from choreography.inbox.fingerprints import fingerprint
 from choreography.inbox.parking import resolve_dead_letters
+from choreography.inbox.reporting import outcome_of, report
 from choreography.outbox.announcing import transaction_of
 from choreography.outbox.relay import declare_topology
 from choreography.storage.models import DeadLetter, DeadLetterAction
@@ -148,7 +150,7 @@ def send_again(dead_letter: DeadLetter, publisher: Publisher | None = None, by: 
     with transaction_of(service):
         locked = _locked(dead_letter)
         record_action(locked, by or By(), DeadLetterAction.What.RETRY)
-        publish_again(service, [locked], publisher)
+        publish_again(service, [locked], publisher, by or By())
     log.info("dead letter sent again", service=service, dead_letter=dead_letter.pk, reaction=dead_letter.reaction)
     return None
 
@@ -176,7 +178,7 @@ def edit(dead_letter: DeadLetter, body: bytes, by: By, publisher: Publisher | No
         locked.reaction = reaction.name
         locked.fingerprint = fingerprint(locked.reaction, locked.error, locked.location)
         locked.save()
-        publish_again(service, [locked], publisher)
+        publish_again(service, [locked], publisher, by)
     log.info("dead letter edited and sent again", service=service, dead_letter=dead_letter.pk, reaction=reaction.name)
     return None
 
@@ -198,6 +200,7 @@ def discard(dead_letter: DeadLetter, by: By) -> None:
         )
         locked.state = DeadLetter.State.DISCARDED
         locked.save(update_fields=["state"])
+        report(service, [_as_reported(locked, "discarded", by)])
     log.info("dead letter discarded", service=service, dead_letter=dead_letter.pk, reaction=dead_letter.reaction)
 
 
@@ -212,12 +215,18 @@ def record_action(dead_letter: DeadLetter, by: By, what: DeadLetterAction.What, 
     lines.create(dead_letter=dead_letter, who=by.who, why=by.why.strip(), what=what, **more)
 
 
-def publish_again(service: str, dead_letters: Sequence[DeadLetter], publisher: Publisher) -> None:
+def publish_again(service: str, dead_letters: Sequence[DeadLetter], publisher: Publisher, by: By) -> None:
     """Publish the messages of dead letters that this transaction has locked, and mark them as sent."""
     ServiceTables(service).dead_letters.filter(pk__in=[dead_letter.pk for dead_letter in dead_letters]).update(
         state=DeadLetter.State.RETRYING, sent_at=clock.now()
     )
+    report(service, (_as_reported(dead_letter, "sent_again", by) for dead_letter in dead_letters))
     publisher.publish([_message(dead_letter) for dead_letter in dead_letters])
+
+
+def _as_reported(dead_letter: DeadLetter, what: What, by: By) -> dict[str, Any]:
+    delivery = Delivery(dead_letter._meta.app_label, bytes(dead_letter.body), dead_letter.content_type or None)
+    return outcome_of(delivery, what, dead_letter=dead_letter.key) | {"who": by.who}
 
 
 def resolve_what_took_effect(service: str) -> int:

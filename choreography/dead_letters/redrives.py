@@ -151,14 +151,13 @@ def _advance(redrive: Redrive, publisher: Publisher) -> Redrive:
             return locked if waiting else _end(locked, Redrive.State.DONE)
         if clock.now() < locked.next_at:
             return locked
+        by = By(locked.who, locked.why)
         for dead_letter in dead_letters:
-            record_action(
-                dead_letter, By(locked.who, locked.why), DeadLetterAction.What.RETRY, redrive=locked, step=locked.step
-            )
+            record_action(dead_letter, by, DeadLetterAction.What.RETRY, redrive=locked, step=locked.step)
         # A tick that comes late may catch up on one second at most.
         locked.next_at = max(locked.next_at, clock.now() - _SECOND) + len(dead_letters) / locked.rate * _SECOND
         locked.save()
-        publish_again(service, dead_letters, publisher)
+        publish_again(service, dead_letters, publisher, by)
         return locked
 
 

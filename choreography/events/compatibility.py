@@ -13,6 +13,7 @@ import jsoncompat
 from pydantic import BaseModel
 
 from choreography.core.conf import conf
+from choreography.events import declarations
 from choreography.events.messages import Announced, published
 from choreography.events.registry import Reaction, reactions
 
@@ -41,6 +42,7 @@ def faults() -> Iterator[str]:
         service = path.name.partition(".")[0]
         if path.stem not in published and service in conf().services:
             yield f"{path.stem} was published and is gone from the code: {_who(readers_of(path.stem))}"
+    yield from declarations.faults()
 
 
 def broken_readers(event: type[Announced]) -> Iterator[str]:
@@ -66,7 +68,7 @@ def write() -> list[Path]:
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             changed.append(path)
-    return changed
+    return changed + declarations.write()
 
 
 def _unmet(reads: type[BaseModel], event: type[Announced]) -> Iterator[str]:

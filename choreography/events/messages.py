@@ -85,6 +85,7 @@ class Event(BaseModel, Generic[Data]):
     sequence: int | None = Field(default=None, ge=1, description="count per subject and source")
     traceparent: Attribute | None = Field(default=None, description="W3C trace context")
     data: Data
+    published_at: AwareDatetime | None = Field(default=None, exclude=True, description="when the relay published it")
     given_id: Attribute | None = Field(default=None, exclude=True, description="the id of a foreign event, if no UUID")
 
     def to_json(self) -> str:

@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from choreography.broker import topology
 from choreography.broker.publisher import Outgoing
 from choreography.core import clock
 from choreography.core.conf import conf
@@ -19,13 +20,14 @@ from choreography.events.registry import Reaction, reaction_to
 from choreography.inbox.retry_policy import History
 
 #: Headers in which a delivery's history and its dead letter travel. Foreign publishers need none of them.
-ATTEMPTS, WAITS, FIRST_SEEN, DEAD_LETTER, GIVEN_UP, CAME_BACK = (
+ATTEMPTS, WAITS, FIRST_SEEN, DEAD_LETTER, GIVEN_UP, CAME_BACK, PUBLISHED = (
     "x-choreography-attempts",
     "x-choreography-waits",
     "x-choreography-first-seen",
     "x-choreography-dead-letter",
     "x-choreography-given-up",
     "x-choreography-came-back",
+    topology.PUBLISHED,
 )
 
 #: Why a delivery is given up that a person has revoked.
@@ -66,6 +68,10 @@ class Delivery:
     """It must not share a transaction with others."""
     exclusive: bool = False
     """Nothing else must be handled in the process at the same time."""
+    received_at: datetime | None = None
+    """When the worker got it."""
+    started_at: datetime | None = None
+    """When handling it began."""
     when_committed: Callable[[], None] = field(default=_nothing, repr=False, compare=False)
     """Called when it has taken effect before the batch it is in has ended. Stays in the process that received it."""
 
@@ -127,7 +133,19 @@ class Delivery:
         if self.given_up is not None:
             by_us = self.given_up in (REVOKED, ENDED_PROCESSES)
             raise Unusable(self.given_up if by_us else f"the broker gave it up: {self.given_up}")
-        return read_event(self.body, reaction.reads)
+        event = read_event(self.body, reaction.reads)
+        if self.published_at is not None:
+            event = event.model_copy(update={"published_at": self.published_at})
+        return event
+
+    @property
+    def published_at(self) -> datetime | None:
+        """When the relay gave it to the broker, as the relay says."""
+        try:
+            moment = datetime.fromisoformat(self.headers[PUBLISHED])
+        except (KeyError, TypeError, ValueError):
+            return None
+        return moment if moment.tzinfo else None
 
     @cached_property
     def task(self) -> str:

@@ -37,7 +37,7 @@ from choreography.inbox.deliveries import (
     RetryLater,
     Unhandled,
 )
-from choreography.inbox.parking import Fault, forget_retry, park, record_retries
+from choreography.inbox.parking import Fault, Postponed, forget_retry, park, record_retries
 from choreography.inbox.retry_policy import Park, TryAgain, decide
 from choreography.inbox.unit_of_work import failed_together, take_effect
 
@@ -62,6 +62,7 @@ def handle(deliveries: Sequence[Delivery], calls_at_once: int = 1) -> list[Outco
     """
     if len(deliveries) == 1:
         return [handle_one(deliveries[0])]
+    _begin(deliveries)
     outcomes: list[Outcome | Unhandled] = [Unhandled(alone=True)] * len(deliveries)
     failures: dict[int, _Failure] = {}
     chosen: dict[int, Delivery] = {}
@@ -113,6 +114,7 @@ def handle_one(delivery: Delivery) -> Outcome:
     (For ``RetryLater``, once the ladder has confirmed it.) Never raises for anything the message, the reaction, the
     database or an external system did.
     """
+    _begin([delivery])
     about: Envelope | None = None
     reaction: Reaction | None = None
     try:
@@ -140,6 +142,7 @@ def resume(delivery: Delivery) -> bool:
     Returns:
         Whether it has taken effect. If not, nothing was changed, whatever went wrong.
     """
+    _begin([delivery])
     try:
         _react(delivery)
     except Exception as error:  # whatever it is, it is judged when the ladder brings the copy
@@ -170,6 +173,12 @@ def _react(delivery: Delivery) -> Outcome:
             _log_effect(outcome, event, reaction)
             return outcome
     raise AssertionError("unreachable: the loop returns or raises")
+
+
+def _begin(deliveries: Iterable[Delivery]) -> None:
+    now = clock.now()
+    for delivery in deliveries:
+        delivery.started_at = now
 
 
 def _single(outcomes: Sequence[Outcome | Unhandled | Failed]) -> Outcome:
@@ -210,7 +219,7 @@ def _judge(failures: Sequence[_Failure]) -> list[RetryLater | Parked]:
             log.error("parking failed", service=to_park[0].delivery.service, error=type(unwritten).__name__)
             down = unwritten
     outcomes: list[RetryLater | Parked] = []
-    retries: list[tuple[Delivery, Outgoing, float]] = []
+    retries: list[Postponed] = []
     for (delivery, about, reaction, error), verdict in _both(failures, verdicts):
         if isinstance(verdict, Park):
             if down is None:
@@ -221,7 +230,7 @@ def _judge(failures: Sequence[_Failure]) -> list[RetryLater | Parked]:
         _log("delivery retried", about, reaction, error, delay=round(verdict.delay, 1))
         down_system, again = _what_is_down(error, reaction), _again(delivery, verdict)
         if down_system != DATABASE:
-            retries.append((delivery, again, verdict.rung))
+            retries.append(Postponed(delivery, again, verdict.rung, verdict.delay, error))
         outcomes.append(RetryLater(again, verdict.delay, error, down_system))
     if retries:
         record_retries(retries)

@@ -4,7 +4,7 @@ import base64
 import math
 import traceback
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import structlog
@@ -14,10 +14,13 @@ from django.db.models import Q
 from choreography.broker.publisher import Outgoing
 from choreography.core import clock
 from choreography.core.conf import conf
+from choreography.core.errors import NotYet
 from choreography.events.messages import Envelope, Event
 from choreography.events.registry import Reaction
+from choreography.events.reports import What
 from choreography.inbox.deliveries import FIRST_SEEN, Delivery
 from choreography.inbox.fingerprints import fingerprint, location_of
+from choreography.inbox.reporting import outcome_of, report
 from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
@@ -47,31 +50,51 @@ class Fault(NamedTuple):
     attempts: int
 
 
-def record_retries(retries: Sequence[tuple[Delivery, Outgoing, float]]) -> None:
-    """Record what goes to the ladder, so that it is published again if it is lost (``lost_retries``).
+class Postponed(NamedTuple):
+    """A delivery to try again: what is published to the ladder, on which rung (seconds), for how long, and why."""
+
+    delivery: Delivery
+    again: Outgoing
+    rung: float
+    delay: float
+    error: Exception
+
+
+def record_retries(retries: Sequence[Postponed]) -> None:
+    """Record what goes to the ladder, so that it is published again if it is lost (``lost_retries``), and report it.
 
     Where the record can't be written, the ladder alone is relied on: retrying must not depend on it.
 
     Args:
-        retries: deliveries to one service, what is published, and for how many seconds.
+        retries: of deliveries to one service.
     """
-    table = ServiceTables(retries[0][0].service).retries
+    service = retries[0].delivery.service
+    tables = ServiceTables(service)
     now = clock.now()
     rows = {
-        delivery.key: table.model(
-            key=delivery.key,
-            body=again.body,
-            content_type=_storable(again.content_type or "")[:200],
-            headers=_as_json(again.headers),
-            due_back_at=now + timedelta(seconds=seconds) + conf().lost_retry_after,
+        each.delivery.key: tables.retries.model(
+            key=each.delivery.key,
+            body=each.again.body,
+            content_type=_storable(each.again.content_type or "")[:200],
+            headers=_as_json(each.again.headers),
+            due_back_at=now + timedelta(seconds=each.rung) + conf().lost_retry_after,
         )
-        for delivery, again, seconds in retries
+        for each in retries
     }
     changed = ["headers", "due_back_at", "copies"]
     try:
-        table.bulk_create(_in_order(rows), update_conflicts=True, unique_fields=["key"], update_fields=changed)
+        with transaction.atomic(using=tables.alias):
+            tables.retries.bulk_create(
+                _in_order(rows), update_conflicts=True, unique_fields=["key"], update_fields=changed
+            )
+            report(service, (_as_reported(each, now) for each in retries))
     except (DatabaseError, InterfaceError) as error:
-        log.warning("retry not recorded", service=retries[0][0].service, error=type(error).__name__)
+        log.warning("retry not recorded", service=service, error=type(error).__name__)
+
+
+def _as_reported(postponed: Postponed, now: datetime) -> dict[str, Any]:
+    what: What = "waiting" if isinstance(postponed.error, NotYet) else "retried"
+    return outcome_of(postponed.delivery, what, postponed.error, next_at=now + timedelta(seconds=postponed.delay))
 
 
 def forget_retry(delivery: Delivery) -> None:
@@ -104,6 +127,18 @@ def park(faults: Sequence[Fault]) -> None:
             tables.actions.filter(Q(dead_letter__key__in=keys), outcome=outcomes.PENDING).update(
                 outcome=outcomes.PARKED, detail=detail, ended_at=clock.now()
             )
+        report(
+            tables.service,
+            (
+                outcome_of(
+                    fault.delivery,
+                    "parked",
+                    fault.error,
+                    dead_letter=fault.delivery.dead_letter or fault.delivery.key,
+                )
+                for fault in faults
+            ),
+        )
 
 
 def _dead_letter(tables: ServiceTables, fault: Fault) -> Any:

@@ -20,6 +20,7 @@ from choreography.events.messages import Event
 from choreography.events.registry import Reaction
 from choreography.inbox.deliveries import Delivery, Done, Duplicate, Failed, Outcome, Unhandled
 from choreography.inbox.parking import resolve
+from choreography.inbox.reporting import outcome_of, report
 from choreography.outbox.announcing import caused_by, transaction_of
 from choreography.storage.bulk import insert_new
 from choreography.storage.claims import Claims, claimed
@@ -234,6 +235,13 @@ def _commit(
         resolve(deliveries)
         if claims is not None:
             claims.settle([each.event.id for each in deliveries])
+        report(
+            tables.service,
+            (
+                outcome_of(each, "done" if each.event.id in new else "duplicate", dead_letter=each.dead_letter)
+                for each in deliveries
+            ),
+        )
     return [Done() if each.event.id in new else Duplicate() for each in deliveries]
 
 

@@ -22,6 +22,7 @@ _TABLES = (
     "Retry",
     "Claim",
     "Suspect",
+    "Report",
 )
 
 

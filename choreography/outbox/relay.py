@@ -12,7 +12,6 @@ import select
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -23,7 +22,6 @@ from django.db import (
     OperationalError,
     close_old_connections,
     connections,
-    transaction,
 )
 
 from choreography.broker import topology
@@ -34,6 +32,8 @@ from choreography.core.conf import conf
 from choreography.core.errors import PublishRefused, Transient
 from choreography.events.registry import reactions
 from choreography.outbox.announcing import notification_channel
+from choreography.outbox.reports import publish_reports, publish_status
+from choreography.storage.bulk import rows_locked
 from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
@@ -43,6 +43,10 @@ log = structlog.get_logger(__name__)
 _UPKEEP = 1.0
 #: Pause between looks at the outbox where the database can't notify, seconds.
 _POLL = 0.05
+#: Seconds between two looks at the reports: often enough for people, and seldom beside the events.
+_REPORT_EVERY = 0.25
+#: Seconds between two reports on how the service is doing.
+_STATUS_EVERY = 5.0
 #: Characters kept of why the broker refuses an event.
 _LONGEST_REASON = 500
 #: Pauses while the broker or the database is down, seconds: doubled from the first to the last.
@@ -60,7 +64,7 @@ def publish_waiting(service: str, publisher: Publisher, limit: int | None = None
     """
     tables = ServiceTables(service)
     refused: dict[int, str] = {}
-    with _rows_locked(tables.alias):
+    with rows_locked(tables.alias):
         events = _take(tables, limit or conf().relay_batch)
         if events:
             try:
@@ -93,7 +97,7 @@ def run(service: str, stop: threading.Event, ready: Callable[[], None] = lambda:
     publisher = BrokerPublisher()
     listener = OutboxListener(service)
     backoff, is_declared, was_ready = _FIRST_BACKOFF, False, False
-    next_upkeep = time.monotonic()
+    next_upkeep = next_reports = next_status = time.monotonic()
     try:
         while not stop.is_set():
             try:
@@ -113,6 +117,12 @@ def run(service: str, stop: threading.Event, ready: Callable[[], None] = lambda:
                 if not was_ready:
                     was_ready = True
                     ready()
+                if time.monotonic() >= next_reports:
+                    publish_reports(service, publisher)
+                    next_reports = time.monotonic() + _REPORT_EVERY
+                if time.monotonic() >= next_status:
+                    publish_status(service, publisher)
+                    next_status = time.monotonic() + _STATUS_EVERY
                 if published < conf().relay_batch:
                     listener.wait(stop, next_upkeep - time.monotonic())
             except (Transient, DatabaseError, InterfaceError) as error:
@@ -256,19 +266,14 @@ def _outgoing(events: Sequence[_Row]) -> list[Outgoing]:
     # Subscribers this process does not know may exist or not. Those it knows must: else a lost queue or binding would
     # lose the event.
     known = {event_type for reaction in reactions() for event_type in reaction.event_types}
+    now = clock.now().isoformat()
     return [
         Outgoing(
             body=event.body.encode(),
             exchange=topology.exchange_name(event.type),
             message_id=event.id,
+            headers={topology.PUBLISHED: now},
             mandatory=event.type in known,
         )
         for event in events
     ]
-
-
-def _rows_locked(alias: str) -> AbstractContextManager[Any]:
-    """A transaction where rows can be locked. SQLite would lock the whole file while the broker confirms."""
-    if connections[alias].features.has_select_for_update_skip_locked:
-        return transaction.atomic(using=alias)
-    return nullcontext()

@@ -5,17 +5,24 @@ that receivers learn of each row.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from django.db import connections
 from django.db.models import Model, QuerySet
 from django.db.models.signals import post_save, pre_save
-from django.db.transaction import TransactionManagementError
+from django.db.transaction import TransactionManagementError, atomic
 
 from choreography.core.errors import Conflict
 
 Row = TypeVar("Row", bound=Model)
+
+
+def rows_locked(alias: str) -> AbstractContextManager[Any]:
+    """A transaction where rows can be locked. SQLite would lock the whole file for as long as it takes."""
+    if connections[alias].features.has_select_for_update_skip_locked:
+        return atomic(using=alias)
+    return nullcontext()
 
 
 def insert_all(rows: Sequence[Row], using: str) -> None:

@@ -69,6 +69,22 @@ class SubjectCounter(models.Model):
         return f"{self.subject}: {self.sequence}"
 
 
+class Report(models.Model):
+    """What became of the deliveries of one transaction, on its way to whoever keeps the history of flows."""
+
+    position = models.BigAutoField(_("position"), primary_key=True)
+    body = models.TextField(_("body"), help_text=_("A JSON array of what events.reports.DeliveryReport describes."))
+
+    class Meta:
+        abstract = True
+        verbose_name = _("report")
+        verbose_name_plural = _("reports")
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return str(self.position)
+
+
 class Inbox(models.Model):
     """An event that took effect here. The unique pair is why a second delivery of it has none."""
 

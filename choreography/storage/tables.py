@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Inbox,
         Outbox,
         Redrive,
+        Report,
         Retry,
         SubjectCounter,
         Suspect,
@@ -45,6 +46,10 @@ class ServiceTables:
     @property
     def counters(self) -> "QuerySet[SubjectCounter]":
         return self._rows("SubjectCounter")
+
+    @property
+    def reports(self) -> "QuerySet[Report]":
+        return self._rows("Report")
 
     @property
     def inbox(self) -> "QuerySet[Inbox]":

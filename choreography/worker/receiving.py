@@ -4,6 +4,7 @@ from typing import Any
 
 from choreography.broker import topology
 from choreography.broker.decoding import bounded
+from choreography.core import clock
 from choreography.core.conf import conf
 from choreography.events.messages import in_structured_mode
 from choreography.inbox.deliveries import Delivery, reason_of_death
@@ -29,6 +30,7 @@ def read_delivery(message: Any, queue: str) -> Delivery:
         headers,
         given_up=reason_of_death(headers) if is_dead else None,
         message=message,
+        received_at=clock.now(),
     )
     delivery.exclusive = delivery.is_suspect
     delivery.alone = delivery.exclusive or delivery.has_failed

@@ -78,6 +78,19 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='Report',
+            fields=[
+                ('position', models.BigAutoField(primary_key=True, serialize=False, verbose_name='position')),
+                ('body', models.TextField(help_text='A JSON array of what events.reports.DeliveryReport describes.', verbose_name='body')),
+            ],
+            options={
+                'verbose_name': 'report',
+                'verbose_name_plural': 'reports',
+                'abstract': False,
+                'default_permissions': ('view',),
+            },
+        ),
+        migrations.CreateModel(
             name='Suspect',
             fields=[
                 ('key', models.CharField(help_text='One row per message.', max_length=64, primary_key=True, serialize=False, verbose_name='key')),

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from choreography.inbox.deliveries import Done, Duplicate, RetryLater
-from choreography.testing import FrozenClock, Step
 from choreography.storage.claims import LEASE
+from choreography.testing import FrozenClock, Step
 from orders.models import Order
 from orders.services import request_cancellation
 from tests.flows import providers

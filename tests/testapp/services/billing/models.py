@@ -46,6 +46,10 @@ class Retry(choreography.Retry):
     """What billing has on its retry ladder."""
 
 
+class Report(choreography.Report):
+    pass
+
+
 class Redrive(choreography.Redrive):
     """Dead letters of billing that are sent again, group by group."""
 

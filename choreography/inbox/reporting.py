@@ -1,0 +1,59 @@
+"""What a service reports of its deliveries (``events.reports``), written with whatever decides their outcome."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from choreography.core import clock
+from choreography.core.errors import Unusable, describe
+from choreography.events.reports import What
+from choreography.inbox.deliveries import Delivery
+from choreography.outbox import reports
+
+#: Characters kept of an error.
+_LONGEST_ERROR = 300
+
+
+def report(service: str, outcomes: Iterable[dict[str, Any]]) -> None:
+    """Keep reports for the relay, in the open transaction, if the service reports at all. See ``outcome_of``."""
+    if reports.are_reported(service):
+        reports.write(service, [*outcomes])
+
+
+def outcome_of(
+    delivery: Delivery,
+    outcome: What,
+    error: Exception | None = None,
+    next_at: datetime | None = None,
+    dead_letter: str | None = None,
+) -> dict[str, Any]:
+    """The report on one delivery, with the fields of ``DeliveryReport``."""
+    return {
+        **_about(delivery),
+        "outcome": outcome,
+        "attempt": delivery.history.attempts + 1,
+        "error": describe(error)[:_LONGEST_ERROR] if error else "",
+        "dead_letter": dead_letter,
+        "published_at": delivery.published_at,
+        "received_at": delivery.received_at,
+        "started_at": delivery.started_at,
+        "ended_at": clock.now(),
+        "next_at": next_at,
+    }
+
+
+def _about(delivery: Delivery) -> dict[str, Any]:
+    try:
+        event: Any = delivery.event
+    except Unusable:
+        try:
+            event = delivery.envelope
+        except Unusable:
+            return {"event_id": None, "event_type": "", "subject": "", "flow": "", "reaction": ""}
+    return {
+        "event_id": str(event.id),
+        "event_type": event.type,
+        "subject": event.subject,
+        "flow": getattr(event, "correlationid", "") or event.subject,
+        "reaction": delivery.reaction.name if delivery.has_reaction else "",
+    }
