@@ -72,11 +72,11 @@ def cancel_order(order: Order, event: Event[Ended]) -> None:
 
 # --- What must follow, and how an order ends ------------------------------------------------------------------------
 
-expect("payments.payment_declined.v1", one_of=[OrderCancelled], within=60)
-expect("shipping.shipment_failed.v1", one_of=[OrderCancelled], within=60)
-expect("shipping.shipment_cancelled.v1", one_of=[OrderCancelled], within=60)
-expect("payments.authorization_expired.v1", one_of=[CancellationRequested, OrderCancelled], within=60)
-expect("shipping.shipment_delivered.v1", one_of=[OrderCompleted, "payments.capture_failed.v1"], within=60)
+expect("payments.payment_declined.v1", one_of=[OrderCancelled], within=45)
+expect("shipping.shipment_failed.v1", one_of=[OrderCancelled], within=45)
+expect("shipping.shipment_cancelled.v1", one_of=[OrderCancelled], within=45)
+expect("payments.authorization_expired.v1", one_of=[CancellationRequested, OrderCancelled], within=45)
+expect("shipping.shipment_delivered.v1", one_of=[OrderCompleted, "payments.capture_failed.v1"], within=45)
 
 ends_flow(OrderCompleted)
 ends_flow(OrderCancelled)

@@ -61,12 +61,12 @@ def release_payment(payment: Payment, event: Event[Nothing], answer: Outcome | N
 
 # --- What must follow -------------------------------------------------------------------------------------------------
 
-expect("orders.order_placed.v1", one_of=[PaymentAuthorized, PaymentDeclined, PaymentVoided], within=60)
-expect("shipping.shipment_dispatched.v1", one_of=[PaymentCaptured, CaptureFailed, AuthorizationExpired], within=60)
+expect("orders.order_placed.v1", one_of=[PaymentAuthorized, PaymentDeclined, PaymentVoided], within=45)
+expect("shipping.shipment_dispatched.v1", one_of=[PaymentCaptured, CaptureFailed, AuthorizationExpired], within=45)
 expect(
     "orders.order_cancelled.v1",
     one_of=[PaymentVoided, PaymentRefunded, PaymentDeclined, AuthorizationExpired],
-    within=60,
+    within=45,
 )
 
 ends_flow(CaptureFailed, needs_person=True)

@@ -66,9 +66,9 @@ def close_shipment(shipment: Shipment, event: Event[Cancellation]) -> None:
 expect(
     "payments.payment_authorized.v1",
     one_of=[ShipmentDispatched, ShipmentFailed, ShipmentCancelled],
-    within=60,
+    within=45,
 )
-expect("orders.cancellation_requested.v1", one_of=[ShipmentCancelled, CancellationRefused], within=60)
+expect("orders.cancellation_requested.v1", one_of=[ShipmentCancelled, CancellationRefused], within=45)
 expect(ShipmentDispatched, one_of=[ShipmentDelivered, ShipmentFailed], within=timedelta(days=14))
 
 never_both(ShipmentDispatched, ShipmentCancelled)

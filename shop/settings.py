@@ -28,7 +28,7 @@ DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
 
 # --- Services -------------------------------------------------------------------------------------------------
 
-ALL_SERVICES = ("orders", "payments", "shipping")
+ALL_SERVICES = ("orders", "payments", "shipping", "journal")
 SERVICES = tuple(env.list("SHOP_SERVICES", default=list(ALL_SERVICES)))
 if unknown := set(SERVICES) - set(ALL_SERVICES):
     raise ImproperlyConfigured(
@@ -40,6 +40,8 @@ CHOREOGRAPHY = {
     "BROKER_URL": env.str("BROKER_URL", default=""),
     "NAMESPACE": env.str("CHOREOGRAPHY_NAMESPACE", default=""),
     "DATA_DIR": DATA_DIR,
+    # Journal does not report on itself: its reports would be reported without end.
+    "REPORTS": tuple(service for service in SERVICES if service != "journal"),
     "RABBITMQ_MANAGEMENT_URL": env.str("RABBITMQ_MANAGEMENT_URL", default=""),
     "PURGE_SECONDS": env.float("PURGE_SECONDS", default=3600.0),
     "REDRIVE_SECONDS": env.float("REDRIVE_SECONDS", default=1.0),
@@ -60,6 +62,16 @@ EXPIRE_AUTHORIZATIONS_SECONDS = env.float("EXPIRE_AUTHORIZATIONS_SECONDS", defau
 AUTHORIZATION_LIFETIME_SECONDS = env.float("AUTHORIZATION_LIFETIME_SECONDS", default=7 * 24 * 3600.0)
 CANCEL_UNPAID_ORDERS_SECONDS = env.float("CANCEL_UNPAID_ORDERS_SECONDS", default=60.0)
 UNPAID_ORDER_LIFETIME_SECONDS = env.float("UNPAID_ORDER_LIFETIME_SECONDS", default=24 * 3600.0)
+
+CHECK_FLOWS_SECONDS = env.float("CHECK_FLOWS_SECONDS", default=5.0)
+COUNT_MINUTES_SECONDS = env.float("COUNT_MINUTES_SECONDS", default=5.0)
+TELL_PEOPLE_SECONDS = env.float("TELL_PEOPLE_SECONDS", default=60.0)
+PURGE_FLOWS_SECONDS = env.float("PURGE_FLOWS_SECONDS", default=3600.0)
+# Days for which flows are kept once they have ended, by the event they ended with; "" for any other.
+JOURNAL_KEEP_DAYS = {"": env.float("JOURNAL_KEEP_DAYS", default=365.0)}
+JOURNAL_KEEP_MINUTES_DAYS = env.float("JOURNAL_KEEP_MINUTES_DAYS", default=8.0)
+JOURNAL_MAIL_TO = env.list("JOURNAL_MAIL_TO", default=[])
+JOURNAL_WEBHOOK_URL = env.str("JOURNAL_WEBHOOK_URL", default="")
 
 # --- Security -------------------------------------------------------------------------------------------------
 

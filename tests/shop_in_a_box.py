@@ -7,6 +7,7 @@ from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
+from django.conf import settings
 from django.db import OperationalError
 
 from choreography.broker import topology
@@ -30,6 +31,10 @@ from shipping.sandbox import ParcelEntry, SandboxCarrier
 from tests.invariants import Facts, at_rest
 
 TRACK_PARCELS = "shipping.track_parcels"
+#: The services an order goes through.
+SERVICES = tuple(service for service in settings.ALL_SERVICES if service != "journal")
+#: The machinery's settings for a shop that keeps no journal.
+WITHOUT_JOURNAL = settings.CHOREOGRAPHY | {"SERVICES": SERVICES, "REPORTS": ()}
 
 
 class Shop(Choreography):

@@ -1,4 +1,4 @@
-"""What each service declares, as a file beside its contracts: for a process that doesn't have the service's code.
+"""What each service that reports declares, as a file beside its contracts, for a process that has not got its code.
 
 ``contracts/services/payments.json`` has the reactions (what each hears, what it may announce), what must follow an
 event, what ends a flow and what excludes what.
@@ -88,7 +88,7 @@ def read_all() -> Declarations:
 
 def faults() -> Iterator[str]:
     """Files that are missing or out of date, each as one line that says what to do."""
-    for service in conf().services:
+    for service in conf().reports:
         path = _path(service)
         if not path.exists() or json.loads(path.read_text()) != declared_by(service):
             yield (
@@ -98,12 +98,12 @@ def faults() -> Iterator[str]:
 
 
 def write() -> list[Path]:
-    """Write the file of each service of this process. Returns those that changed."""
+    """Write the file of each service of this process that reports. Returns those that changed."""
     changed = []
-    _folder().mkdir(parents=True, exist_ok=True)
-    for service in conf().services:
+    for service in conf().reports:
         path, text = _path(service), json.dumps(declared_by(service), indent=2) + "\n"
         if not path.exists() or path.read_text() != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
             changed.append(path)
     return changed

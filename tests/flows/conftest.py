@@ -9,7 +9,13 @@ from pytest_django.fixtures import Settings
 from choreography.core import clock
 from choreography.testing import FrozenClock
 from tests.flows import providers
-from tests.shop_in_a_box import Shop
+from tests.shop_in_a_box import WITHOUT_JOURNAL, Shop
+
+
+@pytest.fixture(autouse=True)
+def without_journal(settings: Settings) -> None:
+    """The journal has tests of its own, in ``tests/journal``."""
+    settings.CHOREOGRAPHY = WITHOUT_JOURNAL
 
 
 @pytest.fixture
@@ -22,7 +28,11 @@ def frozen() -> Iterator[FrozenClock]:
 
 @pytest.fixture
 def shop(
-    db: None, frozen: FrozenClock, gateway: type[providers.Gateway], carrier: type[providers.Carrier]
+    db: None,
+    settings: Settings,
+    frozen: FrozenClock,
+    gateway: type[providers.Gateway],
+    carrier: type[providers.Carrier],
 ) -> Iterator[Shop]:
     """An open shop."""
     shop = Shop(frozen)

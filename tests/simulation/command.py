@@ -18,10 +18,10 @@ from typing import Any
 
 from django.core.management import call_command
 
-from choreography.core.conf import conf
 from choreography.simulation.actions import Schedule, numbers, only
 from choreography.simulation.shrinking import shrink
 from choreography.storage.tables import ServiceTables
+from tests.shop_in_a_box import SERVICES
 from tests.simulation.figures import Figures, Lines, LinesVisited, missing, possible_pairs, to_visit
 from tests.simulation.planted import PLANTS, planted
 from tests.simulation.run import History, Simulator, memory, simulator
@@ -80,7 +80,7 @@ class _Runner:
     def __init__(self, asked: Asked, folder: Path) -> None:
         self._asked = asked
         self._open = ExitStack()
-        for service in conf().services:
+        for service in SERVICES:
             call_command("migrate", database=ServiceTables(service).alias, verbosity=0)
         self.simulator: Simulator = self._open.enter_context(simulator(folder / str(os.getpid())))
         if asked.plant:
@@ -220,7 +220,7 @@ def _report(asked: Asked, figures: Figures, failed: History | None, seconds: flo
                 "all": sum(pair[0] == service for pair in pairs),
                 "missing": [f"{a} before {b}" for of, a, b in sorted(pairs - figures.pairs) if of == service],
             }
-            for service in conf().services
+            for service in SERVICES
         },
         "violated": failed.violation.invariant if failed and failed.violation else None,
         "digest": figures.digest,

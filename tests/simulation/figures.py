@@ -14,7 +14,7 @@ from typing import Final
 from coverage import Coverage
 
 from choreography.broker.topology import event_types_heard_by
-from choreography.core.conf import conf
+from tests.shop_in_a_box import SERVICES
 from tests.simulation.run import History
 
 #: Modules of each service whose lines a run must visit.
@@ -88,7 +88,7 @@ def to_visit() -> int:
 
 def possible_pairs() -> set[Pair]:
     """Every ordered pair of event types a service hears."""
-    return {(service, *pair) for service in conf().services for pair in permutations(event_types_heard_by(service), 2)}
+    return {(service, *pair) for service in SERVICES for pair in permutations(event_types_heard_by(service), 2)}
 
 
 class Figures:
@@ -126,7 +126,7 @@ class Figures:
 
 @cache
 def _files() -> dict[str, Path]:
-    modules = (import_module(f"{service}.{name}") for service in conf().services for name in MODULES)
+    modules = (import_module(f"{service}.{name}") for service in SERVICES for name in MODULES)
     return {module.__name__: Path(str(module.__file__)) for module in modules}
 
 

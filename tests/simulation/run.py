@@ -21,6 +21,7 @@ from choreography.testing import FrozenClock
 from orders.models import Order
 from payments.gateway import gateway
 from shipping.carrier import carrier
+from tests.shop_in_a_box import WITHOUT_JOURNAL
 from tests.simulation import external_systems
 from tests.simulation.shop import LIFETIME, SimulatedShop
 
@@ -95,6 +96,7 @@ def simulator(folder: Path) -> Iterator[Simulator]:
     with override_settings(
         PAYMENT_GATEWAY=f"{external_systems.__name__}.Gateway",
         CARRIER=f"{external_systems.__name__}.Carrier",
+        CHOREOGRAPHY=WITHOUT_JOURNAL,
         DATA_DIR=folder,
         SANDBOX_DIR=folder / "sandbox",
         SANDBOX_SLOW_SECONDS=0.0,

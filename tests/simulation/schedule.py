@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
-from choreography.core.conf import conf
 from choreography.simulation.actions import (
     Action,
     ComeBack,
@@ -22,7 +21,7 @@ from choreography.simulation.schedules import LAST, Author, Maker
 from choreography.simulation.system import PURGE
 from payments.sandbox import TOKENS
 from shipping.sandbox import ADDRESSES
-from tests.shop_in_a_box import TRACK_PARCELS
+from tests.shop_in_a_box import SERVICES, TRACK_PARCELS
 from tests.simulation.actions import EXTERNAL_SYSTEMS, Cancel, Mislead, Place, SystemBack, SystemDown
 from tests.simulation.external_systems import CALLS, MISHAPS
 from tests.simulation.shop import LIFETIME, shop_timers
@@ -62,7 +61,7 @@ PASSAGES: Final[tuple[Schedule, ...]] = (
 
 def schedule_of(seed: int) -> Schedule:
     """What happens under this seed, numbered from 0."""
-    return ShopAuthor(Random(seed), conf().services, shop_timers(), []).write()
+    return ShopAuthor(Random(seed), SERVICES, shop_timers(), []).write()
 
 
 class ShopAuthor(Author):

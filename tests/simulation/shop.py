@@ -10,7 +10,6 @@ from django.db import connections
 
 from choreography import testing
 from choreography.broker.embedded.store import Stored
-from choreography.core.conf import conf
 from choreography.outbox.announcing import transaction_of
 from choreography.simulation.faults import Violated, Violation
 from choreography.simulation.system import BEAT, REST_WITHIN, SimulatedSystem, timer_names
@@ -19,7 +18,7 @@ from orders.models import Order
 from orders.services import cancel_if_open
 from shipping.models import Shipment
 from tests.invariants import Facts, at_any_moment, at_rest, every_order_ends
-from tests.shop_in_a_box import TRACK_PARCELS, Shop
+from tests.shop_in_a_box import SERVICES, TRACK_PARCELS, Shop
 from tests.simulation.external_systems import ExternalSystems
 
 #: Seconds after which authorizations expire, and orders that are not paid are cancelled.
@@ -172,7 +171,7 @@ def order_of(message: Stored) -> UUID:
 
 def shop_timers() -> list[str]:
     """Every timer of the shop, sorted."""
-    return timer_names(conf().services)
+    return timer_names(SERVICES)
 
 
 def _envelope(message: Stored) -> tuple[str, UUID]:

@@ -311,7 +311,10 @@ def test_the_image_holds_every_package_and_no_secret() -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     dockerfile = (ROOT / "Dockerfile").read_text()
 
-    assert kept == {"shop", "common", "choreography", *settings.ALL_SERVICES, "manage.py", "requirements.txt"}
+    assert kept == {
+        *("shop", "common", "choreography", "contracts", *settings.ALL_SERVICES),
+        *("manage.py", "requirements.txt"),
+    }
     assert f"--uid {SERVICES['web']['user'].partition(':')[0]} " in dockerfile
     assert "--require-hashes" in dockerfile
     assert dockerfile.rstrip().endswith("USER shop")

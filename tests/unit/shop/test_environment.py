@@ -36,7 +36,7 @@ def test_a_data_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
 
     assert result.returncode == 0, result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {name}
-    databases = {f"{alias}.sqlite3" for alias in ("accounts", "broker", "orders", "payments", "shipping")}
+    databases = {f"{alias}.sqlite3" for alias in ("accounts", "broker", "orders", "payments", "shipping", "journal")}
     assert {path.name for path in folder.glob("*.sqlite3")} == databases
     assert {
         path: oct(path.stat().st_mode & 0o077) for path in [folder, *folder.rglob("*")] if path.stat().st_mode & 0o077

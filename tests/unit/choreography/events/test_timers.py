@@ -76,6 +76,13 @@ def test_every_service_of_the_shop_has_its_timers() -> None:
         "shipping.purge_old_events",
         "shipping.redrive_dead_letters",
         "shipping.publish_lost_retries",
+        "journal.check_flows",
+        "journal.count_minutes",
+        "journal.tell_of_marks",
+        "journal.purge_old_flows",
+        "journal.purge_old_events",
+        "journal.redrive_dead_letters",
+        "journal.publish_lost_retries",
     }
 
 

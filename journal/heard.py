@@ -1,0 +1,48 @@
+"""What journal reads of the events it hears."""
+
+from datetime import datetime
+
+from pydantic import ConfigDict
+
+from choreography import Heard
+
+
+class Anything(Heard):
+    """The data of any event, as it was published."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+
+class DeliveryReport(Heard):
+    """What became of one delivery. ``flow`` is empty if it could not be read."""
+
+    event_id: str | None
+    event_type: str
+    flow: str
+    reaction: str
+    outcome: str
+    attempt: int
+    error: str = ""
+    dead_letter: str | None = None
+    published_at: datetime | None = None
+    received_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime
+    next_at: datetime | None = None
+    who: str = ""
+
+
+class Status(Heard):
+    """How a service was doing when its relay looked."""
+
+    at: datetime
+    outbox: int
+    oldest: datetime | None
+    refused: int
+    retries: int
+    parked: int
+
+
+class Reports(Heard):
+    deliveries: tuple[DeliveryReport, ...]
+    status: Status | None = None
