@@ -29,7 +29,7 @@ from choreography.core.errors import (
     Unroutable,
     Unusable,
 )
-from choreography.events.expectations import ends_flow, expect, never_both
+from choreography.events.expectations import compensates, ends_flow, expect, never_both
 from choreography.events.external_systems import ExternalSystem
 from choreography.events.messages import Announced, Event, Heard, Nothing
 from choreography.events.registry import reacts_to
@@ -53,6 +53,7 @@ __all__ = [
     "Unroutable",
     "Unusable",
     "announce",
+    "compensates",
     "ends_flow",
     "every",
     "expect",

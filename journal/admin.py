@@ -12,7 +12,7 @@ from journal.models import Flow
 
 
 @admin.register(Flow)
-class FlowAdmin(admin.ModelAdmin[Flow]):
+class FlowAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Read only. What there is to see of a flow is on its page."""
 
     list_display = ("number", "started_at", "ended_at", "end", "mark", "parked")

@@ -170,7 +170,7 @@ def _enter(
     for entry in entries:
         if entry.type == end:
             flow.end, flow.end_at = end, entry.announced_at
-    flow.ended_at = flow.end_at if end and not state.is_pending else None
+    flow.ended_at = flow.last_at if end and not state.is_pending else None
     flow.needs_person = bool(end) and declared.ends[end].needs_person
     flow.state = state.document()
 

@@ -72,7 +72,9 @@ def _of_outcomes(outcomes: Iterable[Outcome]) -> Iterable[Found]:
         match outcome.what:
             case "done":
                 began = outcome.started_at or outcome.received_at
-                yield outcome.ended_at, f"queue:{outcome.reaction}", between(outcome.published_at, began)
+                # Of a later attempt most would be the time on the retry ladder.
+                waited = between(outcome.published_at, began) if outcome.attempt == 1 else None
+                yield outcome.ended_at, f"queue:{outcome.reaction}", waited
                 yield outcome.ended_at, f"handle:{outcome.reaction}", between(outcome.started_at, outcome.ended_at)
             case "retried" | "waiting":
                 yield outcome.ended_at, f"fail:{outcome.reaction}", None

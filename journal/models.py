@@ -75,6 +75,10 @@ class Entry(models.Model):
         verbose_name = _("event in the journal")
         verbose_name_plural = _("events in the journal")
         default_permissions = ()
+        indexes: ClassVar = [
+            models.Index(fields=["type", "-id"], name="journal_entry_by_type"),
+            models.Index(fields=["source", "-id"], name="journal_entry_by_service"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.type} {self.event_id}"

@@ -1,6 +1,6 @@
 """What orders listens to, and what it does about it."""
 
-from choreography import Event, Heard, Nothing, ends_flow, expect, never_both, reacts_to
+from choreography import Event, Heard, Nothing, compensates, ends_flow, expect, never_both, reacts_to
 from orders import services
 from orders.events import CancellationRequested, OrderCancelled, OrderCompleted
 from orders.models import Order
@@ -81,3 +81,4 @@ expect("shipping.shipment_delivered.v1", one_of=[OrderCompleted, "payments.captu
 ends_flow(OrderCompleted)
 ends_flow(OrderCancelled)
 never_both(OrderCompleted, OrderCancelled)
+compensates(CancellationRequested, OrderCancelled)

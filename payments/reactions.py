@@ -1,6 +1,6 @@
 """What payments listens to, and what it does about it."""
 
-from choreography import Event, Heard, Nothing, ends_flow, expect, never_both, reacts_to
+from choreography import Event, Heard, Nothing, compensates, ends_flow, expect, never_both, reacts_to
 from common.money import Amount, Currency
 from payments import services
 from payments.events import (
@@ -71,3 +71,4 @@ expect(
 
 ends_flow(CaptureFailed, needs_person=True)
 never_both(PaymentAuthorized, PaymentDeclined)
+compensates(PaymentVoided, PaymentRefunded, AuthorizationExpired)

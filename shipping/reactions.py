@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from choreography import Event, Heard, Nothing, expect, never_both, reacts_to
+from choreography import Event, Heard, Nothing, compensates, expect, never_both, reacts_to
 from shipping import services
 from shipping.carrier import Address, Booked, Undeliverable, carrier
 from shipping.events import (
@@ -72,3 +72,4 @@ expect("orders.cancellation_requested.v1", one_of=[ShipmentCancelled, Cancellati
 expect(ShipmentDispatched, one_of=[ShipmentDelivered, ShipmentFailed], within=timedelta(days=14))
 
 never_both(ShipmentDispatched, ShipmentCancelled)
+compensates(ShipmentCancelled)

@@ -1,14 +1,17 @@
 """URLs: the home page, the admin, and the health check."""
 
+from django.conf import settings
 from django.contrib import admin
 from django.templatetags.static import static
-from django.urls import path
+from django.urls import include, path
 from django.views.generic import RedirectView
 
 from shop import views
 
 urlpatterns = [
     path("", views.home, name="home"),
+    path("reactions/", views.who_reacts, name="reactions"),
+    *([path("", include("journal.urls"))] if "journal" in settings.SERVICES else []),
     path("admin/", admin.site.urls),
     path("healthz", views.healthz, name="healthz"),
     path("favicon.ico", RedirectView.as_view(url=static("shop/icon.svg"))),

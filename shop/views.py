@@ -24,19 +24,30 @@ class DeadLetters:
 
 
 def home(request: HttpRequest) -> HttpResponse:
-    """The home page: all reactions, links to the admin and Flower, and parked dead letters.
+    """The live map, for people who may view flows; else links, and parked dead letters."""
+    if "journal" in settings.SERVICES and request.user.is_staff and request.user.has_perm("journal.view_flow"):
+        from journal.views import live_map  # only where the journal is installed
 
-    In production only people who work here see more than the links to the admin.
-    """
+        page: HttpResponse = live_map(request)
+        return page
+    context = {"dead_letters": list(_dead_letters(request)), "services": settings.SERVICES}
+    return render(request, "shop/home.html", context)
+
+
+def who_reacts(request: HttpRequest) -> HttpResponse:
+    """All reactions: who reacts to what, and what it may announce. In production only for people who work here."""
     is_shown = settings.DEBUG or request.user.is_staff
     context = {
-        "flower_url": settings.FLOWER_URL if is_shown else "",
-        "dead_letters": list(_dead_letters(request)),
         "reactions": [(reaction, sorted(reaction.announces)) for reaction in reactions()] if is_shown else [],
-        "services": settings.SERVICES,
         "is_shown": is_shown,
     }
-    return render(request, "shop/home.html", context)
+    return render(request, "shop/reactions.html", context)
+
+
+def flower(request: HttpRequest) -> dict[str, str]:
+    """Context of every page: the address of Flower, for people who work here."""
+    is_shown = settings.DEBUG or (hasattr(request, "user") and request.user.is_staff)
+    return {"flower_url": settings.FLOWER_URL if is_shown else ""}
 
 
 def healthz(request: HttpRequest) -> JsonResponse:

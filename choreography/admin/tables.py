@@ -88,7 +88,7 @@ class AboutSubjectAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("about"), ordering="subject")
     def about(self, row: Any) -> SafeString | str:
-        model = _subject_model(self.opts.app_label)
+        model = subject_model(self.opts.app_label)
         if not row.subject or model is None:
             return short(row.subject) if row.subject else "-"
         link = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_change", args=[row.subject])
@@ -96,7 +96,7 @@ class AboutSubjectAdmin(ReadOnlyAdmin):
 
 
 @cache
-def _subject_model(app_label: str) -> type[Model] | None:
+def subject_model(app_label: str) -> type[Model] | None:
     """The model of a service whose keys are subjects, if it has an admin page."""
     models = apps.get_app_config(app_label).get_models()
     keyed = (model for model in models if isinstance(model._default_manager.all(), SubjectQuerySet))

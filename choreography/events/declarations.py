@@ -15,6 +15,7 @@ from choreography.events.expectations import (
     End,
     Exclusion,
     Expectation,
+    compensations,
     ends,
     exclusions,
     expectations,
@@ -30,6 +31,8 @@ class DeclaredReaction(NamedTuple):
     service: str
     heard: frozenset[str]
     announces: frozenset[str]
+    calls: str
+    """The external system it calls; empty if none."""
 
 
 class Declarations(NamedTuple):
@@ -40,6 +43,7 @@ class Declarations(NamedTuple):
     expectations: tuple[Expectation, ...]
     ends: Mapping[str, End]
     exclusions: tuple[Exclusion, ...]
+    compensations: frozenset[str]
 
 
 def declared_by(service: str) -> dict[str, Any]:
@@ -47,7 +51,11 @@ def declared_by(service: str) -> dict[str, Any]:
     return {
         "service": service,
         "reactions": {
-            reaction.name: {"heard": sorted(reaction.event_types), "announces": sorted(reaction.announces)}
+            reaction.name: {
+                "heard": sorted(reaction.event_types),
+                "announces": sorted(reaction.announces),
+                "calls": reaction.external_system.name if reaction.external_system else "",
+            }
             for reaction in sorted(reactions(service), key=lambda reaction: reaction.name)
         },
         "expectations": [
@@ -61,6 +69,7 @@ def declared_by(service: str) -> dict[str, Any]:
             if parse_type(end.event_type)[0] == service
         },
         "never_both": [[each.one, each.other] for each in exclusions() if parse_type(each.one)[0] == service],
+        "compensations": sorted(each for each in compensations() if parse_type(each)[0] == service),
     }
 
 
@@ -70,7 +79,7 @@ def read_all() -> Declarations:
     return Declarations(
         services=tuple(each["service"] for each in files),
         reactions=tuple(
-            DeclaredReaction(name, each["service"], frozenset(it["heard"]), frozenset(it["announces"]))
+            DeclaredReaction(name, each["service"], frozenset(it["heard"]), frozenset(it["announces"]), it["calls"])
             for each in files
             for name, it in each["reactions"].items()
         ),
@@ -83,6 +92,7 @@ def read_all() -> Declarations:
             event_type: End(event_type, it["needs_person"]) for each in files for event_type, it in each["ends"].items()
         },
         exclusions=tuple(Exclusion(one, other) for each in files for one, other in each["never_both"]),
+        compensations=frozenset(event_type for each in files for event_type in each["compensations"]),
     )
 
 

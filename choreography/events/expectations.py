@@ -44,6 +44,7 @@ class Exclusion:
 _expectations: list[Expectation] = []
 _ends: dict[str, End] = {}
 _exclusions: list[Exclusion] = []
+_compensations: set[str] = set()
 
 
 def expectations() -> list[Expectation]:
@@ -59,6 +60,11 @@ def ends() -> list[End]:
 def exclusions() -> list[Exclusion]:
     """All pairs of events that can't both be in one flow."""
     return [*_exclusions]
+
+
+def compensations() -> set[str]:
+    """The event types that were declared as compensation."""
+    return {*_compensations}
 
 
 def expect(after: EventType, *, one_of: Sequence[EventType], within: timedelta | float) -> None:
@@ -103,6 +109,15 @@ def never_both(one: EventType, other: EventType) -> None:
         ContractError: an event type is none.
     """
     _exclusions.append(Exclusion(_type(one), _type(other)))
+
+
+def compensates(*events: EventType) -> None:
+    """Declare that these events take something back that was done before: pages show them in a style of their own.
+
+    Raises:
+        ContractError: an event type is none.
+    """
+    _compensations.update(_type(event) for event in events)
 
 
 def _type(event: EventType) -> str:

@@ -1,0 +1,250 @@
+"""The sequence diagram of a flow: where everything goes. The template ``journal/sequence.svg`` draws it.
+
+Lanes from left to right: the outside (people and external systems), then each service. Rows from top to bottom, in the
+order of time: an event is an arrow from its service to each that reacts, a reaction a box on its service's lane.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from django.utils.translation import gettext as _
+
+from journal.durations import duration
+from journal.latency import between
+from journal.story import Handling, Story, Told
+
+#: Pixels: the gutter with the times, between two lanes, a box, its first row.
+GUTTER, LANE, BOX, TOP = 84, 190, 150, 58
+_EVENT_ROW, _BOX_ROW, _NOTE_ROW = 44, 34, 19
+#: Attempts of one reaction that are drawn.
+_DRAWN = 4
+
+
+@dataclass(frozen=True)
+class Lane:
+    name: str
+    x: int
+    is_outside: bool = False
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """An event, or one that is expected."""
+
+    y: int
+    x1: int
+    targets: tuple[int, ...]
+    label: str
+    kind: str
+    """``event``, ``compensation``, ``end``, ``expected`` or ``overdue``."""
+    href: str
+    title: str
+    offset: str
+    is_from_outside: bool = False
+    """No event caused it: a person did, or time."""
+
+    @property
+    def label_x(self) -> int:
+        return (self.x1 + (self.targets[0] if self.targets else self.x1 + 80)) // 2
+
+    @property
+    def tips(self) -> list["Tip"]:
+        return [Tip(self.x1, x, self.y) for x in self.targets]
+
+
+@dataclass(frozen=True)
+class Tip:
+    """One arrow of an event."""
+
+    x1: int
+    x2: int
+    y: int
+
+    @property
+    def end(self) -> int:
+        """Where the line ends: just before the lane."""
+        return self.x2 - 8 if self.x2 > self.x1 else self.x2 + 8
+
+    @property
+    def points(self) -> str:
+        """The head of the arrow."""
+        back = -8 if self.x2 > self.x1 else 8
+        return f"{self.x2},{self.y} {self.x2 + back},{self.y - 4} {self.x2 + back},{self.y + 4}"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A reaction."""
+
+    x: int
+    y: int
+    label: str
+    note: str
+    kind: str
+    """How it stands: ``done``, ``pending``, ``retrying``, ``waiting``, ``parked``, ``discarded``."""
+    href: str
+    title: str
+    offset: str
+    calls: str = ""
+
+    width = BOX
+    height = 26
+
+    @property
+    def left(self) -> int:
+        return self.x - BOX // 2
+
+    @property
+    def middle(self) -> int:
+        return self.y + self.height // 2
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line of text beside a lane: an attempt that failed, or what a person did."""
+
+    x: int
+    y: int
+    text: str
+    kind: str
+
+
+@dataclass
+class Drawing:
+    """What the template draws."""
+
+    width: int
+    lanes: list[Lane]
+    arrows: list[Arrow] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    height: int = TOP
+
+    @property
+    def outside(self) -> int:
+        return self.lanes[0].x
+
+
+def draw(story: Story) -> Drawing:
+    """Lay out the story of a flow."""
+    names = [_("outside"), *story.services]
+    lanes = [Lane(name, GUTTER + 60 + index * LANE, index == 0) for index, name in enumerate(names)]
+    drawing = Drawing(max((lane.x for lane in lanes), default=0) + LANE // 2 + 20, lanes)
+    x_of = {lane.name: lane.x for lane in lanes[1:]}
+    for row in _rows(story):
+        if isinstance(row, Told):
+            _add_event(drawing, story, row, x_of)
+        else:
+            _add_handling(drawing, story, row, x_of)
+    for expected in story.expected:
+        drawing.height += _EVENT_ROW
+        x = x_of.get(expected.service, drawing.outside)
+        left = between(story.now, expected.by) or 0
+        when = _("overdue") if expected.is_overdue else _("within %s") % duration(left)
+        drawing.arrows.append(
+            Arrow(
+                y=drawing.height - 12,
+                x1=x,
+                targets=(),
+                label=f"{expected.names} ({when})",
+                kind="overdue" if expected.is_overdue else "expected",
+                href="#expected",
+                title=_("still to come"),
+                offset="",
+            )
+        )
+    drawing.height += 28
+    return drawing
+
+
+def _rows(story: Story) -> list[Told | Handling]:
+    """Events and reactions by time; nothing before what caused it."""
+    rows: list[tuple[datetime, int, Told | Handling]] = []
+    placed: dict[str, datetime] = {}
+    for order, told in enumerate(story.events):
+        at = told.entry.announced_at
+        cause = placed.get(f"{told.entry.caused_by} {told.entry.source}")
+        at = max(at, cause) if cause else at
+        rows.append((at, 2 * order, told))
+        for handling in told.handlings:
+            began = max(handling.began_at or datetime.max.replace(tzinfo=at.tzinfo), at)
+            rows.append((began, 2 * order + 1, handling))
+            placed[f"{told.entry.event_id} {handling.service}"] = began
+    rows += [(each.began_at or story.now, -1, each) for each in story.strays]
+    return [row for _, _, row in sorted(rows, key=lambda row: (row[0], row[1]))]
+
+
+def _add_event(drawing: Drawing, story: Story, told: Told, x_of: dict[str, int]) -> None:
+    drawing.height += _EVENT_ROW
+    entry, y = told.entry, drawing.height - 12
+    x1 = x_of[entry.source]
+    readers = {handling.service for handling in told.handlings}
+    # The farthest first, so that the nearer heads lie on top of the line.
+    targets = sorted({x_of[service] for service in readers if service in x_of} - {x1}, key=lambda x: -abs(x - x1))
+    kind = "compensation" if told.is_compensation else "event"
+    drawing.arrows.append(
+        Arrow(
+            y=y,
+            x1=x1,
+            targets=tuple(targets),
+            label=told.name,
+            kind=kind,
+            href=f"#event-{told.short}",
+            title=f"{entry.type}, {_('in the outbox')} {duration(told.outbox_seconds)}",
+            offset=_offset(story, entry.announced_at),
+            is_from_outside=not entry.caused_by,
+        )
+    )
+
+
+def _add_handling(drawing: Drawing, story: Story, handling: Handling, x_of: dict[str, int]) -> None:
+    x = x_of.get(handling.service, drawing.outside)
+    failures = handling.failures
+    if handling.standing in ("parked", "discarded"):
+        failures = failures[:-1]
+    hidden = max(len(failures) - _DRAWN, 0)
+    for outcome in failures[hidden:]:
+        drawing.height += _NOTE_ROW
+        wait = between(outcome.ended_at, outcome.next_at)
+        text = outcome.what.replace("_", " ")
+        text += f", {_('again after')} {duration(wait)}" if wait is not None else ""
+        text += f": {outcome.error or outcome.who}"
+        drawing.notes.append(Note(x, drawing.height - 6, text[:60], outcome.what))
+    drawing.height += _BOX_ROW
+    done = handling.handle_seconds
+    drawing.boxes.append(
+        Box(
+            x=x,
+            y=drawing.height - _BOX_ROW + 4,
+            label=handling.name,
+            note=_note(story, handling),
+            kind=handling.standing,
+            href=f"#handling-{handling.event_id}-{handling.name}",
+            title=f"{handling.reaction}: {handling.standing}, {_('in the queue')} {duration(handling.queue_seconds)}, "
+            f"{_('in the reaction')} {duration(done)}",
+            offset=_offset(story, handling.began_at),
+            calls=handling.calls if handling.outcomes else "",
+        )
+    )
+
+
+def _note(story: Story, handling: Handling) -> str:
+    """What stands beside a box."""
+    match handling.standing:
+        case "done":
+            again = len(handling.failures)
+            took = duration(handling.handle_seconds)
+            return _("%(took)s, attempt %(attempt)d") % {"took": took, "attempt": again + 1} if again else took
+        case "retrying" | "waiting":
+            left = between(story.now, handling.next_at)
+            return _("next attempt in %s") % duration(left)
+        case "parked":
+            return handling.error[:48]
+        case "discarded":
+            return _("discarded")
+    return _("pending")
+
+
+def _offset(story: Story, at: datetime | None) -> str:
+    seconds = between(story.flow.started_at, at)
+    return "" if seconds is None else f"+{duration(seconds)}"
