@@ -1,34 +1,24 @@
-"""Journal in the admin: the flows, each of which leads to its page."""
-
-from typing import ClassVar
+"""Journal in the admin: the flows, each linked to its page."""
 
 from django.contrib import admin
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from choreography.admin.tables import FirstPaginator
+from choreography.admin.tables import ReadOnlyAdmin
 from journal.models import Flow
 
 
 @admin.register(Flow)
-class FlowAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Read only. What there is to see of a flow is on its page."""
+class FlowAdmin(ReadOnlyAdmin):
+    """What there is to see of a flow is on its page."""
 
-    list_display = ("number", "started_at", "ended_at", "end", "mark", "parked")
-    list_filter: ClassVar = ("mark", "needs_person")
+    list_display = ("id", "page", "started_at", "ended_at", "end", "mark", "parked")
+    list_filter = ("mark", "needs_person")
     search_fields = ("=id", "=number")
     search_help_text = _("An order's number or id.")
-    paginator = FirstPaginator
-    show_full_result_count = False
 
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, object] | None = None
-    ) -> HttpResponse:
-        return redirect("flow", flow=object_id)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Flow | None = None) -> bool:
-        return False
+    @admin.display(description=_("page"))
+    def page(self, flow: Flow) -> SafeString:
+        return format_html('<a href="{}">{}</a>', reverse("flow", args=[flow.pk]), flow.number)

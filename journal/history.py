@@ -192,7 +192,7 @@ def _new_flow(key: str, entries: Sequence[Entry], outcomes: Sequence[Outcome]) -
 
 
 def number_of(flow: str) -> str:
-    """A flow's id as people say it: its last eight digits or letters, upper case."""
+    """A flow's id as people say it: its last eight characters, upper case."""
     return "".join(character for character in flow if character.isalnum())[-8:].upper()
 
 

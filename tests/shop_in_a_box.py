@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 from unittest.mock import patch
 from uuid import UUID
 
@@ -33,8 +33,8 @@ from tests.invariants import Facts, at_rest
 TRACK_PARCELS = "shipping.track_parcels"
 #: The services an order goes through.
 SERVICES = tuple(service for service in settings.ALL_SERVICES if service != "journal")
-#: The machinery's settings for a shop that keeps no journal.
-WITHOUT_JOURNAL = settings.CHOREOGRAPHY | {"SERVICES": SERVICES, "REPORTS": ()}
+#: What the machinery's settings say in a shop that keeps no journal.
+WITHOUT_JOURNAL: Final = {"SERVICES": SERVICES, "REPORTS": ()}
 
 
 class Shop(Choreography):

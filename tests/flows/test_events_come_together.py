@@ -46,8 +46,9 @@ def history(chance: Random) -> list[Round]:
     }
     heard: dict[str, list[Delivery]] = {}
     rounds = []
+    known = [reaction for service in conf().services for reaction in reactions(service)]
     for _ in range(_ROUNDS):
-        reaction = chance.choice(reactions() + 2 * [reaction for reaction in reactions() if reaction.ask])
+        reaction = chance.choice(known + 2 * [reaction for reaction in known if reaction.ask])
         before = heard.setdefault(reaction.name, [])
         deliveries = [_delivery(chance, reaction, order, tokens[order]) for order in _some(chance, tokens)]
         deliveries += chance.sample(before, min(len(before), chance.choice([0, 0, 1, 2])))

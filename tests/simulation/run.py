@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from django.apps import apps
+from django.conf import settings
 from django.db import connections, transaction
 from django.test import override_settings
 
@@ -96,7 +97,7 @@ def simulator(folder: Path) -> Iterator[Simulator]:
     with override_settings(
         PAYMENT_GATEWAY=f"{external_systems.__name__}.Gateway",
         CARRIER=f"{external_systems.__name__}.Carrier",
-        CHOREOGRAPHY=WITHOUT_JOURNAL,
+        CHOREOGRAPHY=settings.CHOREOGRAPHY | WITHOUT_JOURNAL,
         DATA_DIR=folder,
         SANDBOX_DIR=folder / "sandbox",
         SANDBOX_SLOW_SECONDS=0.0,

@@ -9,4 +9,4 @@ from tests.shop_in_a_box import WITHOUT_JOURNAL
 @pytest.fixture(autouse=True)
 def without_journal(settings: Settings) -> None:
     """The journal has tests of its own, in ``tests/journal``."""
-    settings.CHOREOGRAPHY = WITHOUT_JOURNAL
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | WITHOUT_JOURNAL

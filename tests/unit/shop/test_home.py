@@ -11,15 +11,15 @@ from tests.unit.orders.admin_pages import log_in
 pytestmark = pytest.mark.django_db(databases="__all__")
 
 
-def home(client: Client) -> str:
-    response = client.get("/")
+def home(client: Client, url: str = "/") -> str:
+    response = client.get(url)
     assert response.status_code == 200
     return response.content.decode()
 
 
 def test_who_tries_it_out_sees_every_reaction(client: Client, settings: Settings) -> None:
     settings.DEBUG = True
-    page = home(client)
+    page = home(client, "/reactions/")
 
     for reaction in reactions():
         assert reaction.name in page
@@ -27,7 +27,7 @@ def test_who_tries_it_out_sees_every_reaction(client: Client, settings: Settings
 
 def test_the_staff_sees_every_reaction(client: Client) -> None:
     log_in(client, "orders.view_order")
-    page = home(client)
+    page = home(client, "/reactions/")
 
     for reaction in reactions():
         assert reaction.name in page
@@ -35,7 +35,7 @@ def test_the_staff_sees_every_reaction(client: Client) -> None:
 
 def test_in_production_a_stranger_sees_nothing_of_the_inside(client: Client, settings: Settings) -> None:
     settings.FLOWER_URL = "http://127.0.0.1:5555/"
-    page = home(client)
+    page = home(client) + home(client, "/reactions/")
 
     for reaction in reactions():
         assert reaction.name not in page

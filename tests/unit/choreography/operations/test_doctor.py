@@ -12,6 +12,7 @@ from choreography.broker import topology
 from choreography.broker.embedded.transport import open_store
 from choreography.broker.publisher import connect
 from choreography.core import clock
+from choreography.core.conf import conf
 from choreography.operations import doctor
 from choreography.storage.tables import ServiceTables
 
@@ -92,7 +93,7 @@ def test_a_real_broker_is_examined_too(settings: Settings, rabbitmq_url: str, na
     with connect() as connection:
         topology.declare(connection)
         try:
-            assert found() == {f"{namespace}{service}": "no worker reads it" for service in settings.SERVICES}
+            assert found() == {f"{namespace}{service}": "no worker reads it" for service in conf().services}
         finally:
             topology.delete(connection)
 
