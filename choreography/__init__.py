@@ -31,12 +31,14 @@ from choreography.core.errors import (
 )
 from choreography.events.expectations import compensates, ends_flow, expect, never_both
 from choreography.events.external_systems import ExternalSystem
-from choreography.events.messages import Announced, Event, Heard, Nothing
+from choreography.events.messages import PERSONAL, SEARCHABLE, Announced, Event, Heard, Nothing
 from choreography.events.registry import reacts_to
 from choreography.events.timers import every, for_each
 from choreography.outbox.announcing import announce, transaction_of
 
 __all__ = [
+    "PERSONAL",
+    "SEARCHABLE",
     "Announced",
     "ChoreographyError",
     "Conflict",

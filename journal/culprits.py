@@ -77,8 +77,8 @@ def _why(service: str, state: FlowState, around: Surroundings) -> tuple[str, str
         return f"the queue of {service} is missing", "run manage.py declare_topology"
     if queue.consumers == 0:
         return (
-            f"no worker of {service} runs, and {queue.messages} message(s) wait for it",
-            f"start it: celery -A shop worker -Q {service}",
+            f"no worker of {service} takes messages, and {queue.messages} wait",
+            f"start it, or see what it is paused for: celery -A shop worker -Q {service}",
         )
     if around.is_silent(service):
         return f"the relay of {service} does not run", f"start it: manage.py relay {service}"

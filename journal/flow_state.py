@@ -95,6 +95,7 @@ class FlowState:
         key = f"{short} {outcome.reaction}"
         if outcome.what in _FINAL:
             self._close(key, is_known=short in self.events)
+            self.parked.pop(outcome.dead_letter, None)
         elif outcome.what == "parked":
             self._close(key, is_known=short in self.events)
             self.parked[outcome.dead_letter] = key

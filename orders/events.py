@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from choreography.events.messages import Announced
+from choreography.events.messages import PERSONAL, SEARCHABLE, Announced
 from common.money import Amount, Currency
 
 
@@ -20,10 +20,10 @@ class Line(Part):
 
 
 class ShipTo(Part):
-    name: str = Field(description="who receives the parcel")
-    street: str = Field(description="street and house number")
-    city: str = Field(description="city")
-    postal_code: str = Field(description="postal code, empty where there is none")
+    name: str = Field(description="who receives the parcel", json_schema_extra=PERSONAL)
+    street: str = Field(description="street and house number", json_schema_extra=PERSONAL)
+    city: str = Field(description="city", json_schema_extra=PERSONAL)
+    postal_code: str = Field(description="postal code, empty where there is none", json_schema_extra=PERSONAL)
     country: str = Field(pattern="^[A-Z]{2}$", description="ISO 3166-1 alpha-2 code")
 
 
@@ -33,8 +33,13 @@ class OrderPlaced(Announced, type="orders.order_placed.v1"):
     currency: Currency = Field(description="ISO 4217 code of every amount in this event")
     total: Amount = Field(description="what the customer is to pay, in minor units")
     lines: tuple[Line, ...] = Field(min_length=1, description="what was ordered")
-    payment_token: str = Field(description="the payment provider's token for the customer's means of payment")
+    payment_token: str = Field(
+        description="the payment provider's token for the customer's means of payment", json_schema_extra=PERSONAL
+    )
     ship_to: ShipTo = Field(description="where the parcel goes")
+    customer_email: str | None = Field(
+        default=None, description="by which people find the order's flow", json_schema_extra=PERSONAL | SEARCHABLE
+    )
 
 
 class CancellationRequested(Announced, type="orders.cancellation_requested.v1"):

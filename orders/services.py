@@ -249,4 +249,5 @@ def _order_placed(order: Order, picks: Iterable[Pick]) -> OrderPlaced:
             postal_code=order.postal_code,
             country=order.country,
         ),
+        customer_email=order.customer_email or None,
     )

@@ -2,19 +2,19 @@
 
 from pydantic import Field
 
-from choreography.events.messages import Announced
+from choreography.events.messages import SEARCHABLE, Announced
 
 
 class ShipmentDispatched(Announced, type="shipping.shipment_dispatched.v1"):
     """The parcel is on its way."""
 
-    parcel: str = Field(description="the carrier's name for the parcel")
+    parcel: str = Field(description="the carrier's name for the parcel", json_schema_extra=SEARCHABLE)
 
 
 class ShipmentDelivered(Announced, type="shipping.shipment_delivered.v1"):
     """The customer has the parcel."""
 
-    parcel: str = Field(description="the carrier's name for the parcel")
+    parcel: str = Field(description="the carrier's name for the parcel", json_schema_extra=SEARCHABLE)
 
 
 class ShipmentFailed(Announced, type="shipping.shipment_failed.v1"):

@@ -25,6 +25,11 @@ CONTENT_TYPE = "application/cloudevents+json"
 _PREFIXES = ("cloudEvents:", "cloudEvents_")
 _PREFIX = _PREFIXES[0]
 
+#: Marks of a field in a contract: ``Field(..., json_schema_extra=PERSONAL | SEARCHABLE)``. What is personal, pages show
+#: to those who may see it and logs never have; by what is searchable, people find a flow.
+PERSONAL: dict[str, Any] = {"personal": True}
+SEARCHABLE: dict[str, Any] = {"searchable": True}
+
 #: PostgreSQL can't store NUL in text.
 Subject = Annotated[str, Field(min_length=1, max_length=SUBJECT_LENGTH, pattern=r"^[^\x00]*$")]
 

@@ -1,0 +1,151 @@
+"""The journal's story of an order agrees with the services' own rows, whatever order it hears things in."""
+
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+
+import pytest
+
+from choreography.broker.embedded.store import Stored
+from choreography.dead_letters.actions import By, discard, send_again
+from choreography.testing import override
+from journal.history import number_of
+from journal.models import Entry, Flow, Inbox, Outcome
+from tests.flows.scenarios import SCENARIOS, Scenario
+from tests.journal_agrees import disagreements
+from tests.shop_in_a_box import SERVICES, Shop
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_it_has_every_event_and_every_effect_of_an_order_that_ends(shop: Shop, scenario: Scenario) -> None:
+    order = scenario.start(shop)
+    shop.come_to_rest()
+
+    flow = Flow.objects.get(pk=str(order.pk))
+
+    assert [*disagreements([order.pk])] == []
+    assert flow.number == order.number
+    assert (flow.state.get("open"), flow.state.get("due"), flow.mark) == (None, None, "")
+    assert flow.ended_at is not None
+    assert flow.events == Entry.objects.filter(flow=flow.pk).count()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_in_which_it_hears_things_makes_no_difference(shop: Shop, scenario: Scenario, seed: int) -> None:
+    heard = withheld(shop, scenario)
+    for message in heard:
+        shop.put("journal", message)
+    shop.drain()
+    in_order = [*Flow.objects.values()]
+    for model in (Flow, Entry, Outcome):
+        model._default_manager.all().delete()
+    Inbox.objects.all().delete()
+
+    Random(seed).shuffle(heard)
+    for message in [*heard, *heard[:3]]:
+        shop.put("journal", message)
+    shop.drain()
+
+    assert [_comparable(flow) for flow in Flow.objects.values()] == [_comparable(flow) for flow in in_order]
+
+
+def test_what_fails_is_told_attempt_by_attempt(shop: Shop) -> None:
+    order = shop.place("tok_fails_twice")
+    shop.come_to_rest()
+
+    told = Outcome.objects.filter(flow=str(order.pk), reaction="payments.authorize_payment").order_by("ended_at")
+
+    assert [(each.what, each.attempt) for each in told] == [("retried", 1), ("retried", 2), ("done", 3)]
+    assert told[0].error.startswith("GatewayError")
+    assert told[0].next_at is not None
+    assert told[2].published_at is not None
+
+
+def test_what_is_parked_stays_pending_until_it_is_sent_again(shop: Shop) -> None:
+    with override("payments.authorize_payment", function=close_shipment):
+        order = shop.place()
+        shop.come_to_rest()
+    parked = Flow.objects.get(pk=str(order.pk))
+    assert (parked.parked, parked.ended_at) == (1, None)
+
+    [dead_letter] = shop.dead_letters("payments")
+    send_again(dead_letter, shop, By("ada"))
+    shop.come_to_rest()
+
+    flow = Flow.objects.get(pk=str(order.pk))
+    assert (flow.parked, flow.end) == (0, "orders.order_completed.v1")
+    assert flow.ended_at is not None
+    again = Outcome.objects.get(flow=str(order.pk), what="sent_again")
+    assert (again.who, again.reaction) == ("ada", "payments.authorize_payment")
+    assert [*disagreements([order.pk])] == []
+
+
+def test_what_is_discarded_is_pending_no_more(shop: Shop) -> None:
+    with override("shipping.close_shipment", function=close_shipment):
+        order = shop.place("tok_declined_funds")
+        shop.come_to_rest()
+    assert Flow.objects.get(pk=str(order.pk)).ended_at is None
+
+    [dead_letter] = shop.dead_letters("shipping")
+    discard(dead_letter, By("ada", "nothing was planned"))
+    shop.come_to_rest()
+
+    flow = Flow.objects.get(pk=str(order.pk))
+    assert (flow.parked, flow.end) == (0, "orders.order_cancelled.v1")
+    assert flow.ended_at is not None
+
+
+def test_a_refused_capture_needs_a_person(shop: Shop) -> None:
+    order = shop.place("tok_capture_refused")
+    shop.come_to_rest()
+
+    flow = Flow.objects.get(pk=str(order.pk))
+
+    assert flow.needs_person
+    assert flow.end == "payments.capture_failed.v1"
+
+
+def test_a_journal_that_was_off_for_a_day_catches_up_and_marks_nothing(shop: Shop) -> None:
+    shop.services.remove("journal")
+    order = shop.place()
+    shop.come_to_rest()
+    shop.time.advance(86_400)
+    shop.services.append("journal")
+
+    shop.tick("journal.check_flows")
+    shop.drain()
+    shop.tick("journal.check_flows")
+
+    assert [*disagreements([order.pk])] == []
+    assert Flow.objects.get().mark == ""
+
+
+def test_a_flow_is_named_by_the_end_of_its_id() -> None:
+    assert number_of("019b76da-a800-7000-8000-00000012265b") == "0012265B"
+    assert number_of("table/7") == "TABLE7"
+
+
+def withheld(shop: Shop, scenario: Scenario) -> list[Stored]:
+    """What the journal should have heard of a scenario, once it has ended."""
+    shop.services.remove("journal")
+    scenario.start(shop)
+    shop.come_to_rest()
+    for service in SERVICES:
+        shop.relay(service)
+    heard = []
+    while message := shop.take("journal"):
+        heard.append(message)
+        shop.acknowledge(message)
+    shop.services.append("journal")
+    return heard
+
+
+def _comparable(flow: Mapping[str, Any]) -> dict[str, object]:
+    state = flow["state"]
+    plain = {name: value for name, value in flow.items() if name not in ("state", "check_at")}
+    return plain | {"events_of": sorted(state["events"].items()), "open": state.get("open"), "due": state.get("due")}
+
+
+def close_shipment(*_: object) -> None:
+    raise ZeroDivisionError
