@@ -93,7 +93,7 @@ class Servers:
         run_sql(self._url(_TEMPLATE), "CREATE EXTENSION pg_stat_statements")
         (folder / "var").mkdir()
         environment = clean_environment(folder) | {"DATABASE_URL": self._url(_TEMPLATE)}
-        for alias in ("default", "orders", "payments", "shipping"):
+        for alias in ("default", "orders", "payments", "shipping", "journal"):
             command = [sys.executable, "manage.py", "migrate", "--database", alias, "--verbosity", "0"]
             subprocess.run(command, cwd=ROOT, env=environment, check=True)
         with closing(psycopg2.connect(self._watching(_TEMPLATE))) as connection, connection, connection.cursor() as sql:

@@ -56,14 +56,20 @@ class System:
         }
 
 
-def _ours() -> System:
+def _ours(
+    name: str = "ours", title: str = "this shop", *, reports: bool = True, services: tuple[str, ...] = SERVICES
+) -> System:
     lines = parse_procfile((ROOT / "Procfile").read_text()).processes
+    left_out = {"web", "flower", *(f"{kind}-journal" for kind in ("relay", "worker") if "journal" not in services)}
     return System(
-        name="ours",
-        title="this shop",
+        name=name,
+        title=title,
         module="bench.peers.ours",
-        commands={name: ("sh", "-c", line) for name, line in lines.items() if name not in ("web", "flower")},
+        commands={name: ("sh", "-c", line) for name, line in lines.items() if name not in left_out},
+        queues=services,
         settings={
+            "SHOP_SERVICES": ",".join(services),
+            "REPORTS": str(reports),
             "PAYMENT_GATEWAY": "bench.providers.Gateway",
             "CARRIER": "bench.providers.Carrier",
             "WORKER_CONCURRENCY": str(CONCURRENCY),
@@ -128,5 +134,14 @@ def _floor(group: int) -> System:
 
 def all_systems() -> dict[str, System]:
     """Everyone, by name, in the order of the table."""
-    everyone = [_ours(), _celery(), _faststream(), _dramatiq(), _floor(1), _floor(100)]
+    everyone = [
+        _ours(),
+        _ours("journal", "this shop and its journal", services=(*SERVICES, "journal")),
+        _ours("unreported", "this shop without reports", reports=False),
+        _celery(),
+        _faststream(),
+        _dramatiq(),
+        _floor(1),
+        _floor(100),
+    ]
     return {system.name: system for system in everyone}

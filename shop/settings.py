@@ -41,7 +41,7 @@ CHOREOGRAPHY = {
     "NAMESPACE": env.str("CHOREOGRAPHY_NAMESPACE", default=""),
     "DATA_DIR": DATA_DIR,
     # Journal does not report on itself: its reports would be reported without end.
-    "REPORTS": tuple(service for service in SERVICES if service != "journal"),
+    "REPORTS": tuple(service for service in SERVICES if service != "journal" and env.bool("REPORTS", default=True)),
     "RABBITMQ_MANAGEMENT_URL": env.str("RABBITMQ_MANAGEMENT_URL", default=""),
     "PURGE_SECONDS": env.float("PURGE_SECONDS", default=3600.0),
     "REDRIVE_SECONDS": env.float("REDRIVE_SECONDS", default=1.0),
