@@ -13,7 +13,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from pydantic_core import to_json
 
 from choreography import Event
-from choreography.core import clock
+from choreography.core import clock, metrics
 from choreography.events.declarations import Declarations
 from choreography.storage.bulk import find, insert_new, update_rows
 from journal import marks
@@ -170,6 +170,8 @@ def _enter(
     for entry in entries:
         if entry.type == end:
             flow.end, flow.end_at = end, entry.announced_at
+    if flow.ended_at is None and end and not state.is_pending and flow.end_at is not None:
+        metrics.flow_ended(end, (flow.end_at - flow.started_at).total_seconds())
     flow.ended_at = flow.last_at if end and not state.is_pending else None
     flow.needs_person = bool(end) and declared.ends[end].needs_person
     flow.state = state.document()

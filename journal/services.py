@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from django.db.models import Q, QuerySet
+from django.db.models import Count, Q, QuerySet
 
 from journal.models import Entry, Flow, Keyword
 from journal.story import Story
@@ -83,6 +83,13 @@ def find_flows(search: Search, after: str = "", size: int = PAGE, *, personal: b
     found = [*flows.defer("state")[: size + 1]]
     last = found[size - 1] if len(found) > size else None
     return Page(found[:size], f"{last.started_at.isoformat()}_{last.pk}" if last else "")
+
+
+def count_flows() -> dict[str, int]:
+    """How many flows are in each state that somebody should know of. One query."""
+    states = ("running", "overdue", "illegal", "stalled", "parked", "person")
+    counts = Flow.objects.using(_ALIAS).filter(Q(ended_at=None) | ~Q(mark="") | Q(parked__gt=0) | Q(needs_person=True))
+    return dict(counts.aggregate(**{state: Count("pk", filter=STATES[state]) for state in states}))
 
 
 def all_flows(search: Search, most: int, *, personal: bool) -> Iterator[Flow]:

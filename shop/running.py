@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from django.utils.translation import gettext as _
 
+from choreography.core import metrics
 from shop.environment import env
 from shop.launcher import HOST, Launcher, LaunchFailed, PrintLine, free_port, is_free, procfile, require_free
 from shop.preparation import data_dir, flower_password
@@ -86,6 +87,7 @@ def run(
 
     launcher = Launcher(procfile(), environment, data_dir() / "log", print_line, verbose=verbose)
     reset_liveness(launcher.names)
+    metrics.forget_dead_processes()
     launcher.run(begin)
     return launcher
 

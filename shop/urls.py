@@ -6,7 +6,7 @@ from django.templatetags.static import static
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from shop import views
+from shop import monitoring, views
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -14,5 +14,8 @@ urlpatterns = [
     *([path("", include("journal.urls"))] if "journal" in settings.SERVICES else []),
     path("admin/", admin.site.urls),
     path("healthz", views.healthz, name="healthz"),
+    path("metrics", monitoring.metrics_page, name="metrics"),
+    path("health/live", monitoring.live, name="live"),
+    path("health/ready", monitoring.ready, name="ready"),
     path("favicon.ico", RedirectView.as_view(url=static("shop/icon.svg"))),
 ]

@@ -13,7 +13,7 @@ import structlog
 
 from choreography.broker import topology
 from choreography.broker.publisher import Outgoing
-from choreography.core import clock
+from choreography.core import clock, metrics
 from choreography.core.classification import classify, is_database_down
 from choreography.core.conf import conf
 from choreography.core.errors import Conflict, Outage, Unusable, describe
@@ -45,6 +45,13 @@ log = structlog.get_logger(__name__)
 
 #: How often a reaction is run again at once when the state its external call was based on has changed.
 _CONFLICTS = 5
+#: What metrics call the outcomes.
+_OUTCOMES: dict[type[Outcome], str] = {
+    Done: "done",
+    Duplicate: "duplicate",
+    RetryLater: "retried",
+    Parked: "parked",
+}
 
 
 def handle(deliveries: Sequence[Delivery], calls_at_once: int = 1) -> list[Outcome | Unhandled]:
@@ -61,7 +68,9 @@ def handle(deliveries: Sequence[Delivery], calls_at_once: int = 1) -> list[Outco
         An outcome for each, in the same order.
     """
     if len(deliveries) == 1:
-        return [handle_one(deliveries[0])]
+        single = handle_one(deliveries[0])
+        _measure(deliveries[0], single)
+        return [single]
     _begin(deliveries)
     outcomes: list[Outcome | Unhandled] = [Unhandled(alone=True)] * len(deliveries)
     failures: dict[int, _Failure] = {}
@@ -92,6 +101,9 @@ def handle(deliveries: Sequence[Delivery], calls_at_once: int = 1) -> list[Outco
             _log_effect(outcome, delivery.event, delivery.reaction)
     for index, judged in zip(failures, _judge([*failures.values()]), strict=True):
         outcomes[index] = judged
+    for delivery, ended in zip(deliveries, outcomes, strict=True):
+        if not isinstance(ended, Unhandled):
+            _measure(delivery, ended)
     return outcomes
 
 
@@ -274,6 +286,18 @@ def _what_is_down(error: Exception, reaction: Reaction | None) -> str | None:
         return DATABASE
     system = reaction.external_system if reaction else None
     return system.name if system and issubclass(classify(error), Outage) else None
+
+
+def _measure(delivery: Delivery, outcome: Outcome) -> None:
+    began, published = delivery.started_at, delivery.published_at
+    is_first = delivery.history.attempts == 0
+    metrics.delivery_ended(
+        delivery.service,
+        delivery.task.partition(".")[2],
+        _OUTCOMES[type(outcome)],
+        (began - published).total_seconds() if began and published and is_first else None,
+        (clock.now() - began).total_seconds() if began and isinstance(outcome, Done) else None,
+    )
 
 
 def _log_effect(outcome: Outcome, event: Event[Any], reaction: Reaction) -> None:

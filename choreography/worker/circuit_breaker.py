@@ -16,7 +16,7 @@ from uuid import UUID
 import structlog
 from django.db import connections
 
-from choreography.core import clock
+from choreography.core import clock, metrics
 from choreography.core.classification import classify
 from choreography.core.errors import Outage, describe
 from choreography.events.registry import reactions
@@ -119,6 +119,7 @@ class CircuitBreakers:
     def _set_open(self, circuit: Circuit, is_open: bool) -> None:
         with self._lock:
             (self._open.add if is_open else self._open.discard)(circuit)
+        metrics.circuit_changed(circuit.service, circuit.dependency, is_open)
 
 
 def _failure_of(circuit: Circuit, probe: Callable[[], None]) -> str | None:

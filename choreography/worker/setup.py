@@ -30,7 +30,7 @@ from django.db import connections
 from kombu.utils.url import maybe_sanitize_url
 
 from choreography.broker import topology, transports
-from choreography.core import liveness
+from choreography.core import liveness, metrics
 from choreography.core.conf import conf
 from choreography.core.garbage_collection import freeze_imports
 from choreography.events.registry import reactions
@@ -178,6 +178,7 @@ def _check_migrations(instance: Any, **kwargs: Any) -> None:
 @signals.celeryd_after_setup.connect
 def _prepare(instance: Any, **kwargs: Any) -> None:
     """Before the pool starts, so that its children have it from their parent."""
+    metrics.start()
     freeze_imports()
 
     def stop(**kwargs: Any) -> None:

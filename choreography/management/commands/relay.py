@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from choreography.core import liveness
+from choreography.core import liveness, metrics
 from choreography.core.conf import conf
 from choreography.core.garbage_collection import freeze_imports
 from choreography.outbox import relay
@@ -31,6 +31,7 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         liveness.forget(f"relay-{service}")
+        metrics.start()
         freeze_imports()
         relay.run(service, stop)
         liveness.forget(f"relay-{service}")
