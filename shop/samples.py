@@ -105,7 +105,7 @@ SAMPLES = (
 def can_be_placed() -> bool:
     """Whether every service and both sandboxes are in use. Only the sandboxes know the tokens and addresses."""
     return (
-        set(settings.SERVICES) == set(settings.ALL_SERVICES)
+        set(settings.ALL_SERVICES) - {"journal"} <= set(settings.SERVICES)
         and isinstance(gateway(), SandboxGateway)
         and isinstance(carrier(), SandboxCarrier)
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.processes import ROOT, Process, clean_environment, eventually
+from tests.processes import ROOT, SERVICES, Process, clean_environment, eventually
 
 
 def manage(*arguments: str, environment: Mapping[str, str], timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
@@ -28,7 +28,7 @@ def manage(*arguments: str, environment: Mapping[str, str], timeout: float = 240
 def environment_in(folder: Path, **more: str) -> dict[str, str]:
     """An environment with a data folder and ports of its own."""
     ports = {"WEB_PORT": str(free_port()), "FLOWER_PORT": str(free_port())}
-    return clean_environment(folder) | ports | more
+    return clean_environment(folder) | {"SHOP_SERVICES": ",".join((*SERVICES, "journal"))} | ports | more
 
 
 @contextmanager
