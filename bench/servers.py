@@ -92,7 +92,8 @@ class Servers:
         run_sql(self.postgresql.url, f"CREATE DATABASE {_TEMPLATE}")
         run_sql(self._url(_TEMPLATE), "CREATE EXTENSION pg_stat_statements")
         (folder / "var").mkdir()
-        environment = clean_environment(folder) | {"DATABASE_URL": self._url(_TEMPLATE)}
+        everyone = {"SHOP_SERVICES": "orders,payments,shipping,journal"}
+        environment = clean_environment(folder) | {"DATABASE_URL": self._url(_TEMPLATE)} | everyone
         for alias in ("default", "orders", "payments", "shipping", "journal"):
             command = [sys.executable, "manage.py", "migrate", "--database", alias, "--verbosity", "0"]
             subprocess.run(command, cwd=ROOT, env=environment, check=True)
