@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 from uuid import uuid4
 
@@ -46,9 +47,9 @@ def open_web(shop: RunningShop) -> str:
 
 
 @contextmanager
-def logged_in(browser: Browser, address: str) -> Iterator[Page]:
-    """A fresh browser window, logged in. No script on any page may fail."""
-    context = browser.new_context(base_url=address)
+def logged_in(browser: Browser, address: str, **options: Any) -> Iterator[Page]:
+    """A fresh browser window, logged in. No script on any page may fail. ``options``: of the browser's context."""
+    context = browser.new_context(base_url=address, **options)
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
     failures: list[str] = []

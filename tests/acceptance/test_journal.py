@@ -1,0 +1,154 @@
+"""A person follows orders in a real browser, finds what is wrong on the map, and mends it. Every part is a process."""
+
+import re
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser import PASSWORD, logged_in, open_web
+from tests.processes import SERVICES, RunningShop, eventually, running_shop
+from tests.wire import event, sender
+
+pytestmark = pytest.mark.processes
+
+NAMES = [f"{kind}-{service}" for kind in ("relay", "worker") for service in (*SERVICES, "journal")] + ["beat"]
+PAGES = ("/", "/flows/", "/latency/", "/reactions/")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningShop]:
+    """A whole shop that keeps a journal."""
+    with running_shop(
+        tmp_path_factory.mktemp("shop"), ADMIN_PASSWORD=PASSWORD, SHOP_SERVICES=",".join((*SERVICES, "journal"))
+    ) as shop:
+        shop.start(*NAMES)
+        shop.started(*NAMES)
+        yield shop
+
+
+@pytest.fixture(scope="module")
+def address(shop: RunningShop) -> str:
+    return open_web(shop)
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """A fresh browser window, logged in."""
+    with logged_in(browser, address) as page:
+        yield page
+
+
+def test_a_person_watches_an_order_until_it_has_ended(shop: RunningShop, page: Page) -> None:
+    order = shop.place()
+    opened(page, order)
+
+    expect(page.locator("h1 .mark")).to_have_text("ended")
+    expect(page.locator("svg.sequence")).to_contain_text("order_completed")
+    expect(page.locator("[hx-trigger]")).to_have_count(0)
+    page.locator("svg.sequence a text", has_text="payment_authorized").click()
+    assert re.search(r"#event-[0-9a-f]{12}$", page.url)
+
+
+def test_a_declined_card_shows_how_it_ended(shop: RunningShop, page: Page) -> None:
+    opened(page, shop.place("tok_declined_funds"))
+
+    expect(page.locator("h1 .mark")).to_have_text("ended")
+    expect(page.locator("svg.sequence .compensation")).not_to_have_count(0)
+    expect(page.locator("#story")).to_contain_text("order_cancelled")
+
+
+def test_attempts_that_failed_are_shown(shop: RunningShop, page: Page) -> None:
+    opened(page, shop.place("tok_fails_twice"))
+
+    expect(page.locator("h1 .mark")).to_have_text("ended")
+    expect(page.locator("svg.sequence .note.retried")).to_have_count(2)
+
+
+def test_a_page_works_without_scripts(shop: RunningShop, browser: Browser, address: str) -> None:
+    order = shop.place()
+    shop.wait_until_all_end()
+    with logged_in(browser, address, java_script_enabled=False) as page:
+        page.goto(f"/flows/{order}/")
+        expect(page.locator("svg.sequence")).to_contain_text("order_completed")
+        page.goto("/")
+        expect(page.locator("#now")).to_contain_text("Latest flows")
+
+
+def test_the_map_names_a_worker_that_has_stopped(shop: RunningShop, page: Page) -> None:
+    page.goto("/")
+    expect(page.locator("#now")).to_contain_text("The shop works")
+
+    shop.end("worker-payments")
+    try:
+        expect(page.locator(".banner.bad")).to_contain_text("no worker of payments takes messages", timeout=15_000)
+        expect(page.locator(".card.bad h2")).to_have_text(["payments"])
+    finally:
+        shop.start("worker-payments")
+        shop.started("worker-payments")
+    expect(page.locator("#now")).to_contain_text("The shop works")
+
+
+def test_what_is_parked_is_found_on_the_map_mended_and_sent_again(shop: RunningShop, page: Page) -> None:
+    subject = str(uuid4())
+    broken = event("payments.payment_captured.v1", subject=subject, data={"amount": 2500, "currency": "EUR"})
+    with sender(shop) as messages:
+        messages.send_event(broken)
+
+    page.goto("/")
+    page.click("text=1 delivery to orders is parked")
+    page.click("#result_list .field-__str__ a")
+    expect(page.locator("#content-main")).to_contain_text("UnknownOrder")
+    page.goto(f"/flows/{subject}/")
+    expect(page.locator(".banner.bad")).to_contain_text("orders.record_capture could not handle payment_captured")
+    page.click("text=Mend it and send it again")
+    page.click("#result_list .field-__str__ a")
+    page.fill("form[action$='/discard/'] [name=why]", "no such order")
+    page.click("input[value=Discard]")
+
+    page.goto(f"/flows/{subject}/")
+    expect(page.locator("#story")).to_contain_text("by admin")
+    expect(page.locator("#story .mark", has_text="discarded")).to_have_count(1)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_everybody_can_use_the_pages(
+    shop: RunningShop, browser: Browser, address: str, scheme: str, width: int
+) -> None:
+    order = shop.place("tok_fails_twice")
+    shop.wait_until_all_end()
+    viewport = {"width": width, "height": 844}
+    with logged_in(browser, address, color_scheme=scheme, viewport=viewport) as page:
+        for path in (*PAGES, f"/flows/{order}/", "/flows/unknown/"):
+            page.goto(path)
+            found = Axe().run(page)
+            assert found.violations_count == 0, f"{path}: {found.generate_report()}"
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{path} is too wide"
+
+
+def test_the_keyboard_reaches_everything(shop: RunningShop, page: Page) -> None:
+    order = shop.place()
+    shop.wait_until_all_end()
+    opened(page, order)
+    expect(page.locator("h1 .mark")).to_have_text("ended")
+
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    seen = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate("document.activeElement.tagName.toLowerCase()"))
+    assert {"a", "input", "button", "summary", "div"} <= seen
+
+
+def opened(page: Page, order: str) -> None:
+    """The page of an order's flow, as soon as the journal has heard of it."""
+
+    def is_known() -> bool:
+        response = page.goto(f"/flows/{order}/")
+        return response is not None and response.ok
+
+    eventually(is_known)
