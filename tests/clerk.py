@@ -202,6 +202,20 @@ def unpublished(service: str) -> int:
     return int(ServiceTables(service).outbox.filter(published_at=None).count())
 
 
+def marks() -> dict[str, str]:
+    """What the journal finds wrong, by flow."""
+    from journal.models import MarkOfFlow  # only where there is a journal
+
+    return {mark.flow: mark.what for mark in MarkOfFlow.objects.filter(cleared_at=None)}
+
+
+def told_of(flow: str) -> list[str]:
+    """The reactions of which the journal knows that they took effect."""
+    from journal.models import Outcome  # only where there is a journal
+
+    return [outcome.reaction for outcome in Outcome.objects.filter(flow=flow, what="done")]
+
+
 def gateway_calls(order_id: str) -> list[str]:
     """What the gateway's own records have under an order, such as ``["authorized"]``."""
     from payments.gateway import gateway

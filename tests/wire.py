@@ -65,6 +65,10 @@ class Sender:
     def send_event(self, document: dict[str, Any], **properties: Any) -> None:
         self.send(Wire(text(document), exchange=document["type"], **properties))
 
+    def purge(self, queue: str) -> None:
+        with self._connection.channel() as channel:
+            channel.queue_purge(self._namespace + queue)
+
     def size(self, queue: str) -> int:
         """How many messages are ready in a queue."""
         with self._connection.channel() as channel:

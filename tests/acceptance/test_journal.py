@@ -1,6 +1,7 @@
 """A person follows orders in a real browser, finds what is wrong on the map, and mends it. Every part is a process."""
 
 import re
+import time
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -152,3 +153,38 @@ def opened(page: Page, order: str) -> None:
         return response is not None and response.ok
 
     eventually(is_known)
+
+
+@pytest.mark.slow
+def test_a_stall_is_marked_within_a_minute_with_who_must_act(
+    tmp_path_factory: pytest.TempPathFactory, rabbitmq_url: str, namespace: str
+) -> None:
+    settings = {"SHOP_SERVICES": ",".join((*SERVICES, "journal")), "BROKER_URL": rabbitmq_url}
+    folder = tmp_path_factory.mktemp("stalls")
+    with running_shop(folder, CHOREOGRAPHY_NAMESPACE=namespace, **settings) as shop:
+        shop.start(*NAMES)
+        shop.started(*NAMES)
+        shop.end("worker-shipping")
+        purged = shop.place()
+        with sender(shop) as messages:
+            eventually(lambda: messages.size("shipping") >= 2)
+            messages.purge("shipping")
+        shop.start("worker-shipping")
+        shop.end("worker-orders")
+        without_worker = shop.place("tok_declined_funds")
+        eventually(lambda: "payments.authorize_payment" in shop.ask("told_of", flow=without_worker))
+        shop.end("relay-payments")
+        without_relay = shop.place()
+        placed_at = time.monotonic()
+
+        expected = {
+            purged: "the message did not reach shipping: its queue was purged or is not bound",
+            without_worker: "no worker of orders takes messages",
+            without_relay: "the relay of payments does not run",
+        }
+        eventually(lambda: len(shop.ask("marks")) == len(expected), within=75, otherwise=lambda: shop.ask("marks"))
+        marks = shop.ask("marks")
+
+    assert time.monotonic() - placed_at < 60
+    for order, why in expected.items():
+        assert why in marks[order], marks[order]

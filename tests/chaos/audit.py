@@ -1,6 +1,8 @@
 """Looks things up in every service's database and in the records of the external systems."""
 
+import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from tests import clerk
@@ -8,6 +10,8 @@ from tests.clerk import open_shop  # noqa: F401  (asked for by name)
 
 #: As many examples of one broken invariant as anyone reads.
 _EXAMPLES = 5
+#: Seconds the journal has for the reports that are still on their way.
+_LAST_REPORTS = 20
 
 
 def close_shop() -> None:
@@ -54,11 +58,12 @@ def progress() -> dict[str, int]:
 
     from choreography.storage.tables import ServiceTables
 
-    counts = {"open": len(open_orders()), "unpublished": 0, "heard": 0, "announced": 0}
+    counts = {"open": len(open_orders()), "unpublished": 0, "heard": 0, "announced": 0, "reports": 0}
     for service in settings.SERVICES:
         outbox = ServiceTables(service).outbox
         counts["announced"] += outbox.count()
         counts["unpublished"] += outbox.filter(published_at=None).count()
+        counts["reports"] += ServiceTables(service).reports.count()
         counts["heard"] += ServiceTables(service).inbox.count()
     return counts
 
@@ -114,7 +119,24 @@ def violations() -> dict[str, Any]:
         entry["count"] += 1
         if entry["count"] <= _EXAMPLES:
             entry["examples"].append(str(violation))
+    deadline = time.monotonic() + _LAST_REPORTS
+    while (wrong := [*_wrong_in_journal()]) and time.monotonic() < deadline:
+        time.sleep(0.3)
+    if wrong:
+        found["journal_agrees"] = {"kind": "violated", "count": len(wrong), "examples": wrong[:_EXAMPLES]}
     return found
+
+
+def _wrong_in_journal() -> Iterator[str]:
+    """What the journal misses, or has invented; and flows of orders that have ended, marked as if they had not."""
+    from journal.models import Flow
+    from orders.models import Order
+    from tests.journal_agrees import disagreements
+
+    yield from disagreements(Order.objects.values_list("pk", flat=True))
+    ended = Order.objects.filter(status__in=(Order.Status.COMPLETED, Order.Status.CANCELLED), attention="")
+    marked = Flow.objects.filter(pk__in=[str(order) for order in ended.values_list("pk", flat=True)]).exclude(mark="")
+    yield from (f"{flow.pk} is marked {flow.mark}" for flow in marked)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,12 @@ import psycopg2
 from tests.chaos import providers
 from tests.chaos.options import Options
 from tests.chaos.sabotage import SABOTAGES
-from tests.processes import ROOT, SERVICES, Clerk, RunningShop, clean_environment, eventually, running_shop, worker
+from tests.processes import ROOT, Clerk, RunningShop, clean_environment, eventually, running_shop, worker
+from tests.processes import SERVICES as ORDER_SERVICES
 from tests.proxy import Proxy
 from tests.servers import PostgreSQL, RabbitMQ, free_ports, own_postgresql, own_rabbitmq_cluster, run_sql
 
+SERVICES = (*ORDER_SERVICES, "journal")
 RELAYS = tuple(f"relay-{service}" for service in SERVICES)
 #: Shipping has two: one worker has one event of an order at a time, and here they are to meet.
 WORKERS: dict[str, tuple[str, ...]] = {service: (f"worker-{service}",) for service in SERVICES}
@@ -214,6 +216,7 @@ def running_site(servers: Servers, folder: Path, options: Options) -> Iterator[S
             providers.FOLDER: str(faults),
             providers.SEED: str(options.seed),
             "SABOTAGE": options.sabotage,
+            "SHOP_SERVICES": ",".join(SERVICES),
             "SANDBOX_DELIVERY_SECONDS": "1",
             "SANDBOX_SLOW_SECONDS": "1.5",
             "LOG_FORMAT": "json",
