@@ -65,12 +65,12 @@ _metrics: _Metrics | None = None
 
 
 def folder() -> Path:
-    """Where the processes of this host write: two containers may share a data folder, and have the same process ids."""
+    """Where the processes of this machine write: two containers may share a data folder, and have the same process ids."""
     return conf().data_dir / "metrics" / socket.gethostname()
 
 
 def files() -> list[str]:
-    """What all processes have written, on every host that shares the data folder."""
+    """What all processes have written, on every machine that shares the data folder."""
     _forget_dead_gauges()
     return [str(path) for path in sorted(folder().parent.glob("*/*.db"))]
 
@@ -102,7 +102,7 @@ def forget_dead_processes() -> None:
 
 
 def _forget_dead_gauges() -> None:
-    """What a process of this host that was killed said of the present does not count."""
+    """What a process of this machine that was killed said of the present does not count."""
     for path in folder().glob("gauge_live*.db"):
         if not Path(f"/proc/{path.stem.rpartition('_')[2]}").exists():
             path.unlink(missing_ok=True)

@@ -71,8 +71,8 @@ class Command(BaseCommand):
             )
         if done.left:
             raise CommandError(
-                f"{done.left} row(s) are left, which unfinished work depends on: events to be published, or dead "
-                "letters that may be sent again. Run it again when that is done."
+                f"{done.left} row(s) are left, which unfinished work depends on: events to be published, and "
+                "dead letters that may be sent again. Run it again when that is done."
             )
 
 
