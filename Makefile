@@ -10,11 +10,11 @@ ifeq ($(origin DEBUG)$(shell grep -sE '^(export )?DEBUG=' .env),undefined)
 export DEBUG := true
 endif
 
-.PHONY: help up down demo test simulate lint format check chaos bench package lock clean
+.PHONY: help up down demo test simulate lint format check chaos bench screenshots package lock clean
 .DEFAULT_GOAL := help
 
 help: ## List these
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 up: $(VENV)/installed ## Start the whole shop on this machine; Ctrl-C stops it
 	@$(BIN)/python manage.py up
@@ -59,6 +59,9 @@ chaos: $(VENV)/installed-dev ## Place orders under faults of every kind, on serv
 
 bench: $(VENV)/installed-bench ## Measure the shop beside what people would write instead: bench/README.md
 	@$(BIN)/python -m bench
+
+screenshots: $(VENV)/installed-dev ## Take the pictures of the README and of the documentation
+	@$(BIN)/python -m docs.screenshots
 
 package: $(VENV)/installed-dev ## Build the package django-choreography into dist/
 	$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir dist choreography

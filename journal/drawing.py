@@ -16,6 +16,8 @@ from journal.story import Handling, Story, Told
 #: Pixels: the gutter with the times, between two lanes, a box, its first row.
 GUTTER, LANE, BOX, TOP = 84, 190, 150, 58
 _EVENT_ROW, _BOX_ROW, _NOTE_ROW = 44, 34, 19
+#: To the right of the last lane, for what is said beside its boxes.
+_MARGIN = 150
 #: Attempts of one reaction that are drawn.
 _DRAWN = 4
 
@@ -129,7 +131,7 @@ def draw(story: Story) -> Drawing:
     """Lay out the story of a flow."""
     names = [_("outside"), *story.services]
     lanes = [Lane(name, GUTTER + 60 + index * LANE, index == 0) for index, name in enumerate(names)]
-    drawing = Drawing(max((lane.x for lane in lanes), default=0) + LANE // 2 + 20, lanes)
+    drawing = Drawing(max((lane.x for lane in lanes), default=0) + LANE // 2 + _MARGIN, lanes)
     x_of = {lane.name: lane.x for lane in lanes[1:]}
     for row in _rows(story):
         if isinstance(row, Told):

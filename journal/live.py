@@ -25,7 +25,7 @@ _LATE = timedelta(seconds=30)
 #: Rates are of so many minutes; sparklines show an hour.
 _RATE_OVER, _SPARK_OVER = 5, 60
 #: Pixels of the map.
-WIDTH, HEIGHT, NODE_WIDTH, NODE_HEIGHT = 860, 460, 150, 64
+WIDTH, HEIGHT, NODE_WIDTH, NODE_HEIGHT = 860, 400, 150, 64
 SPARK_WIDTH, SPARK_HEIGHT = 110, 20
 #: How far an edge bends, so that both directions and their labels can be told apart.
 _BULGE = 44
@@ -209,7 +209,7 @@ def _position(index: int, nodes: int) -> tuple[int, int]:
     angle = -math.pi * 5 / 6 + 2 * math.pi * index / max(nodes, 1)
     return (
         int(WIDTH / 2 + (WIDTH / 2 - NODE_WIDTH * 0.6) * math.cos(angle)),
-        int(HEIGHT / 2 + 10 + (HEIGHT / 2 - NODE_HEIGHT) * math.sin(angle)),
+        int(HEIGHT / 2 - 10 + (HEIGHT / 2 - NODE_HEIGHT / 2 - 4) * math.sin(angle)),
     )
 
 

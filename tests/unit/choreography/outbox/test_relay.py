@@ -1,6 +1,5 @@
 """The relay publishes events in order, and marks them only when the broker has confirmed them."""
 
-from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 import pytest
@@ -9,7 +8,6 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
-from choreography.broker.publisher import Outgoing
 from choreography.core.errors import Outage, PublishFailed, PublishRefused
 from choreography.events import registry
 from choreography.operations import doctor
@@ -18,24 +16,9 @@ from choreography.outbox.relay import publish_waiting, release_refused
 from choreography.storage.tables import ServiceTables
 from payments.events import PaymentDeclined
 from payments.models import Outbox
+from tests.unit.choreography.outbox.recording import Recorder
 
 pytestmark = pytest.mark.django_db(databases="__all__")
-
-
-class Recorder:
-    """A publisher that records what it got, or fails."""
-
-    def __init__(self, failing: Exception | None = None) -> None:
-        self.failing = failing
-        self.batches: list[list[Outgoing]] = []
-
-    def publish(self, messages: Sequence[Outgoing]) -> None:
-        self.batches.append(list(messages))
-        if self.failing:
-            raise self.failing
-
-    def close(self) -> None:
-        pass
 
 
 def announce_some(count: int) -> list[str]:
