@@ -51,6 +51,10 @@ class Conf:
     """Deliveries without an acknowledgement (a worker died each time) before the broker dead-letters the message."""
     reports: tuple[str, ...] = ()
     """Of these services, those in this process announce what became of each of their deliveries, for a journal."""
+    max_hops: int = 50
+    """An event that so many reactions led to, one after the other, is parked: they go round in a circle."""
+    max_repetitions: int = 100
+    """A delivery is parked whose reaction would announce an event about one subject more often than this."""
     batch_size: int = 100
     """Deliveries a worker handles in one transaction, at most."""
     call_budget: timedelta = timedelta(seconds=0.5)

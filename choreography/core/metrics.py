@@ -65,7 +65,7 @@ _metrics: _Metrics | None = None
 
 
 def folder() -> Path:
-    """Where the processes of this machine write: two containers may share a data folder, and have the same process ids."""
+    """Where the processes of this machine write. Containers may share a data folder, and have the same process ids."""
     return conf().data_dir / "metrics" / socket.gethostname()
 
 

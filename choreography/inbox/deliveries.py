@@ -134,6 +134,11 @@ class Delivery:
             by_us = self.given_up in (REVOKED, ENDED_PROCESSES)
             raise Unusable(self.given_up if by_us else f"the broker gave it up: {self.given_up}")
         event = read_event(self.body, reaction.reads)
+        if event.hops is not None and event.hops > conf().max_hops:
+            raise Unusable(
+                f"{event.hops} reactions led to it, one after the other: they seem to go round in a circle "
+                "(CHOREOGRAPHY['MAX_HOPS'])"
+            )
         if self.published_at is not None:
             event = event.model_copy(update={"published_at": self.published_at})
         return event

@@ -17,7 +17,7 @@ from django.db import connections, transaction
 
 from choreography.core import clock
 from choreography.core.conf import SUBJECT_LENGTH, conf
-from choreography.core.errors import ContractError
+from choreography.core.errors import ContractError, Unusable
 from choreography.events.messages import Announced, Event
 from choreography.events.registry import Reaction
 from choreography.outbox import tracing
@@ -142,6 +142,8 @@ def _write(tables: ServiceTables, facts: Sequence[Fact]) -> None:
     for fact in facts:
         sequences[fact.subject] += 1
         sequence = sequences[fact.subject]
+        if fact.cause is not None and sequence > conf().max_repetitions:
+            _refuse_repetition(tables, fact)
         event = _event(fact, sequence)
         body = event.to_json()
         if (size := len(body.encode())) > conf().max_body_bytes:
@@ -163,6 +165,17 @@ def _write(tables: ServiceTables, facts: Sequence[Fact]) -> None:
     insert_all(rows, tables.alias)
     for row in rows:
         log.debug("event announced", event_id=str(row.event_id), event_type=row.event_type, flow=row.subject)
+
+
+def _refuse_repetition(tables: ServiceTables, fact: Fact) -> None:
+    """Raise ``Unusable`` if the event was announced about the subject too often: what causes it goes on for ever."""
+    event_type, most = fact.data.event_type, conf().max_repetitions
+    times = tables.outbox.filter(subject=fact.subject, event_type=event_type).count()
+    if times >= most:
+        raise Unusable(
+            f"{event_type} was announced {times} times about {fact.subject}: reactions seem to go round in a circle "
+            "(CHOREOGRAPHY['MAX_REPETITIONS'])"
+        )
 
 
 def _last_sequences(tables: ServiceTables, subjects: set[str]) -> Counter[str]:
@@ -202,6 +215,7 @@ def _event(fact: Fact, sequence: int) -> Event[Any]:
         correlationid=flow,
         causationid=(fact.cause.given_id or str(fact.cause.id)) if fact.cause else None,
         sequence=sequence,
+        hops=(fact.cause.hops or 0) + 1 if fact.cause else None,
         traceparent=traceparent_of(fact.id, flow, fact.cause.traceparent if fact.cause else fact.request),
         data=fact.data,
     )

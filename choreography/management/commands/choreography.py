@@ -1,4 +1,4 @@
-"""``manage.py choreography map|contracts|doctor|release|send_again``: what there is, what is wrong, two remedies."""
+"""``manage.py choreography map|contracts|check|doctor|release|send_again``: what there is, what is wrong, remedies."""
 
 import json
 from argparse import ArgumentParser
@@ -14,6 +14,7 @@ from choreography.broker.publisher import BrokerPublisher
 from choreography.core.conf import conf
 from choreography.core.errors import PublishRefused, Transient
 from choreography.events import compatibility, event_map
+from choreography.events.cycles import cycles, graph
 from choreography.operations import doctor
 from choreography.operations.unheard import AFTER, SINCE, send, unheard
 from choreography.outbox import relay
@@ -21,7 +22,8 @@ from choreography.outbox import relay
 
 class Command(BaseCommand):
     help = (
-        "map: who reacts to what. contracts: have they changed, and whom does it break. doctor: what is wrong. "
+        "map: who reacts to what. contracts: have they changed, and whom does it break. check: do reactions go round "
+        "in a circle. doctor: what is wrong. "
         "release: publish again what the broker has refused. send_again: what a service should have heard and has not."
     )
 
@@ -32,6 +34,7 @@ class Command(BaseCommand):
             how = command.add_mutually_exclusive_group()
             how.add_argument("--write", action="store_true", help="write to disk")
             how.add_argument("--check", action="store_true", help="fail if what is on disk does not fit the code")
+        commands.add_parser("check", help="look for reactions that go round in a circle; fail if there are any")
         command = commands.add_parser("doctor", help="look for what is wrong with the running installation")
         command.add_argument("--json", action="store_true", help="print a list of findings")
 
@@ -51,7 +54,8 @@ class Command(BaseCommand):
         command.add_argument("--dry-run", action="store_true", help="only count them")
 
     def handle(self, *args: Any, subcommand: str, **options: Any) -> None:
-        getattr(self, subcommand)(**options)
+        # ``check`` is a method that every command of Django has.
+        getattr(self, "cycles" if subcommand == "check" else subcommand)(**options)
 
     def map(self, *, write: bool, check: bool, **options: Any) -> None:
         path = Path(settings.BASE_DIR) / "docs" / "choreography.md"
@@ -70,6 +74,14 @@ class Command(BaseCommand):
         found = list(compatibility.faults())
         if found:
             raise CommandError("\n".join(found))
+
+    def cycles(self, **options: Any) -> None:
+        found = cycles(graph())
+        if found:
+            lines = (" -> ".join((*circle, circle[0])) for circle in found)
+            raise CommandError(
+                "\n".join(lines) + "\nThese may go round for ever: end them in a reaction that announces nothing."
+            )
 
     def doctor(self, *, json: bool, **options: Any) -> None:
         found = list(doctor.findings())
