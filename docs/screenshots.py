@@ -1,4 +1,4 @@
-"""Take the pictures of the README and of the documentation: ``make screenshots``. A shop of its own runs for a minute."""
+"""Take the pictures of the README and the documentation: ``make screenshots``. A shop of its own runs for a minute."""
 
 import sys
 import tempfile
