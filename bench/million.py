@@ -1,7 +1,7 @@
 """The journal's pages with a million flows: ``python -m bench.million``, or ``FLOWS=100000 python -m bench.million``.
 
 A PostgreSQL of its own gets the flows from a few statements. Then each page is asked for, through Django with its
-middleware and templates, and the time and the number of queries are told. Exit code 1 if a page takes more than allowed.
+middleware and templates, and the time and the number of queries are told. Exit code 1 if a page takes too much.
 """
 
 import json
@@ -42,7 +42,8 @@ SELECT gen_random_uuid(), id, types[k], split_part(types[k], '.', 1), id, '',
        '"lines": [{"sku": "TEA", "name": "Tea", "quantity": 2, "unit_price": 1250}], "ship_to": {"name": "Ada", '
        '"street": "Main Street 1", "city": "Bonn", "postal_code": "53111", "country": "DE"}}',
        started_at + after, started_at + after, started_at + after
-FROM journal_flow, generate_series(1, 6) k, LATERAL (SELECT k * interval '1 second' AS after) later, (SELECT ARRAY['orders.order_placed.v1', 'payments.payment_authorized.v1',
+FROM journal_flow, generate_series(1, 6) k, LATERAL (SELECT k * interval '1 second' AS after) later,
+     (SELECT ARRAY['orders.order_placed.v1', 'payments.payment_authorized.v1',
      'shipping.shipment_dispatched.v1', 'payments.payment_captured.v1', 'shipping.shipment_delivered.v1',
      'orders.order_completed.v1'] AS types) all_types
 """
