@@ -71,6 +71,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-ver
 lock: $(VENV)/installed-dev ## Lock the requirements again after a change to a .in file
 	$(LOCK) requirements.in --output-file requirements.txt
 	$(LOCK) requirements-dev.in --constraints requirements.txt --output-file requirements-dev.txt
+	$(LOCK) requirements-otel.in --constraints requirements.txt --output-file requirements-otel.txt
 	$(LOCK) bench/requirements.in --constraints requirements-dev.txt --output-file bench/requirements.txt
 
 clean: ## Remove what was installed and built; orders and accounts in var/ stay

@@ -36,8 +36,9 @@ FROM (SELECT n, md5(n::text)::uuid::text AS id, now() - n * interval '30 seconds
 """
 _ENTRIES = """
 INSERT INTO journal_entry
-       (event_id, flow, type, source, subject, caused_by, body, announced_at, published_at, recorded_at)
-SELECT gen_random_uuid(), id, types[k], split_part(types[k], '.', 1), id, '',
+       (event_id, flow, type, source, subject, caused_by, traceparent, parent_span, body, announced_at, published_at,
+        recorded_at)
+SELECT gen_random_uuid(), id, types[k], split_part(types[k], '.', 1), id, '', '', '',
        '{"currency": "EUR", "total": 2500, "payment_token": "tok_approved", "customer_email": "ada@example.org", '
        '"lines": [{"sku": "TEA", "name": "Tea", "quantity": 2, "unit_price": 1250}], "ship_to": {"name": "Ada", '
        '"street": "Main Street 1", "city": "Bonn", "postal_code": "53111", "country": "DE"}}',

@@ -57,6 +57,8 @@ class History:
             source=event.source[:100],
             subject=event.subject,
             caused_by=event.causationid or "",
+            traceparent=event.traceparent or "",
+            parent_span=event.parentspan or "",
             body=to_json(data).decode(),
             announced_at=event.time,
             published_at=event.published_at,

@@ -66,6 +66,8 @@ class Entry(models.Model):
     source = models.CharField(_("service"), max_length=100)
     subject = models.CharField(_("subject"), max_length=SUBJECT_LENGTH)
     caused_by = models.CharField(_("caused by"), max_length=200, blank=True)
+    traceparent = models.CharField(_("traceparent"), max_length=200, blank=True)
+    parent_span = models.CharField(_("parent span"), max_length=200, blank=True, help_text=_("Of a web request."))
     body = models.TextField(_("body"), help_text=_("The event's data, as JSON."))
     announced_at = models.DateTimeField(_("announced at"))
     published_at = models.DateTimeField(_("published at"), null=True)

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from django.conf import settings
 from django.db import transaction
 
 from choreography.core import clock
@@ -50,6 +51,16 @@ def tell_of_marks() -> None:
 def purge_old_flows() -> None:
     """Delete flows that ended long ago."""
     purge_flows()
+
+
+@every("EXPORT_TRACES_SECONDS")
+def export_traces() -> None:
+    """Export flows that have ended as traces, if that is wanted (``JOURNAL_TRACES``)."""
+    if settings.JOURNAL_TRACES:
+        from journal.traces import export_ended, otlp_exporter  # only where OpenTelemetry is installed
+
+        while export_ended(otlp_exporter()):
+            continue
 
 
 def _check_some() -> int:

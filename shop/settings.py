@@ -71,6 +71,8 @@ PURGE_FLOWS_SECONDS = env.float("PURGE_FLOWS_SECONDS", default=3600.0)
 JOURNAL_KEEP_DAYS = {"": env.float("JOURNAL_KEEP_DAYS", default=365.0)}
 JOURNAL_KEEP_MINUTES_DAYS = env.float("JOURNAL_KEEP_MINUTES_DAYS", default=8.0)
 JOURNAL_MAIL_TO = env.list("JOURNAL_MAIL_TO", default=[])
+JOURNAL_TRACES = env.bool("JOURNAL_TRACES", default=False)
+EXPORT_TRACES_SECONDS = env.float("EXPORT_TRACES_SECONDS", default=5.0)
 JOURNAL_WEBHOOK_URL = env.str("JOURNAL_WEBHOOK_URL", default="")
 
 # --- Security -------------------------------------------------------------------------------------------------

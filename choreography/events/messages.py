@@ -89,6 +89,7 @@ class Event(BaseModel, Generic[Data]):
     causationid: Attribute | None = Field(default=None, description="id of the event this one is a reaction to")
     sequence: int | None = Field(default=None, ge=1, description="count per subject and source")
     traceparent: Attribute | None = Field(default=None, description="W3C trace context")
+    parentspan: Attribute | None = Field(default=None, description="span of the web request it was announced in")
     hops: int | None = Field(default=None, ge=0, description="how many reactions led to it, one after the other")
     data: Data
     published_at: AwareDatetime | None = Field(default=None, exclude=True, description="when the relay published it")
@@ -232,6 +233,7 @@ _OPTIONAL: dict[str, TypeAdapter[Any]] = {
     "causationid": TypeAdapter(Attribute),
     "sequence": TypeAdapter(Annotated[int, Field(ge=1)]),
     "traceparent": TypeAdapter(Attribute),
+    "parentspan": TypeAdapter(Attribute),
     "hops": TypeAdapter(Annotated[int, Field(ge=0)]),
 }
 _ID, _UUID = TypeAdapter(Attribute), TypeAdapter(UUID)

@@ -21,7 +21,7 @@ from choreography.core.errors import ContractError, Unusable
 from choreography.events.messages import Announced, Event
 from choreography.events.registry import Reaction
 from choreography.outbox import tracing
-from choreography.outbox.tracing import traceparent_of
+from choreography.outbox.tracing import span_of, traceparent_of
 from choreography.storage.bulk import insert_all
 from choreography.storage.tables import ServiceTables
 
@@ -215,6 +215,7 @@ def _event(fact: Fact, sequence: int) -> Event[Any]:
         correlationid=flow,
         causationid=(fact.cause.given_id or str(fact.cause.id)) if fact.cause else None,
         sequence=sequence,
+        parentspan=None if fact.cause else span_of(fact.request),
         hops=(fact.cause.hops or 0) + 1 if fact.cause else None,
         traceparent=traceparent_of(fact.id, flow, fact.cause.traceparent if fact.cause else fact.request),
         data=fact.data,

@@ -34,6 +34,11 @@ def current() -> str | None:
     return _of_request.get()
 
 
+def span_of(traceparent: str | None) -> str | None:
+    """The span of a ``traceparent``, which is 16 hexadecimal digits."""
+    return traceparent.split("-")[2] if traceparent and _TRACEPARENT.fullmatch(traceparent) else None
+
+
 def traceparent_of(event_id: UUID, flow: str, parent: str | None) -> str:
     """The ``traceparent`` of a new event: in the trace of its parent, or in one made from its flow."""
     found = _TRACEPARENT.fullmatch(parent or "")

@@ -26,6 +26,7 @@ FLOWS = (
 )
 AGAIN = {
     "flows": ["tests/contracts/on_postgresql.py", *(f"tests/flows/test_{flow}.py" for flow in FLOWS)],
+    "journal": ["tests/journal/test_history.py", "tests/journal/test_marks.py", "tests/journal/test_commands.py"],
     "machinery and services": ["tests/unit/choreography", *(f"tests/unit/{service}" for service in SERVICES)],
 }
 #: Without a database of Django's.

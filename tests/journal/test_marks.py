@@ -236,6 +236,8 @@ def test_a_check_takes_as_many_queries_for_many_flows_as_for_few(shop: Shop, flo
 
 
 def test_a_flow_to_be_checked_is_found_by_an_index(shop: Shop) -> None:
+    if connections["journal"].vendor != "sqlite":
+        pytest.skip("PostgreSQL goes through a small table")
     with connections["journal"].cursor() as cursor:
         cursor.execute(
             "EXPLAIN QUERY PLAN SELECT id FROM journal_flow WHERE check_at <= '2026-01-01' ORDER BY check_at LIMIT 500"

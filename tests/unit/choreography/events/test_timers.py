@@ -79,6 +79,7 @@ def test_every_service_of_the_shop_has_its_timers() -> None:
         "journal.check_flows",
         "journal.count_minutes",
         "journal.tell_of_marks",
+        "journal.export_traces",
         "journal.purge_old_flows",
         "journal.purge_old_events",
         "journal.redrive_dead_letters",
