@@ -13,7 +13,7 @@ from bench import long, relays, report
 from bench.meters import median
 from bench.runs import Run, run
 from bench.servers import Servers, own_servers
-from bench.systems import System, all_systems
+from bench.systems import VARIANTS, System, all_systems
 
 LONG_ONES = ("queue", "inbox")
 
@@ -30,7 +30,7 @@ class Options:
     """Placed one at a time, per system and round."""
     events: int = 20000
     """For the relay alone. 0 leaves it out."""
-    systems: tuple[str, ...] = tuple(all_systems())
+    systems: tuple[str, ...] = tuple(name for name in all_systems() if name not in VARIANTS)
     """Names, with commas."""
     long: tuple[str, ...] = ()
     """Also the long ones, which take half an hour: ``queue``, ``inbox``, or both (``1``). Of ours."""

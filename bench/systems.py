@@ -132,6 +132,10 @@ def _floor(group: int) -> System:
     )
 
 
+#: Of this shop, to see what its journal costs: measured where they are named.
+VARIANTS = ("journal", "unreported")
+
+
 def all_systems() -> dict[str, System]:
     """Everyone, by name, in the order of the table."""
     everyone = [

@@ -55,7 +55,9 @@ def test_the_tests_pass_on_postgresql(tests: list[str], database: str, tmp_path:
             *tests,
         ],
         cwd=ROOT,
-        env=clean_environment(tmp_path) | {"DATABASE_URL": database} | _demands(),
+        env=clean_environment(tmp_path)
+        | {"DATABASE_URL": database, "SHOP_SERVICES": ",".join((*SERVICES, "journal"))}
+        | _demands(),
         capture_output=True,
         text=True,
         check=False,

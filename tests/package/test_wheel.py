@@ -58,7 +58,10 @@ def test_what_the_package_imports_is_what_it_declares() -> None:
     foreign = imported - sys.stdlib_module_names - {"choreography"}
     distributions = {normal(packages_distributions()[name][0]) for name in foreign}
 
-    assert distributions == {normal(requirement) for requirement in PROJECT["dependencies"]} | {"psycopg2-binary"}
+    assert distributions == {normal(requirement) for requirement in PROJECT["dependencies"]} | {
+        "psycopg2-binary",
+        "prometheus-client",
+    }
 
 
 def test_the_driver_of_postgresql_is_imported_only_where_it_is_used() -> None:
