@@ -9,7 +9,7 @@ urlpatterns = [
     path("flows.csv", views.flows_csv, name="flows_csv"),
     path("flows/dead-letters/<str:service>/<str:event_id>/", views.dead_letters_of, name="dead_letters_of"),
     path("latency/", views.latency, name="latency"),
-    path("flows/<str:flow>/", views.flow, name="flow"),
-    path("flows/<str:flow>.json", views.flow_json, name="flow_json"),
-    path("flows/<str:flow>.svg", views.flow_svg, name="flow_svg"),
+    path("flows/<path:flow>.json", views.flow_json, name="flow_json"),
+    path("flows/<path:flow>.svg", views.flow_svg, name="flow_svg"),
+    path("flows/<path:flow>/", views.flow, name="flow"),
 ]

@@ -20,7 +20,7 @@ from choreography.events.registry import Reaction
 from choreography.events.reports import What
 from choreography.inbox.deliveries import FIRST_SEEN, Delivery
 from choreography.inbox.fingerprints import fingerprint, location_of
-from choreography.inbox.reporting import outcome_of, report
+from choreography.inbox.reporting import outcome_of, report, storable
 from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
@@ -75,7 +75,7 @@ def record_retries(retries: Sequence[Postponed]) -> None:
         each.delivery.key: tables.retries.model(
             key=each.delivery.key,
             body=each.again.body,
-            content_type=_storable(each.again.content_type or "")[:200],
+            content_type=storable(each.again.content_type or "")[:200],
             headers=_as_json(each.again.headers),
             due_back_at=now + timedelta(seconds=each.rung) + conf().lost_retry_after,
         )
@@ -152,15 +152,15 @@ def _dead_letter(tables: ServiceTables, fault: Fault) -> Any:
         reaction=name,
         error=kind,
         location=location,
-        message=_storable(str(error)),
-        traceback=_storable("".join(traceback.format_exception(error))),
+        message=storable(str(error)),
+        traceback=storable("".join(traceback.format_exception(error))),
         attempts=attempts,
         parked_at=now,
         event_id=about.id if about else None,
-        event_type=_storable(about.type)[:200] if about else "",
-        subject=_storable(about.subject) if about else "",
+        event_type=storable(about.type)[:200] if about else "",
+        subject=storable(about.subject) if about else "",
         body=delivery.body,
-        content_type=_storable(delivery.content_type or "")[:200],
+        content_type=storable(delivery.content_type or "")[:200],
         headers=_as_json(delivery.headers),
         first_parked_at=now,
     )
@@ -205,16 +205,11 @@ def _as_json(headers: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, bytes):
             return base64.b64encode(value).decode()
         if isinstance(value, Mapping):
-            return {_storable(str(key)): plain(item) for key, item in value.items()}
+            return {storable(str(key)): plain(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
         if isinstance(value, int | None) or (isinstance(value, float) and math.isfinite(value)):
             return value
-        return _storable(str(value))
+        return storable(str(value))
 
-    return {_storable(str(key)): plain(value) for key, value in headers.items()}
-
-
-def _storable(text: str) -> str:
-    """Text as every database can hold it: PostgreSQL has no NUL, and UTF-8 no lone surrogates."""
-    return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return {storable(str(key)): plain(value) for key, value in headers.items()}

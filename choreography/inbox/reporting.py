@@ -32,7 +32,7 @@ def outcome_of(
         **_about(delivery),
         "outcome": outcome,
         "attempt": delivery.history.attempts + 1,
-        "error": describe(error)[:_LONGEST_ERROR] if error else "",
+        "error": storable(describe(error))[:_LONGEST_ERROR] if error else "",
         "dead_letter": dead_letter,
         "published_at": delivery.published_at,
         "received_at": delivery.received_at,
@@ -52,8 +52,13 @@ def _about(delivery: Delivery) -> dict[str, Any]:
             return {"event_id": None, "event_type": "", "subject": "", "flow": "", "reaction": ""}
     return {
         "event_id": str(event.id),
-        "event_type": event.type,
-        "subject": event.subject,
-        "flow": getattr(event, "correlationid", "") or event.subject,
+        "event_type": storable(event.type),
+        "subject": storable(event.subject),
+        "flow": storable(getattr(event, "correlationid", "") or event.subject),
         "reaction": delivery.reaction.name if delivery.has_reaction else "",
     }
+
+
+def storable(text: str) -> str:
+    """Text as every database can hold it: PostgreSQL has no NUL, and UTF-8 no lone surrogates."""
+    return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -1,5 +1,6 @@
 """The journal's story of an order agrees with the services' own rows, whatever order it hears things in."""
 
+import json
 from collections.abc import Mapping
 from random import Random
 from typing import Any
@@ -119,6 +120,24 @@ def test_a_journal_that_was_off_for_a_day_catches_up_and_marks_nothing(shop: Sho
 
     assert [*disagreements([order.pk])] == []
     assert Flow.objects.get().mark == ""
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"])
+def test_a_foreign_event_may_come_from_any_time_and_be_about_anything(shop: Shop, time: str) -> None:
+    event = {
+        "specversion": "1.0",
+        "id": "not a uuid",
+        "type": "payments.payment_captured.v1",
+        "source": "/elsewhere",
+        "subject": "a/b?c=#d \u00e9",
+        "time": time,
+        "data": {"amount": 1, "currency": "EUR", "text": "\u0000"},
+    }
+    shop.send("journal", json.dumps(event).encode())
+    shop.drain()
+
+    assert Flow.objects.get().pk == "a/b?c=#d \u00e9"
+    assert not shop.dead_letters("journal")
 
 
 def test_a_flow_is_named_by_the_end_of_its_id() -> None:

@@ -121,6 +121,17 @@ def test_a_flow_is_found_by_its_number(shop: Shop, viewer: Client) -> None:
     assert response.headers["Location"] == f"/flows/{order.pk}/"
 
 
+def test_a_flow_may_have_any_name(viewer: Client) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    Flow.objects.create(id="table/7?x=1#é", number="7X1", started_at=at, last_at=at)
+
+    [link] = [line for line in page(viewer, "/flows/").splitlines() if "7X1" in line]
+    url = link.partition('href="')[2].partition('"')[0]
+
+    assert "7X1" in page(viewer, url)
+    assert json.loads(page(viewer, f"{url[:-1]}.json"))["flow"] == "table/7?x=1#é"
+
+
 def test_an_unknown_flow_is_said_to_be_unknown(viewer: Client) -> None:
     text = page(viewer, "/flows/%3Cscript%3E/", 404)
 

@@ -71,6 +71,14 @@ def test_a_duplicate_and_an_unusable_message_are_reported() -> None:
     assert reports()[2]["dead_letter"]
 
 
+def test_what_no_database_can_hold_is_replaced() -> None:
+    handle_one(placed(content_type="text/\0\ud800"))
+
+    [report] = reports()
+    assert report["outcome"] == "parked"
+    assert "\0" not in report["error"]
+
+
 def test_an_error_is_told_without_data_of_others(change: Change) -> None:
     change(function=failing(ValueError("ada@example.org is no number")))
 
