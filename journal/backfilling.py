@@ -13,9 +13,8 @@ from choreography.events.messages import Event, read_event
 from choreography.storage.tables import ServiceTables
 from journal.heard import Anything, DeliveryReport
 from journal.history import History
-from journal.models import Cursor, Entry
+from journal.models import ALIAS, Cursor, Entry
 
-_ALIAS = "journal"
 #: Rows read in one transaction.
 _ROWS = 500
 #: Events first: what became of them belongs to their flows.
@@ -37,7 +36,7 @@ def backfill(progress: Progress = lambda service, table, rows: None, *, again: b
             if service == "journal":
                 continue
             if again:
-                Cursor.objects.using(_ALIAS).filter(name=_name(service, table)).delete()
+                Cursor.objects.filter(name=_name(service, table)).delete()
             read = 0
             while rows := _next(service, table):
                 read += rows
@@ -49,8 +48,8 @@ def backfill(progress: Progress = lambda service, table, rows: None, *, again: b
 def _next(service: str, table: str) -> int:
     """Read the next rows of a table. Returns how many."""
     rows_of: Any = getattr(ServiceTables(service), table)
-    with transaction.atomic(using=_ALIAS):
-        cursor, _created = Cursor.objects.using(_ALIAS).get_or_create(name=_name(service, table))
+    with transaction.atomic(using=ALIAS):
+        cursor, _created = Cursor.objects.get_or_create(name=_name(service, table))
         rows = [*rows_of.filter(pk__gt=cursor.position).order_by("pk")[:_ROWS]]
         if not rows:
             return 0
@@ -58,7 +57,7 @@ def _next(service: str, table: str) -> int:
         _READ[table](history, service, rows)
         history.write()
         cursor.position = rows[-1].pk
-        cursor.save(using=_ALIAS)
+        cursor.save()
     return len(rows)
 
 
@@ -108,7 +107,7 @@ def _parked(history: History, service: str, rows: Iterable[Any]) -> None:
 
 def _flows(event_ids: Iterable[Any]) -> dict[Any, str]:
     """The flows of events, as far as the journal knows them."""
-    return dict(Entry.objects.using(_ALIAS).filter(event_id__in=event_ids).values_list("event_id", "flow"))
+    return dict(Entry.objects.filter(event_id__in=event_ids).values_list("event_id", "flow"))
 
 
 def _name(service: str, table: str) -> str:

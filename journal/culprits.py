@@ -9,7 +9,6 @@ from choreography.core import clock
 from journal.flow_state import FlowState
 from journal.models import MarkOfFlow, ServiceStatus
 
-_ALIAS = "journal"
 #: A relay says every 5 seconds how its service is doing.
 SILENT_AFTER = timedelta(seconds=15)
 
@@ -26,7 +25,7 @@ class Surroundings:
 
     def __init__(self) -> None:
         self._queues: dict[str, Queue | None] = {}
-        self._statuses = {status.service: status for status in ServiceStatus.objects.using(_ALIAS).all()}
+        self._statuses = {status.service: status for status in ServiceStatus.objects.all()}
 
     def queue(self, service: str) -> Queue | None:
         """``None``: there is none. Where the broker can't be asked, one that says nothing."""

@@ -13,9 +13,8 @@ from django.db import transaction
 from choreography.core.conf import conf
 from choreography.storage.tables import ServiceTables
 from journal.contracts import masked
-from journal.models import Entry, Keyword
+from journal.models import ALIAS, Entry, Keyword
 
-_ALIAS = "journal"
 #: Rows changed in one transaction.
 _ROWS = 500
 
@@ -38,24 +37,24 @@ def forget(word: str) -> Forgotten:
     Returns:
         What was done. Only the services of this process are reached.
     """
-    keywords = Keyword.objects.using(_ALIAS).filter(word=word.strip().lower(), is_personal=True)
+    keywords = Keyword.objects.filter(word=word.strip().lower(), is_personal=True)
     flows = sorted(set(keywords.values_list("flow", flat=True)))
     done = Forgotten(flows=len(flows))
     for first in range(0, len(flows), _ROWS):
         some = flows[first : first + _ROWS]
         subjects = set(some)
-        with transaction.atomic(using=_ALIAS):
-            for entry in Entry.objects.using(_ALIAS).filter(flow__in=some):
+        with transaction.atomic(using=ALIAS):
+            for entry in Entry.objects.filter(flow__in=some):
                 subjects.add(entry.subject)
                 data = json.loads(entry.body)
                 if (without := masked(entry.type, data)) != data:
                     entry.body = json.dumps(without)
-                    entry.save(using=_ALIAS, update_fields=["body"])
+                    entry.save(update_fields=["body"])
                     done.entries += 1
         for service in conf().services:
             _forget_in(service, subjects, done)
     if not done.left:
-        Keyword.objects.using(_ALIAS).filter(flow__in=flows, is_personal=True).delete()
+        Keyword.objects.filter(flow__in=flows, is_personal=True).delete()
     return done
 
 

@@ -21,10 +21,7 @@ from journal import marks
 from journal.contracts import declarations, keywords_of
 from journal.flow_state import FlowState
 from journal.heard import DeliveryReport, Status
-from journal.models import Entry, Flow, Keyword, Outcome, ServiceStatus
-
-#: The database alias of the journal's tables.
-ALIAS = "journal"
+from journal.models import ALIAS, Entry, Flow, Keyword, Outcome, ServiceStatus
 
 _CHANGING = [
     "started_at",
@@ -188,11 +185,11 @@ def _enter(
 def _locked(entries: dict[str, list[Entry]], outcomes: dict[str, list[Outcome]]) -> dict[str, Flow]:
     """The flows' rows, locked; made where there are none. A row that another transaction is making is waited for."""
     keys = sorted(entries.keys() | outcomes.keys())
-    found = find(Flow.objects.using(ALIAS), keys, lock=True)
+    found = find(Flow.objects.all(), keys, lock=True)
     missing = [key for key in keys if key not in found]
     if missing:
         insert_new([_new_flow(key, entries[key], outcomes[key]) for key in missing], by=["id"], using=ALIAS)
-        found |= find(Flow.objects.using(ALIAS), missing, lock=True)
+        found |= find(Flow.objects.all(), missing, lock=True)
     return {key: found[key] for key in keys}
 
 
@@ -210,8 +207,8 @@ def _replayed(flows: Iterable[str], declared: Declarations) -> dict[str, FlowSta
     keys = [*flows]
     if not keys:
         return {}
-    entries = _by_flow(Entry.objects.using(ALIAS).filter(flow__in=keys).defer("body"))
-    outcomes = _by_flow(Outcome.objects.using(ALIAS).filter(flow__in=keys))
+    entries = _by_flow(Entry.objects.filter(flow__in=keys).defer("body"))
+    outcomes = _by_flow(Outcome.objects.filter(flow__in=keys))
     return {key: FlowState.replayed(entries[key], outcomes[key], declared) for key in keys}
 
 
@@ -223,6 +220,6 @@ def _by_flow(rows: Iterable[Any]) -> dict[str, list[Any]]:
 
 
 def _write_status(status: ServiceStatus) -> None:
-    known = ServiceStatus.objects.using(ALIAS).filter(pk=status.pk).first()
+    known = ServiceStatus.objects.filter(pk=status.pk).first()
     if known is None or known.at < status.at:
-        status.save(using=ALIAS)
+        status.save()

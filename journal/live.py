@@ -19,7 +19,6 @@ from journal.culprits import SILENT_AFTER, Queue, Surroundings
 from journal.durations import duration
 from journal.models import Entry, Flow, Minute, ServiceStatus
 
-_ALIAS = "journal"
 #: An event may wait so long in an outbox.
 _LATE = timedelta(seconds=30)
 #: Rates are of so many minutes; sparklines show an hour.
@@ -177,7 +176,7 @@ def look() -> Map:
         node.x, node.y = _position(index, len(nodes))
         node.troubles = [*_troubles_of(node, now)]
     events = _events(declared, minutes)
-    flows = Flow.objects.using(_ALIAS)
+    flows = Flow.objects
     marked = flows.exclude(mark="").count()
     troubles = [trouble for node in nodes.values() for trouble in node.troubles]
     troubles += [*_of_flows(marked), *_of_journal(around, now)]
@@ -216,7 +215,7 @@ def _position(index: int, nodes: int) -> tuple[int, int]:
 def _minutes(now: datetime) -> Mapping[str, Mapping[datetime, int]]:
     """How many events of each type were announced in each minute of the last hour."""
     since = now.replace(second=0, microsecond=0) - timedelta(minutes=_SPARK_OVER)
-    rows = Minute.objects.using(_ALIAS).filter(at__gt=since, name__startswith="event:")
+    rows = Minute.objects.filter(at__gt=since, name__startswith="event:")
     found: dict[str, dict[datetime, int]] = defaultdict(dict)
     for at, name, count in rows.values_list("at", "name", "count"):
         found[name.removeprefix("event:")][at] = count
@@ -226,7 +225,7 @@ def _minutes(now: datetime) -> Mapping[str, Mapping[datetime, int]]:
 def _failures(now: datetime) -> Mapping[str, int]:
     """How many attempts failed lately, by service."""
     since = now - timedelta(minutes=_RATE_OVER)
-    rows = Minute.objects.using(_ALIAS).filter(at__gte=since, name__startswith="fail:")
+    rows = Minute.objects.filter(at__gte=since, name__startswith="fail:")
     found: dict[str, int] = defaultdict(int)
     for name, count in rows.values_list("name").annotate(total=Sum("count")):
         found[name.removeprefix("fail:").partition(".")[0]] += count
@@ -305,7 +304,7 @@ def _of_journal(around: Surroundings, now: datetime) -> Iterator[Trouble]:
         yield Trouble(
             "journal", _("the journal does not listen: this page shows the past"), "celery -A shop worker -Q journal"
         )
-    newest = Entry.objects.using(_ALIAS).order_by("-pk").first()
+    newest = Entry.objects.order_by("-pk").first()
     if newest is not None and newest.published_at is not None and queue is not None and queue.messages > 1000:
         late = (newest.recorded_at - newest.published_at).total_seconds()
         yield Trouble("journal", _("the journal is %s behind: this page shows the past") % duration(late))

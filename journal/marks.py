@@ -7,10 +7,7 @@ from datetime import datetime
 from choreography.events.declarations import Declarations
 from choreography.storage.bulk import insert_all
 from journal.flow_state import Finding, FlowState
-from journal.models import Flow, MarkOfFlow
-
-#: The database alias of the journal's tables.
-_ALIAS = "journal"
+from journal.models import ALIAS, Flow, MarkOfFlow
 
 Known = tuple[Flow, FlowState]
 
@@ -40,7 +37,7 @@ def add(flows: Sequence[Known], now: datetime, declared: Declarations) -> list[M
 def _apply(
     flows: Sequence[Known], now: datetime, declared: Declarations, additions: Collection[Flow.Mark]
 ) -> list[MarkOfFlow]:
-    rows = MarkOfFlow.objects.using(_ALIAS).filter(flow__in=[flow.pk for flow, _ in flows], cleared_at=None)
+    rows = MarkOfFlow.objects.filter(flow__in=[flow.pk for flow, _ in flows], cleared_at=None)
     standing: dict[str, dict[str, MarkOfFlow]] = defaultdict(dict)
     for row in rows:
         standing[row.flow][row.kind] = row
@@ -59,8 +56,8 @@ def _apply(
                 new.append(_mark(flow, finding, now))
         flow.mark = next((mark for mark in Flow.Mark if mark in kinds), Flow.Mark.NONE)
     if cleared:
-        MarkOfFlow.objects.using(_ALIAS).filter(pk__in=cleared).update(cleared_at=now)
-    insert_all(new, _ALIAS)
+        MarkOfFlow.objects.filter(pk__in=cleared).update(cleared_at=now)
+    insert_all(new, ALIAS)
     return new
 
 
@@ -76,4 +73,4 @@ def _is_overdue(state: FlowState, flow: Flow, now: datetime, declared: Declarati
 
 def of_flow(flow: str) -> Iterable[MarkOfFlow]:
     """The marks of a flow, those that were cleared included, the newest first."""
-    return MarkOfFlow.objects.using(_ALIAS).filter(flow=flow).order_by("-since")
+    return MarkOfFlow.objects.filter(flow=flow).order_by("-since")

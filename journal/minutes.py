@@ -24,9 +24,8 @@ from django.db.models import QuerySet
 from choreography.core import clock
 from journal.contracts import declarations
 from journal.latency import between, bucket_of
-from journal.models import Cursor, Entry, Flow, Minute, Outcome
+from journal.models import ALIAS, Cursor, Entry, Flow, Minute, Outcome
 
-_ALIAS = "journal"
 #: Rows counted in one transaction, at most.
 _ROWS = 5_000
 #: Transactions do not commit in the order of their keys: what is younger may have a gap before it.
@@ -39,10 +38,10 @@ def count(model: type[Entry] | type[Outcome]) -> int:
     """Count the next rows of a table. Returns how many."""
     until = clock.now() - _SETTLED_AFTER
     name = model.__name__.lower()
-    with transaction.atomic(using=_ALIAS):
-        Cursor.objects.using(_ALIAS).get_or_create(name=name)
-        cursor = Cursor.objects.using(_ALIAS).select_for_update().get(name=name)
-        newer: QuerySet[Any] = model._default_manager.using(_ALIAS).filter(pk__gt=cursor.position).order_by("pk")
+    with transaction.atomic(using=ALIAS):
+        Cursor.objects.get_or_create(name=name)
+        cursor = Cursor.objects.select_for_update().get(name=name)
+        newer: QuerySet[Any] = model._default_manager.filter(pk__gt=cursor.position).order_by("pk")
         rows = [*(newer.defer("body") if model is Entry else newer)[:_ROWS]]
         settled = [row for row in rows if row.recorded_at <= until]
         # The first that is too young ends it: an older one may still come before it.
@@ -52,7 +51,7 @@ def count(model: type[Entry] | type[Outcome]) -> int:
             return 0
         _add(_of_entries(counted) if model is Entry else _of_outcomes(counted))
         cursor.position = counted[-1].pk
-        cursor.save(using=_ALIAS)
+        cursor.save()
     return len(counted)
 
 
@@ -62,7 +61,7 @@ def _of_entries(entries: Iterable[Entry]) -> Iterable[Found]:
         yield entry.announced_at, f"event:{entry.type}", between(entry.announced_at, entry.published_at)
         if entry.type in declarations().ends:
             ended.add(entry.flow)
-    for flow in Flow.objects.using(_ALIAS).filter(pk__in=ended):
+    for flow in Flow.objects.filter(pk__in=ended):
         if flow.end_at is not None:
             yield flow.end_at, f"flow:{flow.end}", between(flow.started_at, flow.end_at)
 
@@ -92,9 +91,7 @@ def _add(found: Iterable[Found]) -> None:
             times[key][bucket_of(seconds)] += 1
     known = {
         (row.at, row.name): row
-        for row in Minute.objects.using(_ALIAS).filter(
-            at__in={at for at, _ in counts}, name__in={name for _, name in counts}
-        )
+        for row in Minute.objects.filter(at__in={at for at, _ in counts}, name__in={name for _, name in counts})
     }
     rows = []
     for key in sorted(counts):
@@ -103,5 +100,5 @@ def _add(found: Iterable[Found]) -> None:
         row.times = dict(times[key] + Counter(row.times))
         rows.append(row)
     new, old = [row for row in rows if row.pk is None], [row for row in rows if row.pk is not None]
-    Minute.objects.using(_ALIAS).bulk_create(new)
-    Minute.objects.using(_ALIAS).bulk_update(old, ["count", "times"])
+    Minute.objects.bulk_create(new)
+    Minute.objects.bulk_update(old, ["count", "times"])

@@ -1,6 +1,6 @@
 """Journal's own tables: a row per flow with what is known of it, a row per event, a row per outcome of a delivery."""
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from django.db import models
 from django.db.models import Q
@@ -9,6 +9,9 @@ from django.utils.translation import gettext_lazy as _
 from choreography import models as choreography
 from choreography.core import clock
 from choreography.core.conf import SUBJECT_LENGTH
+
+#: The alias of journal's database.
+ALIAS: Final = "journal"
 
 
 class Flow(models.Model):

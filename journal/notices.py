@@ -16,7 +16,6 @@ from journal.models import MarkOfFlow
 
 log = structlog.get_logger(__name__)
 
-_ALIAS = "journal"
 #: Marks told of at once; and of those, so many are named.
 _AT_ONCE, _NAMED = 1000, 20
 #: Seconds the webhook has to answer.
@@ -30,7 +29,7 @@ def tell_people() -> int:
     """
     if not (settings.JOURNAL_MAIL_TO or settings.JOURNAL_WEBHOOK_URL):
         return 0
-    new = MarkOfFlow.objects.using(_ALIAS).filter(notified_at=None).order_by("since")
+    new = MarkOfFlow.objects.filter(notified_at=None).order_by("since")
     marks = [*new[:_AT_ONCE]]
     if not marks:
         return 0
@@ -41,7 +40,7 @@ def tell_people() -> int:
         if settings.JOURNAL_WEBHOOK_URL:
             _call(standing)
         log.info("people told of marks", marks=len(standing))
-    told = MarkOfFlow.objects.using(_ALIAS).filter(pk__in=[mark.pk for mark in marks])
+    told = MarkOfFlow.objects.filter(pk__in=[mark.pk for mark in marks])
     told.update(notified_at=clock.now())
     return len(standing)
 

@@ -13,7 +13,6 @@ from journal.durations import duration
 from journal.latency import added, percentile
 from journal.models import Minute
 
-_ALIAS = "journal"
 #: How far back, and in how many points.
 SPANS: Final = {
     "hour": (timedelta(hours=1), 60),
@@ -71,7 +70,7 @@ def charts(span: str) -> dict[str, list[Chart]]:
     """The charts of a span (``hour``, ``day``, ``week``; any other is an hour), by what they measure."""
     length, points = SPANS.get(span, SPANS["hour"])
     now = clock.now()
-    rows = Minute.objects.using(_ALIAS).filter(at__gte=now - length)
+    rows = Minute.objects.filter(at__gte=now - length)
     by_name: dict[str, list[tuple[datetime, Mapping[str, int], int]]] = defaultdict(list)
     for name, at, times, count in rows.values_list("name", "at", "times", "count"):
         if times:

@@ -7,9 +7,8 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from choreography.core import clock
-from journal.models import Entry, Flow, Keyword, MarkOfFlow, Minute, Outcome
+from journal.models import ALIAS, Entry, Flow, Keyword, MarkOfFlow, Minute, Outcome
 
-_ALIAS = "journal"
 #: Flows deleted in one transaction.
 _AT_ONCE = 500
 
@@ -19,20 +18,20 @@ def purge_flows() -> int:
     keep = {end: timedelta(days=days) for end, days in settings.JOURNAL_KEEP_DAYS.items()}
     default = keep.pop("", timedelta(days=365))
     now = clock.now()
-    ended = Flow.objects.using(_ALIAS).filter(needs_person=False, mark="", parked=0)
+    ended = Flow.objects.filter(needs_person=False, mark="", parked=0)
     deleted = 0
     for end, age in keep.items():
         deleted += _delete(ended.filter(end=end, ended_at__lt=now - age))
     deleted += _delete(ended.exclude(end__in=keep).filter(ended_at__lt=now - default))
-    Minute.objects.using(_ALIAS).filter(at__lt=now - timedelta(days=settings.JOURNAL_KEEP_MINUTES_DAYS)).delete()
+    Minute.objects.filter(at__lt=now - timedelta(days=settings.JOURNAL_KEEP_MINUTES_DAYS)).delete()
     return deleted
 
 
 def _delete(flows: QuerySet[Flow]) -> int:
     deleted = 0
     while keys := [*flows.order_by("ended_at").values_list("pk", flat=True)[:_AT_ONCE]]:
-        with transaction.atomic(using=_ALIAS):
+        with transaction.atomic(using=ALIAS):
             for model in (Entry, Outcome, Keyword, MarkOfFlow):
-                model._default_manager.using(_ALIAS).filter(flow__in=keys).delete()
-            deleted += Flow.objects.using(_ALIAS).filter(pk__in=keys).delete()[0]
+                model._default_manager.filter(flow__in=keys).delete()
+            deleted += Flow.objects.filter(pk__in=keys).delete()[0]
     return deleted

@@ -10,7 +10,6 @@ from django.db.models import Count, Q, QuerySet
 from journal.models import Entry, Flow, Keyword
 from journal.story import Story
 
-_ALIAS = "journal"
 #: Events of one type, or of one service, among whose flows a search looks: the newest.
 LOOKED_AT = 10_000
 #: Flows on one page.
@@ -53,9 +52,9 @@ class Page:
 
 def flow_of(name: str) -> Flow | None:
     """The flow with this id, or with this number if only one has it."""
-    found = Flow.objects.using(_ALIAS).filter(pk=name).first()
+    found = Flow.objects.filter(pk=name).first()
     if found is None:
-        numbered = [*Flow.objects.using(_ALIAS).filter(number=name.upper())[:2]]
+        numbered = [*Flow.objects.filter(number=name.upper())[:2]]
         found = numbered[0] if len(numbered) == 1 else None
     return found
 
@@ -88,7 +87,7 @@ def find_flows(search: Search, after: str = "", size: int = PAGE, *, personal: b
 def count_flows() -> dict[str, int]:
     """How many flows are in each state that somebody should know of. One query."""
     states = ("running", "overdue", "illegal", "stalled", "parked", "person")
-    counts = Flow.objects.using(_ALIAS).filter(Q(ended_at=None) | ~Q(mark="") | Q(parked__gt=0) | Q(needs_person=True))
+    counts = Flow.objects.filter(Q(ended_at=None) | ~Q(mark="") | Q(parked__gt=0) | Q(needs_person=True))
     return dict(counts.aggregate(**{state: Count("pk", filter=STATES[state]) for state in states}))
 
 
@@ -104,14 +103,14 @@ def all_flows(search: Search, most: int, *, personal: bool) -> Iterator[Flow]:
 
 
 def _matching(search: Search, *, personal: bool) -> QuerySet[Flow]:
-    flows = Flow.objects.using(_ALIAS).all()
+    flows = Flow.objects.all()
     if search.words:
         flows = flows.filter(pk__in=_named(search.words.strip(), personal=personal))
     if search.state in STATES:
         flows = flows.filter(STATES[search.state])
     for name, value in (("type", search.event_type), ("source", search.service)):
         if value:
-            newest = Entry.objects.using(_ALIAS).filter(**{name: value}).order_by("-id")
+            newest = Entry.objects.filter(**{name: value}).order_by("-id")
             flows = flows.filter(pk__in=newest.values("flow")[:LOOKED_AT])
     if search.since:
         flows = flows.filter(started_at__gte=search.since)
@@ -122,11 +121,11 @@ def _matching(search: Search, *, personal: bool) -> QuerySet[Flow]:
 
 def _named(words: str, *, personal: bool) -> list[Any]:
     """The flows that these words name."""
-    keywords = Keyword.objects.using(_ALIAS).filter(word=words.lower())
+    keywords = Keyword.objects.filter(word=words.lower())
     if not personal:
         keywords = keywords.filter(is_personal=False)
     number = words.lstrip("#").upper()
     return [
         *keywords.order_by("-id").values_list("flow", flat=True)[:1000],
-        *Flow.objects.using(_ALIAS).filter(Q(pk=words) | Q(number=number)).values_list("pk", flat=True)[:1000],
+        *Flow.objects.filter(Q(pk=words) | Q(number=number)).values_list("pk", flat=True)[:1000],
     ]

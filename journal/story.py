@@ -15,8 +15,6 @@ from journal.flow_state import FlowState, short_id
 from journal.latency import between
 from journal.models import Entry, Flow, MarkOfFlow, Outcome
 
-_ALIAS = "journal"
-
 Standing = Literal["done", "pending", "retrying", "waiting", "parked", "discarded"]
 
 
@@ -155,9 +153,9 @@ class Story:
         self.now = clock.now()
         self._declared = declarations()
         self._state = FlowState.read(flow.state)
-        self._entries = [*Entry.objects.using(_ALIAS).filter(flow=flow.pk)]
-        self._outcomes = [*Outcome.objects.using(_ALIAS).filter(flow=flow.pk).order_by("ended_at", "id")]
-        self.marks = [*MarkOfFlow.objects.using(_ALIAS).filter(flow=flow.pk).order_by("-since")]
+        self._entries = [*Entry.objects.filter(flow=flow.pk)]
+        self._outcomes = [*Outcome.objects.filter(flow=flow.pk).order_by("ended_at", "id")]
+        self.marks = [*MarkOfFlow.objects.filter(flow=flow.pk).order_by("-since")]
 
     @cached_property
     def events(self) -> list[Told]:

@@ -14,11 +14,10 @@ from journal.contracts import declarations
 from journal.culprits import Surroundings, explain
 from journal.events import FlowOverdue
 from journal.flow_state import FlowState
-from journal.models import Entry, Flow, Outcome
+from journal.models import ALIAS, Entry, Flow, Outcome
 from journal.notices import tell_people
 from journal.retention import purge_flows
 
-_ALIAS = "journal"
 #: Flows checked in one transaction.
 _AT_ONCE = 500
 #: How late the journal may hear of events before it stops judging what is overdue.
@@ -65,8 +64,8 @@ def export_traces() -> None:
 
 def _check_some() -> int:
     now, declared = clock.now(), declarations()
-    due = Flow.objects.using(_ALIAS).filter(check_at__lte=now).order_by("check_at")
-    with transaction_of("journal"), transaction.atomic(using=_ALIAS):
+    due = Flow.objects.filter(check_at__lte=now).order_by("check_at")
+    with transaction_of("journal"):
         flows = [*due.select_for_update(skip_locked=_can_skip())[:_AT_ONCE]]
         states = {flow.pk: FlowState.read(flow.state) for flow in flows}
         new = marks.add([(flow, states[flow.pk]) for flow in flows], now, declared)
@@ -76,14 +75,14 @@ def _check_some() -> int:
             announce(
                 FlowOverdue(kind=mark.kind, what=mark.what, culprit=mark.culprit, remedy=mark.remedy), subject=mark.flow
             )
-        update_rows(new, ["what", "remedy"], _ALIAS)
-        update_rows(flows, ["mark", "check_at"], _ALIAS)
+        update_rows(new, ["what", "remedy"], ALIAS)
+        update_rows(flows, ["mark", "check_at"], ALIAS)
     return len(flows)
 
 
 def _is_behind() -> bool:
     """The journal reads old events at this moment: what seems overdue may be in its queue."""
-    newest = Entry.objects.using(_ALIAS).order_by("-pk").first()
+    newest = Entry.objects.order_by("-pk").first()
     if newest is None or newest.published_at is None:
         return False
     late = newest.recorded_at - newest.published_at > _BEHIND
@@ -91,4 +90,4 @@ def _is_behind() -> bool:
 
 
 def _can_skip() -> bool:
-    return bool(transaction.get_connection(_ALIAS).features.has_select_for_update_skip_locked)
+    return bool(transaction.get_connection(ALIAS).features.has_select_for_update_skip_locked)

@@ -21,11 +21,10 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from choreography.core import clock
-from journal.models import Cursor, Entry, Flow, Outcome
+from journal.models import ALIAS, Cursor, Entry, Flow, Outcome
 
 log = structlog.get_logger(__name__)
 
-_ALIAS = "journal"
 #: Flows exported at once.
 _AT_ONCE = 200
 #: What has just ended may still hear of something.
@@ -49,11 +48,11 @@ def export_ended(exporter: SpanExporter) -> int:
 
     Where the exporter fails, the next tick begins with the same flows.
     """
-    with transaction.atomic(using=_ALIAS):
-        Cursor.objects.using(_ALIAS).get_or_create(name=_CURSOR)
-        cursor = Cursor.objects.using(_ALIAS).select_for_update().get(name=_CURSOR)
+    with transaction.atomic(using=ALIAS):
+        Cursor.objects.get_or_create(name=_CURSOR)
+        cursor = Cursor.objects.select_for_update().get(name=_CURSOR)
         since, until = _EPOCH + timedelta(microseconds=cursor.position), clock.now() - _SETTLED_AFTER
-        ended = Flow.objects.using(_ALIAS).filter(ended_at__gt=since, ended_at__lte=until).order_by("ended_at")
+        ended = Flow.objects.filter(ended_at__gt=since, ended_at__lte=until).order_by("ended_at")
         flows = [*ended[:_AT_ONCE]]
         if not flows:
             return 0
@@ -63,13 +62,13 @@ def export_ended(exporter: SpanExporter) -> int:
             log.warning("traces not exported", flows=len(flows))
             return 0
         cursor.position = (last - _EPOCH) // timedelta(microseconds=1)
-        cursor.save(using=_ALIAS)
+        cursor.save()
     return len(flows)
 
 
 def _spans(flows: Sequence[str]) -> list[ReadableSpan]:
-    entries = [*Entry.objects.using(_ALIAS).filter(flow__in=flows).defer("body")]
-    outcomes = [*Outcome.objects.using(_ALIAS).filter(flow__in=flows)]
+    entries = [*Entry.objects.filter(flow__in=flows).defer("body")]
+    outcomes = [*Outcome.objects.filter(flow__in=flows)]
     by_id = {str(entry.event_id): entry for entry in entries}
     first = _first_of_flows(entries)
     done = {(it.event_id, it.service): it for it in outcomes if it.what == "done"}
