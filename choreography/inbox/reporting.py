@@ -4,11 +4,15 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+import structlog
+
 from choreography.core import clock
-from choreography.core.errors import Unusable, describe
+from choreography.core.errors import describe
 from choreography.events.reports import What
 from choreography.inbox.deliveries import Delivery
 from choreography.outbox import reports
+
+log = structlog.get_logger(__name__)
 
 #: Characters kept of an error.
 _LONGEST_ERROR = 300
@@ -43,13 +47,9 @@ def outcome_of(
 
 
 def _about(delivery: Delivery) -> dict[str, Any]:
-    try:
-        event: Any = delivery.event
-    except Unusable:
-        try:
-            event = delivery.envelope
-        except Unusable:
-            return {"event_id": None, "event_type": "", "subject": "", "flow": "", "reaction": ""}
+    event = _readable(delivery)
+    if event is None:
+        return {"event_id": None, "event_type": "", "subject": "", "flow": "", "reaction": ""}
     return {
         "event_id": str(event.id),
         "event_type": storable(event.type),
@@ -57,6 +57,16 @@ def _about(delivery: Delivery) -> dict[str, Any]:
         "flow": storable(getattr(event, "correlationid", "") or event.subject),
         "reaction": delivery.reaction.name if delivery.has_reaction else "",
     }
+
+
+def _readable(delivery: Delivery) -> Any:
+    """What can be read of the event. Reading is judged elsewhere: whatever is wrong with it, the report is written."""
+    for read in (lambda: delivery.event, lambda: delivery.envelope):
+        try:
+            return read()
+        except Exception as error:
+            log.debug("unreadable in a report", service=delivery.service, error=describe(error))
+    return None
 
 
 def storable(text: str) -> str:

@@ -21,6 +21,8 @@ from tests.unit.choreography.outbox.recording import Recorder
 pytestmark = [pytest.mark.django_db(databases="__all__"), pytest.mark.usefixtures("frozen")]
 
 Change = Callable[..., None]
+#: With the history of a delivery.
+SEEN = {"x-choreography-first-seen": "2026-01-01T00:00:00+00:00"}
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +79,18 @@ def test_what_no_database_can_hold_is_replaced() -> None:
     [report] = reports()
     assert report["outcome"] == "parked"
     assert "\0" not in report["error"]
+
+
+def test_a_message_that_can_not_be_read_for_another_reason_is_parked_and_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("choreography.inbox.deliveries.read_event", _bug)
+
+    handle_one(placed(headers={"x-choreography-attempts": 9, "x-choreography-waits": 0, **SEEN}))
+
+    [report] = reports()
+    assert (report["outcome"], report["error"]) == ("parked", "RecursionError")
+    assert report["event_id"] == "019b76da-a800-7000-8000-00000000000e"
 
 
 def test_an_error_is_told_without_data_of_others(change: Change) -> None:
@@ -151,6 +165,10 @@ def test_a_status_says_how_the_service_is_doing() -> None:
     status = json.loads(message.body)["data"]["status"]
     assert (status["outbox"], status["parked"], status["retries"], status["refused"]) == (1, 1, 0, 0)
     assert status["oldest"] is not None
+
+
+def _bug(*_: object) -> None:
+    raise RecursionError
 
 
 def _not_yet(event: object) -> None:
