@@ -68,6 +68,20 @@ def _events(history: History, service: str, rows: Iterable[Any]) -> None:
 
 
 def _effects(history: History, service: str, rows: Iterable[Any]) -> None:
+    _outcomes(history, service, rows, lambda row: {"outcome": "done", "ended_at": row.handled_at})
+
+
+def _parked(history: History, service: str, rows: Iterable[Any]) -> None:
+    parked = [row for row in rows if row.state == "parked" and row.event_id]
+    _outcomes(
+        history,
+        service,
+        parked,
+        lambda row: {"outcome": "parked", "ended_at": row.parked_at, "error": row.error, "dead_letter": row.key},
+    )
+
+
+def _outcomes(history: History, service: str, rows: Iterable[Any], more: Callable[[Any], dict[str, Any]]) -> None:
     rows = [*rows]
     flows = _flows({row.event_id for row in rows})
     for row in rows:
@@ -78,29 +92,8 @@ def _effects(history: History, service: str, rows: Iterable[Any]) -> None:
                 event_type=row.event_type,
                 flow=flows.get(row.event_id, row.subject),
                 reaction=row.reaction,
-                outcome="done",
                 attempt=row.attempts,
-                ended_at=row.handled_at,
-            ),
-        )
-
-
-def _parked(history: History, service: str, rows: Iterable[Any]) -> None:
-    rows = [row for row in rows if row.state == "parked" and row.event_id]
-    flows = _flows({row.event_id for row in rows})
-    for row in rows:
-        history.add_outcome(
-            service,
-            DeliveryReport(
-                event_id=str(row.event_id),
-                event_type=row.event_type,
-                flow=flows.get(row.event_id, row.subject),
-                reaction=row.reaction,
-                outcome="parked",
-                attempt=row.attempts,
-                error=row.error,
-                dead_letter=row.key,
-                ended_at=row.parked_at,
+                **more(row),
             ),
         )
 

@@ -1,7 +1,7 @@
 """Marks on flows: what is missing, illegal or stalled, since when, who should have acted, and what to do."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from choreography.events.declarations import Declarations
@@ -21,7 +21,7 @@ def clear(flows: Sequence[Known], now: datetime, declared: Declarations) -> None
     marked = [(flow, state) for flow, state in flows if flow.mark or state.illegal]
     for flow, state in flows:
         flow.check_at = state.check_at(flow.last_at, now, declared)
-        if flow.check_at is None and _is_overdue(state, flow, now, declared):
+        if flow.check_at is None and state.findings(flow.last_at, now, declared):
             flow.check_at = now  # the next tick decides
     if marked:
         _apply(marked, now, declared, additions=(Flow.Mark.ILLEGAL,))
@@ -65,12 +65,3 @@ def _mark(flow: Flow, finding: Finding, now: datetime) -> MarkOfFlow:
     return MarkOfFlow(
         flow=flow.pk, kind=finding.mark, what=finding.what[:400], culprit=finding.service[:100], since=now
     )
-
-
-def _is_overdue(state: FlowState, flow: Flow, now: datetime, declared: Declarations) -> bool:
-    return bool(state.findings(flow.last_at, now, declared))
-
-
-def of_flow(flow: str) -> Iterable[MarkOfFlow]:
-    """The marks of a flow, those that were cleared included, the newest first."""
-    return MarkOfFlow.objects.filter(flow=flow).order_by("-since")

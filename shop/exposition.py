@@ -9,8 +9,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from choreography.core import clock, metrics
-from choreography.storage.tables import ServiceTables
+from choreography.core import metrics
+from choreography.outbox.reports import status_of
 
 __all__ = ["CONTENT_TYPE_LATEST", "exposition"]
 
@@ -57,16 +57,13 @@ class _Services:
 
 
 def _state_of(service: str) -> dict[str, float]:
-    tables = ServiceTables(service)
-    unpublished = tables.outbox.filter(published_at=None)
-    waiting = unpublished.filter(refusal="")
-    oldest = waiting.order_by("position").values_list("announced_at", flat=True).first()
+    status = status_of(service)
     return {
-        "outbox_waiting": waiting.count() if oldest else 0,
-        "outbox_oldest_seconds": (clock.now() - oldest).total_seconds() if oldest else 0,
-        "outbox_refused": unpublished.exclude(refusal="").count(),
-        "retries_waiting": tables.retries.count(),
-        "dead_letters_parked": tables.dead_letters.filter(state=tables.dead_letters.model.State.PARKED).count(),
+        "outbox_waiting": status.outbox,
+        "outbox_oldest_seconds": (status.at - status.oldest).total_seconds() if status.oldest else 0,
+        "outbox_refused": status.refused,
+        "retries_waiting": status.retries,
+        "dead_letters_parked": status.parked,
     }
 
 

@@ -91,10 +91,12 @@ def publish_status(service: str, publisher: Publisher) -> None:
         Transient: the broker did not confirm.
     """
     if are_reported(service):
-        publisher.publish([_outgoing(service, [], _status(ServiceTables(service)))])
+        publisher.publish([_outgoing(service, [], status_of(service))])
 
 
-def _status(tables: ServiceTables) -> ServiceStatus:
+def status_of(service: str) -> ServiceStatus:
+    """How a service is doing, as its tables say now."""
+    tables = ServiceTables(service)
     unpublished = tables.outbox.filter(published_at=None)
     waiting = unpublished.filter(refusal="")
     oldest = waiting.order_by("position").values_list("announced_at", flat=True).first()

@@ -140,6 +140,20 @@ def test_a_foreign_event_may_come_from_any_time_and_be_about_anything(shop: Shop
     assert not shop.dead_letters("journal")
 
 
+def test_what_the_journal_misses_or_invents_is_found(shop: Shop) -> None:
+    order = shop.place()
+    shop.come_to_rest()
+    Entry.objects.filter(type="payments.payment_captured.v1").delete()
+    Outcome.objects.filter(reaction="orders.record_capture").update(reaction="orders.record_dream")
+
+    found = [*disagreements([order.pk])]
+
+    assert len(found) == 3
+    assert "event missing in the journal: ('payments.payment_captured.v1'" in found[0]
+    assert "effect missing in the journal: ('orders.record_capture'" in found[1]
+    assert "effect invented by the journal: ('orders.record_dream'" in found[2]
+
+
 def test_a_flow_is_named_by_the_end_of_its_id() -> None:
     assert number_of("019b76da-a800-7000-8000-00000012265b") == "0012265B"
     assert number_of("table/7") == "TABLE7"
