@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from choreography.broker.embedded.store import Stored
+from choreography.core import clock
 from choreography.dead_letters.actions import By, discard, send_again
 from choreography.testing import override
 from journal.history import number_of
@@ -138,6 +139,37 @@ def test_a_foreign_event_may_come_from_any_time_and_be_about_anything(shop: Shop
 
     assert Flow.objects.get().pk == "a/b?c=#d \u00e9"
     assert not shop.dead_letters("journal")
+
+
+def test_while_it_reads_old_events_it_marks_nothing(shop: Shop) -> None:
+    heard = withheld(shop, SCENARIOS[0])
+    shop.time.advance(86_400)
+    for message in heard[:1]:
+        shop.put("journal", message)
+    shop.drain()
+
+    shop.tick("journal.check_flows")
+
+    flow = Flow.objects.get()
+    assert flow.state["open"], "what is overdue is in the journal's own queue"
+    assert flow.mark == ""
+
+
+def test_reports_that_a_relay_has_published_twice_count_once(shop: Shop) -> None:
+    heard = withheld(shop, SCENARIOS[2])
+    for message in heard:
+        shop.put("journal", message)
+    shop.drain()
+    before = Outcome.objects.count()
+
+    for message in heard:
+        event = json.loads(message.body)
+        if "deliveries_reported" in event["type"]:
+            again = event | {"id": str(clock.new_id()), "subject": str(clock.new_id())}
+            shop.send("journal", json.dumps(again).encode())
+    shop.drain()
+
+    assert Outcome.objects.count() == before > 0
 
 
 def test_what_the_journal_misses_or_invents_is_found(shop: Shop) -> None:
