@@ -49,6 +49,8 @@ class FlowState:
     """The deliveries of parked dead letters, by the dead letter's key."""
     illegal: str = ""
     """What can't be, if there is anything."""
+    discarded: bool = False
+    """A person has discarded a delivery, and decided with it that nothing follows."""
     rough: bool = False
     """A delivery has failed: it is worked out anew with each change."""
 
@@ -96,6 +98,7 @@ class FlowState:
         if outcome.what in _FINAL:
             self._close(key, is_known=short in self.events)
             self.parked.pop(outcome.dead_letter, None)
+            self.discarded = self.discarded or outcome.what == "discarded"
         elif outcome.what == "parked":
             self._close(key, is_known=short in self.events)
             self.parked[outcome.dead_letter] = key
@@ -136,7 +139,7 @@ class FlowState:
         return min((moment for moment in moments if moment > now), default=None)
 
     def _may_stall(self, declared: Declarations) -> bool:
-        return bool(self.events) and not self.is_pending and not self.end(declared)
+        return bool(self.events) and not (self.is_pending or self.discarded or self.end(declared))
 
     def _close(self, key: str, *, is_known: bool) -> None:
         if self.open.pop(key, None) is None and not is_known and key not in self.early:

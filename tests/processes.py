@@ -239,6 +239,13 @@ class RunningShop:
 
     # The end
 
+    def end_all(self) -> None:
+        """SIGTERM for whatever runs, all at once, because each takes its time."""
+        for process in self.processes.values():
+            process.ask_to_end()
+        failures = list(filter(None, map(_failure_to_end, self.processes.values())))
+        assert not failures, "\n".join(failures)
+
     def close(self) -> None:
         """Kill whatever runs."""
         for process in self.processes.values():
@@ -269,7 +276,7 @@ def running_shop(folder: Path, *, clerk: str = "tests.clerk", **environment: str
         stack.callback(shop.close)
         shop.ask("open_shop")
         stack.callback(shop.ask, "close_shop")
-        stack.callback(_end_all, shop.processes)
+        stack.callback(shop.end_all)
         yield shop
 
 
@@ -315,14 +322,6 @@ def _command(name: str) -> list[str]:
             return [sys.executable, "-m", "celery", "-A", "shop", "beat"]
         case _:
             raise ValueError(name)
-
-
-def _end_all(processes: Mapping[str, Process]) -> None:
-    """All at once, because each takes its time."""
-    for process in processes.values():
-        process.ask_to_end()
-    failures = list(filter(None, map(_failure_to_end, processes.values())))
-    assert not failures, "\n".join(failures)
 
 
 def _failure_to_end(process: Process) -> str | None:

@@ -45,6 +45,8 @@ def apart(
             shops[service].start(f"relay-{service}", f"worker-{service}")
         shops["shipping"].start("beat")
         yield Apart(**shops)
+        for running in shops.values():  # before the first of them takes down the topology they share
+            running.end_all()
 
 
 def test_an_order_is_completed(apart: Apart) -> None:

@@ -9,6 +9,7 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
+from choreography.dead_letters.actions import By, discard
 from choreography.outbox.announcing import announce, transaction_of
 from choreography.testing import override
 from journal import culprits
@@ -188,6 +189,30 @@ def test_a_flow_in_which_nothing_is_pending_and_that_has_no_end_has_stalled(shop
 
     assert mark.kind == "stalled"
     assert mark.what.startswith("nothing is pending since 00:00:00 UTC")
+
+
+def test_what_a_person_has_discarded_does_not_stall(shop: Shop) -> None:
+    event = {
+        "specversion": "1.0",
+        "id": "019b76da-a800-7000-8000-0000000000fe",
+        "type": "payments.payment_captured.v1",
+        "source": "payments",
+        "subject": "01999999-a800-7000-8000-0000000000fe",
+        "time": shop.time.now().isoformat(),
+        "data": {"amount": 2500, "currency": "EUR"},
+    }
+    for service in ("orders", "journal"):
+        shop.send(service, json.dumps(event).encode())
+    shop.come_to_rest()
+    [dead_letter] = shop.dead_letters("orders")
+    discard(dead_letter, By("ada", "no such order"))
+    shop.come_to_rest()
+    alive(shop, 90)
+
+    shop.tick(CHECK)
+
+    flow = Flow.objects.get()
+    assert (flow.mark, flow.parked, flow.end) == ("", 0, "")
 
 
 def test_a_mark_is_announced_once(shop: Shop) -> None:
