@@ -29,6 +29,7 @@ from choreography.core.errors import (
     Unroutable,
     Unusable,
 )
+from choreography.events.accounts import Happened, accounts_for
 from choreography.events.expectations import compensates, ends_flow, expect, never_both
 from choreography.events.external_systems import ExternalSystem
 from choreography.events.messages import PERSONAL, SEARCHABLE, Announced, Event, Heard, Nothing
@@ -45,6 +46,7 @@ __all__ = [
     "ContractError",
     "Event",
     "ExternalSystem",
+    "Happened",
     "Heard",
     "NotYet",
     "Nothing",
@@ -54,6 +56,7 @@ __all__ = [
     "Transient",
     "Unroutable",
     "Unusable",
+    "accounts_for",
     "announce",
     "compensates",
     "ends_flow",

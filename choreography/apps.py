@@ -15,6 +15,7 @@ class ChoreographyConfig(AppConfig):
         from choreography.broker import decoding
         from choreography.core import logs
         from choreography.core.conf import conf
+        from choreography.events.accounts import define_accounts
         from choreography.events.reports import define_reports
         from choreography.operations import (
             checks,  # noqa: F401  (registers them)
@@ -26,7 +27,8 @@ class ChoreographyConfig(AppConfig):
         logs.configure()
         decoding.install()
         define_reports()
-        autodiscover_modules("events", "reactions", "timers")
+        define_accounts()
+        autodiscover_modules("events", "reactions", "timers", "accounts")
         for service in conf().services:
             maintenance.register_timers(service)
         post_migrate.connect(configure_vacuum)

@@ -11,6 +11,7 @@ from django.db import transaction
 from choreography.core.conf import conf
 from choreography.events.messages import Event, read_event
 from choreography.storage.tables import ServiceTables
+from journal.contracts import event_types
 from journal.heard import Anything, DeliveryReport
 from journal.history import History
 from journal.models import ALIAS, Cursor, Entry
@@ -62,7 +63,10 @@ def _next(service: str, table: str) -> int:
 
 
 def _events(history: History, service: str, rows: Iterable[Any]) -> None:
+    kept = {*event_types()}
     for row in rows:
+        if row.event_type not in kept:
+            continue
         event: Event[Anything] = read_event(row.body.encode(), Anything)
         history.add_event(event.model_copy(update={"published_at": row.published_at}), event.data.model_extra or {})
 

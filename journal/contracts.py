@@ -9,6 +9,7 @@ from django.core.signals import setting_changed
 
 from choreography.core.conf import conf
 from choreography.core.errors import ContractError
+from choreography.events.accounts import account_type
 from choreography.events.declarations import Declarations, read_all
 from choreography.events.messages import parse_type
 from choreography.events.reports import report_type
@@ -33,18 +34,25 @@ def contracts() -> dict[str, dict[str, Any]]:
 
 
 def event_types() -> list[str]:
-    """The events that journal hears: all that have a contract, without its own and without reports."""
+    """The events that journal keeps: all that have a contract, without its own, reports and accounts."""
+    others = {*report_types(), *account_types()}
     return [
-        event_type
-        for event_type in contracts()
-        if parse_type(event_type)[0] != "journal" and event_type not in report_types()
+        event_type for event_type in contracts() if parse_type(event_type)[0] != "journal" and event_type not in others
     ]
 
 
 def report_types() -> list[str]:
     """The event types of the reports of all services that have contracts."""
-    services = sorted({parse_type(event_type)[0] for event_type in contracts()} - {"journal"})
-    return [report_type(service) for service in services if report_type(service) in contracts()]
+    return [report_type(service) for service in _services() if report_type(service) in contracts()]
+
+
+def account_types() -> list[str]:
+    """The event types of the accounts of all services that have contracts."""
+    return [account_type(service) for service in _services() if account_type(service) in contracts()]
+
+
+def _services() -> list[str]:
+    return sorted({parse_type(event_type)[0] for event_type in contracts()} - {"journal"})
 
 
 def keywords_of(event_type: str, body: str) -> Iterator[tuple[str, bool]]:

@@ -7,7 +7,7 @@ from choreography.broker import topology
 from choreography.broker.publisher import broker_errors, connect, instead
 from choreography.core import clock
 from journal.flow_state import FlowState
-from journal.models import MarkOfFlow, ServiceStatus
+from journal.models import Flow, MarkOfFlow, ServiceStatus
 
 #: A relay says every 5 seconds how its service is doing.
 SILENT_AFTER = timedelta(seconds=15)
@@ -65,6 +65,9 @@ def explain(mark: MarkOfFlow, state: FlowState, around: Surroundings) -> None:
     service = mark.culprit
     if not service:
         mark.remedy = "look at the flow: its last reaction may have forgotten to announce"
+        return
+    if mark.kind == Flow.Mark.DIFFERENT:
+        mark.remedy = f"compare the flow with the rows of {service}: an event was lost, or a row was changed by hand"
         return
     why, mark.remedy = _why(service, state, around)
     mark.what = f"{mark.what}: {why}"[:400]

@@ -49,6 +49,8 @@ class FlowState:
     """The deliveries of parked dead letters, by the dead letter's key."""
     illegal: str = ""
     """What can't be, if there is anything."""
+    differs: dict[str, str] = field(default_factory=dict)
+    """How what a service's own rows say differs from what the journal has, by service (``reconciliation``)."""
     discarded: bool = False
     """A person has discarded a delivery, and decided with it that nothing follows."""
     rough: bool = False
@@ -126,6 +128,7 @@ class FlowState:
             due = self.due.get(_key_of(expectation))
             if due is not None and _is_past(due, now):
                 found.append(_about_expectation(expectation))
+        found += [Finding(Flow.Mark.DIFFERENT, what, service) for service, what in self.differs.items()]
         if not found and self._may_stall(declared) and now - last_at >= STALLED_AFTER:
             what = f"nothing is pending since {last_at:%H:%M:%S} UTC, and the flow has not ended"
             found.append(Finding(Flow.Mark.STALLED, what, ""))

@@ -43,6 +43,34 @@ class Status(Heard):
     parked: int
 
 
+class AccountedFact(Heard):
+    """What a record has: that an event was, or should have been, announced."""
+
+    record: str
+    event_type: str
+    fields: dict[str, int | str] = {}
+
+
+class SubjectAccount(Heard):
+    """What a service's tables say about one subject."""
+
+    subject: str
+    announced: int
+    handled: int
+    facts: tuple[AccountedFact, ...] = ()
+
+
+class Account(Heard):
+    """What a service's tables say about the subjects of an hour, ``first`` to ``last``."""
+
+    hour: datetime
+    first: str
+    last: str
+    at: datetime
+    covers: dict[str, tuple[str, ...]]
+    subjects: tuple[SubjectAccount, ...]
+
+
 class Reports(Heard):
     deliveries: tuple[DeliveryReport, ...]
     status: Status | None = None

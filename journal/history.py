@@ -150,7 +150,9 @@ def _advance(entries: Sequence[Entry], outcomes: Sequence[Outcome]) -> None:
         for key, state in states.items()
         if state.rough or any(outcome.what not in ("done", "duplicate") for outcome in outcomes_of[key])
     }
-    states |= _replayed(rough, declared)
+    for key, state in _replayed(rough, declared).items():
+        state.differs = states[key].differs
+        states[key] = state
     for key, flow in flows.items():
         state = states[key]
         if key not in rough:

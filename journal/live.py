@@ -292,7 +292,11 @@ def _troubles_of(node: Node, now: datetime) -> Iterator[Trouble]:
 
 def _of_flows(marked: int) -> Iterator[Trouble]:
     if marked:
-        what = ngettext("%d flow is overdue, stalled or illegal", "%d flows are overdue, stalled or illegal", marked)
+        what = ngettext(
+            "%d flow is overdue, stalled, illegal or different",
+            "%d flows are overdue, stalled, illegal or different",
+            marked,
+        )
         yield Trouble("", what % marked, "", f"{reverse('flows')}?state=marked")
 
 

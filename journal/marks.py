@@ -1,7 +1,7 @@
 """Marks on flows: what is missing, illegal or stalled, since when, who should have acted, and what to do."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from choreography.events.declarations import Declarations
@@ -31,11 +31,13 @@ def add(flows: Sequence[Known], now: datetime, declared: Declarations) -> list[M
     """Mark flows, whose rows are locked, with what is wrong with them now. Returns the new marks, not saved."""
     for flow, state in flows:
         flow.check_at = state.check_at(flow.last_at, now, declared)
-    return _apply(flows, now, declared, additions=(Flow.Mark.ILLEGAL, Flow.Mark.MISSING, Flow.Mark.STALLED))
+    return _apply(
+        flows, now, declared, additions=(Flow.Mark.ILLEGAL, Flow.Mark.MISSING, Flow.Mark.STALLED, Flow.Mark.DIFFERENT)
+    )
 
 
 def _apply(
-    flows: Sequence[Known], now: datetime, declared: Declarations, additions: Collection[Flow.Mark]
+    flows: Sequence[Known], now: datetime, declared: Declarations, additions: Iterable[Flow.Mark]
 ) -> list[MarkOfFlow]:
     rows = MarkOfFlow.objects.filter(flow__in=[flow.pk for flow, _ in flows], cleared_at=None)
     standing: dict[str, dict[str, MarkOfFlow]] = defaultdict(dict)

@@ -23,6 +23,7 @@ class Flow(models.Model):
         ILLEGAL = "illegal", _("illegal")
         MISSING = "missing", _("overdue")
         STALLED = "stalled", _("stalled")
+        DIFFERENT = "different", _("different")
         NONE = "", _("none")
 
     id = models.CharField(_("flow"), max_length=SUBJECT_LENGTH, primary_key=True)
@@ -166,6 +167,35 @@ class MarkOfFlow(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.what}"
+
+
+class Account(models.Model):
+    """What a service's rows said about some flows of an hour, beside what the journal had of them."""
+
+    id = models.BigAutoField(primary_key=True)
+    hour = models.DateTimeField(_("hour"))
+    service = models.CharField(_("service"), max_length=100)
+    first = models.CharField(_("from subject"), max_length=SUBJECT_LENGTH)
+    at = models.DateTimeField(_("rows read at"))
+    flows = models.PositiveIntegerField(_("flows"), help_text=_("That had ended, and were compared."))
+    running = models.PositiveIntegerField(_("running"), help_text=_("Flows that had not ended."))
+    different = models.PositiveIntegerField(
+        _("different"), help_text=_("Flows of which the journal had something else.")
+    )
+    totals = models.JSONField(
+        _("totals"), default=dict, help_text=_("By name: count and sum of the rows, then of the journal.")
+    )
+
+    class Meta:
+        verbose_name = _("account")
+        verbose_name_plural = _("accounts")
+        default_permissions = ("view",)
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["hour", "service", "first"], name="journal_account_once_per_part"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.service} {self.hour:%Y-%m-%d %H}"
 
 
 class ServiceStatus(models.Model):

@@ -4,9 +4,10 @@ from typing import Any
 
 from choreography import Event, reacts_to
 from choreography.events.messages import parse_type
-from journal.contracts import event_types, report_types
-from journal.heard import Anything, Reports
+from journal.contracts import account_types, event_types, report_types
+from journal.heard import Account, Anything, Reports
 from journal.history import Histories, History
+from journal.reconciliation import reconcile
 
 
 @reacts_to(*event_types(), rows=Histories())
@@ -22,3 +23,8 @@ def record_outcomes(history: History, event: Event[Reports]) -> None:
         history.add_outcome(service, report)
     if event.data.status is not None:
         history.add_status(service, event.data.status)
+
+
+@reacts_to(*account_types())
+def compare_account(event: Event[Account]) -> None:
+    reconcile(parse_type(event.type)[0], event.data)

@@ -23,6 +23,7 @@ STATES: Final = {
     "overdue": Q(mark=Flow.Mark.MISSING),
     "illegal": Q(mark=Flow.Mark.ILLEGAL),
     "stalled": Q(mark=Flow.Mark.STALLED),
+    "different": Q(mark=Flow.Mark.DIFFERENT),
     "parked": Q(parked__gt=0),
     "person": Q(needs_person=True),
 }
@@ -86,7 +87,7 @@ def find_flows(search: Search, after: str = "", size: int = PAGE, *, personal: b
 
 def count_flows() -> dict[str, int]:
     """How many flows are in each state that somebody should know of. One query."""
-    states = ("running", "overdue", "illegal", "stalled", "parked", "person")
+    states = ("running", "overdue", "illegal", "stalled", "different", "parked", "person")
     counts = Flow.objects.filter(Q(ended_at=None) | ~Q(mark="") | Q(parked__gt=0) | Q(needs_person=True))
     return dict(counts.aggregate(**{state: Count("pk", filter=STATES[state]) for state in states}))
 

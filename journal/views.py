@@ -19,6 +19,7 @@ from django.utils.dateparse import parse_date, parse_datetime
 from django.utils.translation import gettext as _
 
 from journal import live, percentiles
+from journal import reconciliation as reconciling
 from journal.contracts import contracts, declarations, event_types
 from journal.drawing import draw
 from journal.models import Flow
@@ -149,6 +150,17 @@ def latency(request: HttpRequest) -> HttpResponse:
     span = request.GET.get("span", "hour")
     context = {"charts": percentiles.charts(span), "spans": percentiles.SPANS, "span": span}
     return render(request, "journal/latency.html", context)
+
+
+@for_viewers
+def reconciliation(request: HttpRequest) -> HttpResponse:
+    """What the services' own rows say of each hour, beside what the journal has."""
+    before = parse_datetime(request.GET.get("before", ""))
+    hours = reconciling.hours(before if before and timezone.is_aware(before) else None)
+    different = Flow.objects.filter(mark=Flow.Mark.DIFFERENT).count()
+    older = hours[-1].begins.isoformat() if len(hours) == reconciling.PAGE else ""
+    context = {"hours": hours, "different": different, "older": older}
+    return render(request, "journal/reconciliation.html", context)
 
 
 def _existing(name: str) -> Flow:

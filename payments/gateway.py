@@ -10,8 +10,9 @@ Amounts are integers in minor units of an ISO 4217 currency. A ``reference`` is 
 for an authorization; whatever happens to that money later refers to it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from choreography.core.errors import Outage, Transient
 from choreography.events.external_systems import ExternalSystem
@@ -64,6 +65,16 @@ class Refused:
     reason: str
 
 
+@dataclass(frozen=True)
+class Movement:
+    """Money that the provider took or gave back."""
+
+    key: str
+    kind: Literal["captured", "refunded"]
+    amount: int
+    currency: str
+
+
 Outcome = Authorized | Declined | Captured | Voided | Refunded | Refused
 
 
@@ -101,8 +112,14 @@ class Gateway(Protocol):
     def find(self, key: str) -> Outcome | None:
         """What became of the call with this key; None: the provider has booked nothing for it."""
 
+    def movements(self, first: str, last: str) -> Iterable[Movement]:
+        """The money taken and given back by calls with keys from ``first`` up to, not including, ``last``.
+
+        The keys of payments begin with the order's id, so they sort by when the order was placed.
+        """
+
 
 #: The provider that ``settings.PAYMENT_GATEWAY`` names.
 gateway = ExternalSystem[Gateway](
-    "payment gateway", "PAYMENT_GATEWAY", reads={"find"}, probe=lambda it: it.find("probe")
+    "payment gateway", "PAYMENT_GATEWAY", reads={"find", "movements"}, probe=lambda it: it.find("probe")
 )

@@ -62,7 +62,11 @@ def release_payment(payment: Payment, event: Event[Nothing], answer: Outcome | N
 # --- What must follow -------------------------------------------------------------------------------------------------
 
 expect("orders.order_placed.v1", one_of=[PaymentAuthorized, PaymentDeclined, PaymentVoided], within=45)
-expect("shipping.shipment_dispatched.v1", one_of=[PaymentCaptured, CaptureFailed, AuthorizationExpired], within=45)
+expect(
+    "shipping.shipment_dispatched.v1",
+    one_of=[PaymentCaptured, CaptureFailed, AuthorizationExpired, PaymentVoided],
+    within=45,
+)
 expect(
     "orders.order_cancelled.v1",
     one_of=[PaymentVoided, PaymentRefunded, PaymentDeclined, AuthorizationExpired],

@@ -30,6 +30,7 @@ from payments.gateway import (
     GatewayError,
     GatewayTimeout,
     KeyReused,
+    Movement,
     Outcome,
     Refunded,
     Refused,
@@ -156,6 +157,14 @@ class SandboxGateway:
         self._travel()
         found = _read(self._records.rows("SELECT * FROM operations WHERE key = ?", key))
         return _outcome(found[0]) if found else None
+
+    def movements(self, first: str, last: str) -> list[Movement]:
+        self._travel()
+        query = "SELECT * FROM operations WHERE key >= ? AND key < ? AND outcome IN ('captured', 'refunded')"
+        return [
+            Movement(entry.key, cast('Literal["captured", "refunded"]', entry.outcome), entry.amount, entry.currency)
+            for entry in _read(self._records.rows(query, first, last))
+        ]
 
     def records(self) -> list[RecordEntry]:
         """Everything on record, in the order in which it was booked."""

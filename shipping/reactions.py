@@ -68,7 +68,7 @@ expect(
     one_of=[ShipmentDispatched, ShipmentFailed, ShipmentCancelled],
     within=45,
 )
-expect("orders.cancellation_requested.v1", one_of=[ShipmentCancelled, CancellationRefused], within=45)
+expect("orders.cancellation_requested.v1", one_of=[ShipmentCancelled, CancellationRefused, ShipmentFailed], within=45)
 expect(ShipmentDispatched, one_of=[ShipmentDelivered, ShipmentFailed], within=timedelta(days=14))
 
 never_both(ShipmentDispatched, ShipmentCancelled)

@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from choreography.core.conf import conf
+from choreography.events.accounts import account_type
 from choreography.storage.tables import ServiceTables
 from orders.models import Order
 
@@ -53,7 +54,9 @@ class Source:
     @property
     def rows(self) -> Any:
         tables = ServiceTables(self.service)
-        return tables.outbox if self.table == "outbox" else tables.inbox
+        if self.table == "inbox":
+            return tables.inbox
+        return tables.outbox.exclude(event_type=account_type(self.service))  # about an hour, not about an order
 
     def step(self, row: Any) -> Step:
         if self.table == "outbox":

@@ -119,6 +119,7 @@ class Facts:
     def _rows_of_services(self, table: str) -> Iterator[tuple[str, Any]]:
         for service in conf().services:
             rows = getattr(ServiceTables(service), table).order_by("pk")
+            rows = rows.exclude(event_type__endswith=".hour_accounted.v1")  # about an hour, not about an order
             for row in self._about(rows.defer("body") if table == "outbox" else rows, "subject"):
                 yield service, row
 

@@ -35,6 +35,8 @@ TRACK_PARCELS = "shipping.track_parcels"
 SERVICES = tuple(service for service in settings.ALL_SERVICES if service != "journal")
 #: What the machinery's settings say in a shop that keeps no journal.
 WITHOUT_JOURNAL: Final = {"SERVICES": SERVICES, "REPORTS": ()}
+#: And in one that does.
+WITH_JOURNAL: Final = {"SERVICES": (*SERVICES, "journal"), "REPORTS": SERVICES}
 
 
 class Shop(Choreography):

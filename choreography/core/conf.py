@@ -51,6 +51,8 @@ class Conf:
     """Deliveries without an acknowledgement (a worker died each time) before the broker dead-letters the message."""
     reports: tuple[str, ...] = ()
     """Of these services, those in this process announce what became of each of their deliveries, for a journal."""
+    account_ages: tuple[timedelta, ...] = (timedelta(minutes=10), timedelta(days=1))
+    """Services that report account for each hour so long after its end, for a journal to compare."""
     max_hops: int = 50
     """An event that so many reactions led to, one after the other, is parked: they go round in a circle."""
     max_repetitions: int = 100
@@ -75,6 +77,8 @@ class Conf:
     """Seconds between two steps of the redrives under way."""
     lost_retries_seconds: float = 5.0
     """Seconds between two looks for deliveries that are not back from the ladder."""
+    accounts_seconds: float = 300.0
+    """Seconds between two looks for hours that are to be accounted for."""
 
 
 @cache

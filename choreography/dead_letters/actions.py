@@ -245,7 +245,10 @@ def resolve_what_took_effect(service: str) -> int:
     )
     found = [pk for pk, has_been_heard in newest if has_been_heard]
     if found:
-        resolve_dead_letters(service, pk__in=found)
+        with transaction_of(service):
+            resolve_dead_letters(service, pk__in=found)
+            resolved = dead_letters.filter(pk__in=found)
+            report(service, [_as_reported(dead_letter, "duplicate", By("")) for dead_letter in resolved])
     return len(found)
 
 

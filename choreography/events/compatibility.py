@@ -88,7 +88,7 @@ def _can_stand_in(new: dict[str, Any], old: dict[str, Any]) -> bool:
 
 def _open(schema: Any) -> Any:
     if isinstance(schema, dict):
-        return {key: _open(value) for key, value in schema.items() if key != "additionalProperties"}
+        return {key: _open(value) for key, value in schema.items() if (key, value) != ("additionalProperties", False)}
     return [_open(item) for item in schema] if isinstance(schema, list) else schema
 
 

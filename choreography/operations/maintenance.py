@@ -7,6 +7,7 @@ from choreography.core.conf import conf
 from choreography.dead_letters.lost_retries import resend_lost_retries
 from choreography.dead_letters.redrives import advance_all
 from choreography.events.timers import Timer, register, timers
+from choreography.operations.accounting import account_hours
 from choreography.storage.retention import purge
 
 
@@ -25,8 +26,14 @@ def publish_lost_retries(service: str) -> None:
     resend_lost_retries(service)
 
 
+def announce_accounts(service: str) -> None:
+    """Announce what the service's rows say of past hours."""
+    account_hours(service)
+
+
 def register_timers(service: str) -> None:
-    """Add the timers ``<service>.purge_old_events``, ``.redrive_dead_letters`` and ``.publish_lost_retries``.
+    """Add the timers ``<service>.purge_old_events``, ``.redrive_dead_letters``, ``.publish_lost_retries``; of a service
+    that reports also ``.announce_accounts``.
 
     Does nothing the second time: Django may load the apps of a process again, as ``modify_settings`` does in tests.
     """
@@ -35,6 +42,8 @@ def register_timers(service: str) -> None:
     register(_timer(service, purge_old_events, "PURGE_SECONDS", lambda: conf().purge_seconds))
     register(_timer(service, redrive_dead_letters, "REDRIVE_SECONDS", lambda: conf().redrive_seconds))
     register(_timer(service, publish_lost_retries, "LOST_RETRIES_SECONDS", lambda: conf().lost_retries_seconds))
+    if service in conf().reports:
+        register(_timer(service, announce_accounts, "ACCOUNTS_SECONDS", lambda: conf().accounts_seconds))
 
 
 def _timer(service: str, function: Callable[[str], None], setting: str, interval: Callable[[], float]) -> Timer:

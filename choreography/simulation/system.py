@@ -231,12 +231,13 @@ class SimulatedSystem(Choreography):
         return 0
 
     def _has_to_publish(self, service: str) -> bool:
-        """Whether anything waits in an outbox, without all that the relay does around the question."""
+        """Whether an event or a report waits, without all that the relay does around the question."""
         tables = ServiceTables(service)
         connection: Any = connections[tables.alias]
         if connection.connection is None or connection.vendor != "sqlite":
             return True
-        query = f'SELECT 1 FROM "{tables.outbox.model._meta.db_table}" WHERE published_at IS NULL LIMIT 1'  # noqa: S608
+        outbox, reports = tables.outbox.model._meta.db_table, tables.reports.model._meta.db_table
+        query = f'SELECT 1 FROM "{outbox}" WHERE published_at IS NULL UNION ALL SELECT 1 FROM "{reports}" LIMIT 1'  # noqa: S608
         return connection.connection.execute(query).fetchone() is not None
 
     def put_on_ladder(self, messages: Sequence[Outgoing]) -> None:
@@ -340,7 +341,7 @@ class SimulatedSystem(Choreography):
             patch.object(handler, "failed_together", judge),
             patch.object(unit_of_work, "failed_together", judge),
             # A process that lives renews its claims, by real time. Here time leaps, by less than this while one calls.
-            patch.object(claims, "LEASE", timedelta(minutes=2)),
+            patch.object(claims, "LEASE", timedelta(minutes=6)),
         ):
             yield
 

@@ -16,7 +16,7 @@ from tests.wire import event, sender
 pytestmark = pytest.mark.processes
 
 NAMES = [f"{kind}-{service}" for kind in ("relay", "worker") for service in (*SERVICES, "journal")] + ["beat"]
-PAGES = ("/", "/flows/", "/latency/", "/reactions/")
+PAGES = ("/", "/flows/", "/latency/", "/reconciliation/", "/reactions/")
 
 
 @pytest.fixture(scope="module")

@@ -129,14 +129,12 @@ def violations() -> dict[str, Any]:
 
 def _wrong_in_journal() -> Iterator[str]:
     """What the journal misses, or has invented; and flows of orders that have ended, marked as if they had not."""
-    from journal.models import Flow
     from orders.models import Order
-    from tests.journal_agrees import disagreements
+    from tests.journal_agrees import disagreements, wrong_flows
 
     yield from disagreements(Order.objects.values_list("pk", flat=True))
     ended = Order.objects.filter(status__in=(Order.Status.COMPLETED, Order.Status.CANCELLED), attention="")
-    marked = Flow.objects.filter(pk__in=[str(order) for order in ended.values_list("pk", flat=True)]).exclude(mark="")
-    yield from (f"{flow.pk} is marked {flow.mark}" for flow in marked)
+    yield from wrong_flows(ended.values_list("pk", flat=True))
 
 
 if __name__ == "__main__":

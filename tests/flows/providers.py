@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
-from payments.gateway import Authorized, Captured, Declined, GatewayDown, Outcome, Refunded, Refused, Voided
+from payments.gateway import Authorized, Captured, Declined, GatewayDown, Movement, Outcome, Refunded, Refused, Voided
 from payments.sandbox import SandboxGateway
 from shipping.carrier import Address, Booked, CarrierDown, CarrierError, Tracking, Undeliverable
 from shipping.sandbox import SandboxCarrier
@@ -35,6 +35,10 @@ class Gateway(SandboxGateway):
     def find(self, key: str) -> Outcome | None:
         self._reach()
         return super().find(key)
+
+    def movements(self, first: str, last: str) -> list[Movement]:
+        self._reach()
+        return super().movements(first, last)
 
     def _reach(self) -> None:
         if self.down:

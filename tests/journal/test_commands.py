@@ -48,6 +48,7 @@ def test_show_names_what_it_does_not_know() -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_backfill_makes_a_journal_of_what_the_services_have(shop: Shop, scenario: Scenario) -> None:
     order = scenario.start(shop)
+    shop.tick("orders.announce_accounts")  # of an hour, not of a flow
     shop.come_to_rest()
     before = comparable(Flow.objects.values().get())
     for model in (Flow, Entry, Outcome, Inbox, Cursor):

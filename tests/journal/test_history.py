@@ -10,6 +10,10 @@ import pytest
 from choreography.broker.embedded.store import Stored
 from choreography.core import clock
 from choreography.dead_letters.actions import By, discard, send_again
+from choreography.events.messages import CONTENT_TYPE
+from choreography.inbox.deliveries import Delivery
+from choreography.inbox.parking import Fault, park
+from choreography.storage.tables import ServiceTables
 from choreography.testing import override
 from journal.history import number_of
 from journal.models import Entry, Flow, Inbox, Outcome
@@ -96,6 +100,24 @@ def test_what_is_discarded_is_pending_no_more(shop: Shop) -> None:
     flow = Flow.objects.get(pk=str(order.pk))
     assert (flow.parked, flow.end) == (0, "orders.order_cancelled.v1")
     assert flow.ended_at is not None
+
+
+def test_what_took_effect_by_another_copy_is_parked_no_more(shop: Shop) -> None:
+    order = shop.place("tok_declined_funds")
+    shop.come_to_rest()
+    row = ServiceTables("orders").outbox.get(subject=str(order.pk), event_type="orders.order_cancelled.v1")
+    shop.time.advance(1)
+    copy = Delivery("shipping", row.body.encode(), CONTENT_TYPE)
+    park([Fault(copy, copy.event, copy.reaction, TimeoutError("its claim was another's"), 1)])
+    shop.come_to_rest()
+    assert Flow.objects.get(pk=str(order.pk)).parked == 1
+
+    shop.tick("shipping.redrive_dead_letters")
+    shop.come_to_rest()
+
+    flow = Flow.objects.get(pk=str(order.pk))
+    assert (flow.parked, flow.end) == (0, "orders.order_cancelled.v1")
+    assert [*disagreements([order.pk])] == []
 
 
 def test_a_refused_capture_needs_a_person(shop: Shop) -> None:

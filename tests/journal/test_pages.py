@@ -55,7 +55,9 @@ def page(client: Client, url: str, status: int = 200) -> str:
 # Who may see them
 
 
-@pytest.mark.parametrize("url", ["/flows/", "/flows.csv", "/flows/x/", "/flows/x.json", "/flows/x.svg", "/latency/"])
+@pytest.mark.parametrize(
+    "url", ["/flows/", "/flows.csv", "/flows/x/", "/flows/x.json", "/flows/x.svg", "/latency/", "/reconciliation/"]
+)
 def test_a_stranger_is_led_to_the_login(client: Client, url: str) -> None:
     response = client.get(url)
 
@@ -359,7 +361,7 @@ def test_a_page_takes_twelve_queries_at_most(shop: Shop, viewer: Client, url: st
 # Marked up so that everybody can use them
 
 
-@pytest.mark.parametrize("url", ["/", "/flows/", "/flows/{flow}/", "/latency/", "/reactions/"])
+@pytest.mark.parametrize("url", ["/", "/flows/", "/flows/{flow}/", "/latency/", "/reconciliation/", "/reactions/"])
 def test_no_id_is_used_twice_and_nothing_comes_from_elsewhere(shop: Shop, viewer: Client, url: str) -> None:
     order = placed(shop, "tok_fails_twice")
     alive(shop)

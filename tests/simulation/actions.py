@@ -49,7 +49,7 @@ class Cancel(Action):
 
     def do(self, shop: SimulatedShop) -> None:
         if self.order is None and shop.in_hand:
-            order_ids = [order_of(message) for message in shop.in_hand[-1][1]]
+            order_ids = [*filter(None, map(order_of, shop.in_hand[-1][1]))]
         elif self.order is not None:
             order_ids = shop.order_ids[self.order : self.order + 1]
         else:

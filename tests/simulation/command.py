@@ -21,7 +21,7 @@ from django.core.management import call_command
 from choreography.simulation.actions import Schedule, numbers, only
 from choreography.simulation.shrinking import shrink
 from choreography.storage.tables import ServiceTables
-from tests.shop_in_a_box import SERVICES
+from tests.shop_in_a_box import SERVICES, WITH_JOURNAL
 from tests.simulation.figures import Figures, Lines, LinesVisited, missing, possible_pairs, to_visit
 from tests.simulation.planted import PLANTS, planted
 from tests.simulation.run import History, Simulator, memory, simulator
@@ -43,9 +43,15 @@ class Asked:
     seconds: float
     cover: bool
     json: bool
+    no_journal: bool
+
+    @property
+    def journal(self) -> bool:
+        """Whether the shop keeps a journal. Bugs are planted in the services."""
+        return not (self.no_journal or self.plant)
 
     def schedule(self, seed: int) -> Schedule:
-        schedule = schedule_of(seed)
+        schedule = schedule_of(seed, WITH_JOURNAL["SERVICES"] if self.journal else SERVICES)
         return schedule if self.only is None else only(schedule, self.only)
 
 
@@ -80,9 +86,11 @@ class _Runner:
     def __init__(self, asked: Asked, folder: Path) -> None:
         self._asked = asked
         self._open = ExitStack()
-        for service in SERVICES:
+        for service in WITH_JOURNAL["SERVICES"]:
             call_command("migrate", database=ServiceTables(service).alias, verbosity=0)
-        self.simulator: Simulator = self._open.enter_context(simulator(folder / str(os.getpid())))
+        self.simulator: Simulator = self._open.enter_context(
+            simulator(folder / str(os.getpid()), journal=asked.journal)
+        )
         if asked.plant:
             self._open.enter_context(planted(asked.plant))
         self._visited = LinesVisited(_all_lines_visited)
@@ -274,6 +282,7 @@ def _parse(arguments: Sequence[str]) -> Asked:
     parser.add_argument("--plant", choices=sorted(PLANTS), default="", help="a bug on purpose (none)")
     parser.add_argument("--seconds", type=float, default=30.0, help="to make a failing story shorter (%(default)s)")
     parser.add_argument("--cover", action="store_true", help="fail unless every line of the reactions was visited")
+    parser.add_argument("--no-journal", action="store_true", help="three services alone")
     parser.add_argument("--json", action="store_true", help="report for programs")
     return Asked(**vars(parser.parse_args(arguments)))
 

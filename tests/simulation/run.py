@@ -22,7 +22,7 @@ from choreography.testing import FrozenClock
 from orders.models import Order
 from payments.gateway import gateway
 from shipping.carrier import carrier
-from tests.shop_in_a_box import WITHOUT_JOURNAL
+from tests.shop_in_a_box import WITH_JOURNAL, WITHOUT_JOURNAL
 from tests.simulation import external_systems
 from tests.simulation.shop import LIFETIME, SimulatedShop
 
@@ -92,12 +92,12 @@ def memory() -> str | None:
 
 
 @contextmanager
-def simulator(folder: Path) -> Iterator[Simulator]:
-    """A simulator, which keeps the sandbox's records and the claims in ``folder``."""
+def simulator(folder: Path, *, journal: bool = False) -> Iterator[Simulator]:
+    """A simulator, which keeps the sandbox's records and the claims in ``folder``; of a shop with a journal or not."""
     with override_settings(
         PAYMENT_GATEWAY=f"{external_systems.__name__}.Gateway",
         CARRIER=f"{external_systems.__name__}.Carrier",
-        CHOREOGRAPHY=settings.CHOREOGRAPHY | WITHOUT_JOURNAL,
+        CHOREOGRAPHY=settings.CHOREOGRAPHY | (WITH_JOURNAL if journal else WITHOUT_JOURNAL),
         DATA_DIR=folder,
         SANDBOX_DIR=folder / "sandbox",
         SANDBOX_SLOW_SECONDS=0.0,

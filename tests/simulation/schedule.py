@@ -59,9 +59,9 @@ PASSAGES: Final[tuple[Schedule, ...]] = (
 """Ways to where chance alone rarely leads."""
 
 
-def schedule_of(seed: int) -> Schedule:
-    """What happens under this seed, numbered from 0."""
-    return ShopAuthor(Random(seed), SERVICES, shop_timers(), []).write()
+def schedule_of(seed: int, services: Sequence[str] = SERVICES) -> Schedule:
+    """What happens to these services under this seed, numbered from 0."""
+    return ShopAuthor(Random(seed), services, shop_timers(services), []).write()
 
 
 class ShopAuthor(Author):

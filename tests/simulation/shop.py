@@ -1,7 +1,8 @@
 """The shop in which actions happen: its orders, its external systems, and what must hold of them."""
 
 import json
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from orders.models import Order
 from orders.services import cancel_if_open
 from shipping.models import Shipment
 from tests.invariants import Facts, at_any_moment, at_rest, every_order_ends
+from tests.journal_agrees import disagreements, wrong_flows
 from tests.shop_in_a_box import SERVICES, TRACK_PARCELS, Shop
 from tests.simulation.external_systems import ExternalSystems
 
@@ -32,8 +34,10 @@ class SimulatedShop(SimulatedSystem, Shop):
 
     systems: ExternalSystems
 
-    def __init__(self, frozen: testing.FrozenClock, systems: ExternalSystems) -> None:
-        super().__init__(frozen)
+    def __init__(
+        self, frozen: testing.FrozenClock, systems: ExternalSystems, services: Iterable[str] | None = None
+    ) -> None:
+        super().__init__(frozen, services)
         self.systems = systems
         self.meanwhile = systems.meanwhile
         self.order_ids: list[UUID] = []
@@ -70,6 +74,15 @@ class SimulatedShop(SimulatedSystem, Shop):
         self._facts.forget()
         for violation in at_rest(self._facts):
             raise Violated(violation)
+        if "journal" in self.services:
+            self.tick("journal.check_flows")
+            for wrong in self._wrong_in_journal():
+                raise Violated(Violation("the_journal_agrees", None, wrong))
+
+    def _wrong_in_journal(self) -> Iterator[str]:
+        orders = [*Order.objects.filter(attention="").values_list("pk", flat=True)]
+        yield from disagreements(orders, self._facts.rows_about)
+        yield from wrong_flows(orders)
 
     def mend(self) -> None:
         self.systems.mend()
@@ -124,16 +137,25 @@ class SimulatedShop(SimulatedSystem, Shop):
         return text
 
     def about(self, message: Stored) -> str:
-        event_type, order_id = _envelope(message)
-        return f"{order_id}'s {event_type.partition('.')[2].rpartition('.')[0]}"
+        event_type, subject = _envelope(message)
+        return f"{subject}'s {event_type.partition('.')[2].rpartition('.')[0]}"
 
 
 class _Remembering(Facts):
     """Facts that can be read anew, and that know rows which were purged since."""
 
+    def rows_about(self, service: str, table: str, order: str) -> list[Any]:
+        """What the outbox or the inbox of a service has, or had, about an order."""
+        if table not in self._by_order:
+            self._by_order[table] = defaultdict(list)
+            for of, row in self._rows_of_services(table):
+                self._by_order[table][of, row.subject].append(row)
+        return self._by_order[table][service, order]
+
     def __init__(self) -> None:
         super().__init__()
         self._remembered: dict[tuple[str, str], dict[int, Any]] = {}
+        self._by_order: dict[str, dict[tuple[str, str], list[Any]]] = {}
 
     def remember(self) -> None:
         """Keep the rows of the outboxes and inboxes that there are now."""
@@ -164,19 +186,21 @@ def cancel_if_open_now(order_id: UUID) -> None:
         cancel_if_open(order, "customer_request")
 
 
-def order_of(message: Stored) -> UUID:
-    """The order a message is about."""
-    return _envelope(message)[1]
+def order_of(message: Stored) -> UUID | None:
+    """The order a message is about; none, if it is a report or an account."""
+    event_type, subject = _envelope(message)
+    is_about_order = event_type.split(".")[1] not in ("deliveries_reported", "hour_accounted")
+    return UUID(subject) if is_about_order else None
 
 
-def shop_timers() -> list[str]:
+def shop_timers(services: Sequence[str] = SERVICES) -> list[str]:
     """Every timer of the shop, sorted."""
-    return timer_names(SERVICES)
+    return timer_names(services)
 
 
-def _envelope(message: Stored) -> tuple[str, UUID]:
+def _envelope(message: Stored) -> tuple[str, str]:
     event = json.loads(message.body)
-    return str(event["type"]), UUID(event["subject"])
+    return str(event["type"]), str(event["subject"])
 
 
 def _changes(service: str) -> int:

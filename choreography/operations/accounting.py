@@ -1,0 +1,83 @@
+"""Announce what a service's own rows say of the flows of each hour (``events.accounts``)."""
+
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Count
+
+from choreography.core import clock
+from choreography.core.conf import conf
+from choreography.events.accounts import AccountedFact, SubjectAccount, account_type, records
+from choreography.events.messages import published
+from choreography.outbox.announcing import announce, transaction_of
+from choreography.storage.tables import ServiceTables
+
+_HOUR = timedelta(hours=1)
+#: Subjects that go into one event, at most: some 40 kB.
+_SUBJECTS = 200
+
+
+def account_hours(service: str) -> None:
+    """Announce the accounts that are due: of each hour once for each of ``ACCOUNT_AGES``."""
+    if service not in conf().reports:
+        return
+    now = clock.now()
+    for age in conf().account_ages:
+        hour = (now - age).replace(minute=0, second=0, microsecond=0) - _HOUR
+        _announce_once(service, hour, age)
+
+
+def account(service: str, first: UUID, last: UUID) -> list[SubjectAccount]:
+    """What a service's tables say about the subjects from ``first`` up to, not including, ``last``, in their order.
+
+    Raises:
+        Transient: an external system whose records were asked for failed.
+    """
+    tables = ServiceTables(service)
+    announced, handled = (_count(rows, first, last) for rows in (tables.outbox, tables.inbox))
+    facts: dict[str, list[AccountedFact]] = defaultdict(list)
+    for record in records(service):
+        for it in record.function(first, last):
+            fact = AccountedFact(record=record.name, event_type=it.event.event_type, fields={**it.fields})
+            facts[str(it.subject)].append(fact)
+    return [
+        SubjectAccount(
+            subject=subject,
+            announced=announced.get(subject, 0),
+            handled=handled.get(subject, 0),
+            facts=tuple(facts.get(subject, ())),
+        )
+        for subject in sorted({*announced, *handled, *facts})
+    ]
+
+
+def bounds_of(hour: datetime) -> tuple[UUID, UUID]:
+    """The ids made in an hour: from the first up to, not including, the second. A UUIDv7 begins with its time."""
+    return _least_id(hour), _least_id(hour + _HOUR)
+
+
+def _announce_once(service: str, hour: datetime, age: timedelta) -> None:
+    subject = f"{hour:%Y-%m-%dT%H} after {int(age.total_seconds())} s"
+    if ServiceTables(service).outbox.filter(subject=subject).exists():
+        return
+    first, last = bounds_of(hour)
+    at, accounts = clock.now(), account(service, first, last)
+    covers = {record.name: tuple(sorted(record.covers)) for record in records(service)}
+    parts = [accounts[start : start + _SUBJECTS] for start in range(0, len(accounts), _SUBJECTS)] or [[]]
+    starts = [str(first), *(part[0].subject for part in parts[1:]), str(last)]
+    with transaction_of(service):
+        for start, end, part in zip(starts, starts[1:], parts, strict=False):
+            data = {"hour": hour, "first": start, "last": end, "at": at, "covers": covers, "subjects": tuple(part)}
+            announce(published[account_type(service)](**data), subject=subject)
+
+
+def _count(rows: Any, first: UUID, last: UUID) -> dict[str, int]:
+    of_hour = rows.filter(subject__gte=str(first), subject__lt=str(last)).order_by()
+    return dict(of_hour.values_list("subject").annotate(Count("pk")))
+
+
+def _least_id(moment: datetime) -> UUID:
+    milliseconds = int(moment.astimezone(UTC).timestamp() * 1000)
+    return UUID(int=milliseconds << 80)
