@@ -35,6 +35,7 @@ from choreography.events.external_systems import ExternalSystem
 from choreography.events.messages import PERSONAL, SEARCHABLE, Announced, Event, Heard, Nothing
 from choreography.events.registry import reacts_to
 from choreography.events.timers import every, for_each
+from choreography.events.versions import downcasts, upcasts
 from choreography.outbox.announcing import announce, transaction_of
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "accounts_for",
     "announce",
     "compensates",
+    "downcasts",
     "ends_flow",
     "every",
     "expect",
@@ -66,4 +68,5 @@ __all__ = [
     "never_both",
     "reacts_to",
     "transaction_of",
+    "upcasts",
 ]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 
 from choreography.events.declarations import Declarations
 from choreography.events.expectations import Expectation
+from choreography.events.messages import family_of
 from journal.models import Entry, Flow, Outcome
 
 #: A delivery must have an outcome this long after its event was announced, or its next attempt was due.
@@ -76,21 +77,23 @@ class FlowState:
 
     def hear(self, entry: Entry, declared: Declarations) -> None:
         """An event was announced."""
-        short, types = short_id(str(entry.event_id)), set(self.events.values())
+        short, types = short_id(str(entry.event_id)), {*map(family_of, self.events.values())}
         self._refuse_illegal(entry, types, declared)
         self.events[short] = entry.type
         for reaction in declared.reactions:
-            if entry.type in reaction.heard:
+            if reaction.hears(entry.type):
                 key = f"{short} {reaction.name}"
                 if key in self.early:
                     self.early.remove(key)
                 else:
                     self.open[key] = (entry.announced_at + DELIVERY_WITHIN).isoformat()
-        types.add(entry.type)
+        family = family_of(entry.type)
+        types.add(family)
         for expectation in declared.expectations:
-            if entry.type in expectation.one_of:
+            following = {*map(family_of, expectation.one_of)}
+            if family in following:
                 self.due.pop(_key_of(expectation), None)
-            if entry.type == expectation.after and types.isdisjoint(expectation.one_of):
+            if family == family_of(expectation.after) and types.isdisjoint(following):
                 self.due[_key_of(expectation)] = (entry.announced_at + expectation.within).isoformat()
 
     def learn(self, outcome: Outcome) -> None:
@@ -112,7 +115,7 @@ class FlowState:
 
     def end(self, declared: Declarations) -> str:
         """The event that ends the flow, if it has been announced. One that asks for a person ends it only alone."""
-        found = [declared.ends[event_type] for event_type in self.events.values() if event_type in declared.ends]
+        found = [end for event_type in self.events.values() if (end := declared.end_of(event_type)) is not None]
         return min(found, key=lambda end: end.needs_person).event_type if found else ""
 
     @property
@@ -157,14 +160,14 @@ class FlowState:
     def _refuse_illegal(self, entry: Entry, types: set[str], declared: Declarations) -> None:
         """An event that excludes another, or that no reaction to its cause may announce."""
         for exclusion in declared.exclusions:
-            pair = {exclusion.one, exclusion.other}
-            if entry.type in pair and not types.isdisjoint(pair - {entry.type}):
+            pair, family = {family_of(exclusion.one), family_of(exclusion.other)}, family_of(entry.type)
+            if family in pair and not types.isdisjoint(pair - {family}):
                 self.illegal = f"{exclusion.one} and {exclusion.other} exclude each other"
         cause = self.events.get(short_id(entry.caused_by))
         if cause is None or entry.source not in declared.services:
             return
         allowed = any(
-            reaction.service == entry.source and cause in reaction.heard and entry.type in reaction.announces
+            reaction.service == entry.source and reaction.hears(cause) and reaction.may_announce(entry.type)
             for reaction in declared.reactions
         )
         if not allowed:

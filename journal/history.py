@@ -16,6 +16,7 @@ from pydantic_core import to_json
 from choreography import Event
 from choreography.core import clock, metrics
 from choreography.events.declarations import Declarations
+from choreography.events.messages import family_of
 from choreography.storage.bulk import find, insert_new, update_rows
 from journal import marks
 from journal.contracts import declarations, keywords_of
@@ -175,12 +176,13 @@ def _enter(
     flow.parked = len(state.parked)
     end = state.end(declared)
     for entry in entries:
-        if entry.type == end:
+        if end and family_of(entry.type) == family_of(end):
             flow.end, flow.end_at = end, entry.announced_at
     if flow.ended_at is None and end and not state.is_pending and flow.end_at is not None:
         metrics.flow_ended(end, (flow.end_at - flow.started_at).total_seconds())
     flow.ended_at = flow.last_at if end and not state.is_pending else None
-    flow.needs_person = bool(end) and declared.ends[end].needs_person
+    known = declared.end_of(end)
+    flow.needs_person = known is not None and known.needs_person
     flow.state = state.document()
 
 

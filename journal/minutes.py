@@ -59,7 +59,7 @@ def _of_entries(entries: Iterable[Entry]) -> Iterable[Found]:
     ended = set()
     for entry in entries:
         yield entry.announced_at, f"event:{entry.type}", between(entry.announced_at, entry.published_at)
-        if entry.type in declarations().ends:
+        if declarations().end_of(entry.type) is not None:
             ended.add(entry.flow)
     for flow in Flow.objects.filter(pk__in=ended):
         if flow.end_at is not None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from django.db.models import Q
 
 from choreography.core import clock
+from choreography.events.messages import family_of
 from choreography.storage.bulk import find, insert_new, update_rows
 from common.money import display
 from journal import marks
@@ -114,46 +115,50 @@ def _differences(
     if told.handled != known.handled:
         yield f"{service} has handled {told.handled} deliveries, the journal knows of {known.handled}"
     for record, event_types in covers.items():
-        facts = {fact.event_type: fact.fields for fact in told.facts if fact.record == record}
-        heard = {event_type: data for event_type, data in known.entries if event_type in event_types}
-        for event_type in sorted({*facts, *heard}):
-            if event_type not in heard:
-                yield f"by {service}'s {record}, {event_type} should have been announced"
-            elif event_type not in facts:
-                yield f"{event_type} was announced, and {service}'s {record} does not have it"
+        facts = {family_of(fact.event_type): fact.fields for fact in told.facts if fact.record == record}
+        heard = dict(_of_families(event_types, known))
+        for family in sorted({*facts, *heard}):
+            if family not in heard:
+                yield f"by {service}'s {record}, {family} should have been announced"
+            elif family not in facts:
+                yield f"{family} was announced, and {service}'s {record} does not have it"
             else:
-                for name, value in sorted(facts[event_type].items()):
-                    if heard[event_type].get(name) != value:
-                        other = heard[event_type].get(name)
-                        yield f"{event_type} was announced with {name} {other}, {service}'s {record} has {value}"
+                for name, value in sorted(facts[family].items()):
+                    if (other := heard[family].get(name)) != value:
+                        yield f"{family} was announced with {name} {other}, {service}'s {record} has {value}"
+
+
+def _of_families(event_types: Iterable[str], known: _Known) -> list[tuple[str, dict[str, Any]]]:
+    """The facts among these, in whatever version they were heard."""
+    families = {*map(family_of, event_types)}
+    return [(family, data) for event_type, data in known.entries if (family := family_of(event_type)) in families]
 
 
 def _add_up(
     totals: dict[str, list[int]], covers: Mapping[str, Iterable[str]], told: SubjectAccount, known: _Known
 ) -> None:
-    """Count and add up, by record, event type and currency: first what the rows have, then what the journal has."""
+    """Count and add up, by record, event and currency: first what the rows have, then what the journal has."""
     for record, event_types in covers.items():
-        told_facts = [(it.event_type, it.fields) for it in told.facts if it.record == record]
-        names = {event_type: fields.keys() for event_type, fields in told_facts}
+        told_facts = [(family_of(it.event_type), it.fields) for it in told.facts if it.record == record]
+        names = {family: fields.keys() for family, fields in told_facts}
         heard = [
-            (event_type, {name: data[name] for name in names.get(event_type, ()) if name in data})
-            for event_type, data in known.entries
-            if event_type in event_types
+            (family, {name: data[name] for name in names.get(family, ()) if name in data})
+            for family, data in _of_families(event_types, known)
         ]
         for column, facts in ((0, told_facts), (2, heard)):
-            for event_type, fields in facts:
-                line = totals[f"{record} {event_type} {fields.get('currency', '')}".strip()]
+            for family, fields in facts:
+                line = totals[f"{record} {family} {fields.get('currency', '')}".strip()]
                 line[column] += 1
                 line[column + 1] += sum(value for value in fields.values() if isinstance(value, int))
 
 
 @dataclass(frozen=True)
 class Line:
-    """One record's count and sum of one event type in an hour, beside the journal's."""
+    """One record's count and sum of one event in an hour, beside the journal's."""
 
     service: str
     record: str
-    event_type: str
+    event: str
     count: int
     sum: str
     """With its currency; empty if there is nothing to add up."""
@@ -206,7 +211,7 @@ def _hour(begins: datetime, parts: Sequence[Account]) -> Hour:
 
 
 def _line(service: str, name: str, columns: Sequence[int]) -> Line:
-    record, event_type, currency = f"{name} ".split(" ")[:3]
+    record, event, currency = f"{name} ".split(" ")[:3]
     count, total, journal_count, journal_total = columns
     shown, journal_shown = (display(amount, currency) if currency else "" for amount in (total, journal_total))
-    return Line(service, record, event_type, count, shown, journal_count, journal_shown)
+    return Line(service, record, event, count, shown, journal_count, journal_shown)

@@ -287,7 +287,7 @@ class Story:
     def _tell(self, entry: Entry, handlings: dict[str, Handling]) -> Told:
         data = json.loads(entry.body)
         for reaction in self._declared.reactions:
-            if entry.type in reaction.heard and reaction.name not in handlings:
+            if reaction.hears(entry.type) and reaction.name not in handlings:
                 handlings[reaction.name] = _blank(reaction, entry)
         for handling in handlings.values():
             handling.announced_at = entry.announced_at
@@ -295,8 +295,8 @@ class Story:
             entry,
             data if self.personal else masked(entry.type, data),
             [*handlings.values()],
-            is_compensation=entry.type in self._declared.compensations,
-            is_end=entry.type in self._declared.ends,
+            is_compensation=self._declared.is_compensation(entry.type),
+            is_end=self._declared.end_of(entry.type) is not None,
         )
 
 

@@ -13,7 +13,8 @@ from choreography.core.conf import conf
 from choreography.core.errors import ChoreographyError, Unusable
 from choreography.events.compatibility import committed
 from choreography.events.messages import CONTENT_TYPE, Envelope, read_envelope, read_event
-from choreography.events.registry import Reaction, reaction_to
+from choreography.events.registry import Reaction
+from choreography.events.versions import reaction_of, reads
 
 #: What makes an event that event.
 _IDENTITY = ("id", "type", "source", "subject")
@@ -36,14 +37,14 @@ def check(service: str, old: bytes, new: bytes) -> tuple[Envelope, Reaction]:
     changed = _changed(old, envelope)
     if changed:
         raise Refused(_("It would be another event: %s must stay as it was.") % ", ".join(changed))
-    reaction = reaction_to(service, envelope.type)
+    reaction = reaction_of(service, envelope.type)
     if reaction is None:
         raise Refused(_("%(service)s has no reaction to %(type)s.") % {"service": service, "type": envelope.type})
     faults = list(_breaches(envelope.type, new))
     if faults:
         raise Refused(_("It breaks the contract of %s: ") % envelope.type + "; ".join(faults))
     try:
-        read_event(new, reaction.reads)
+        read_event(new, reads(reaction, envelope.type))
     except Unusable as error:
         raise Refused(_("%(reaction)s can't read it: %(why)s") % {"reaction": reaction.name, "why": error}) from None
     return envelope, reaction

@@ -20,7 +20,7 @@ from choreography.events.expectations import (
     exclusions,
     expectations,
 )
-from choreography.events.messages import parse_type
+from choreography.events.messages import family_of, parse_type
 from choreography.events.registry import reactions
 
 
@@ -34,6 +34,14 @@ class DeclaredReaction(NamedTuple):
     calls: str
     """The external system it calls; empty if none."""
 
+    def hears(self, event_type: str) -> bool:
+        """Whether it reacts to a fact, in whatever version."""
+        return family_of(event_type) in map(family_of, self.heard)
+
+    def may_announce(self, event_type: str) -> bool:
+        """Whether it may announce a fact, in whatever version."""
+        return family_of(event_type) in map(family_of, self.announces)
+
 
 class Declarations(NamedTuple):
     """What all services have declared."""
@@ -44,6 +52,15 @@ class Declarations(NamedTuple):
     ends: Mapping[str, End]
     exclusions: tuple[Exclusion, ...]
     compensations: frozenset[str]
+
+    def end_of(self, event_type: str) -> End | None:
+        """The end that a fact is, in whatever version."""
+        family = family_of(event_type)
+        return next((end for end in self.ends.values() if family_of(end.event_type) == family), None)
+
+    def is_compensation(self, event_type: str) -> bool:
+        """Whether a fact takes something back, in whatever version."""
+        return family_of(event_type) in map(family_of, self.compensations)
 
 
 def declared_by(service: str) -> dict[str, Any]:

@@ -91,6 +91,7 @@ class Event(BaseModel, Generic[Data]):
     traceparent: Attribute | None = Field(default=None, description="W3C trace context")
     parentspan: Attribute | None = Field(default=None, description="span of the web request it was announced in")
     hops: int | None = Field(default=None, ge=0, description="how many reactions led to it, one after the other")
+    factid: UUID | None = Field(default=None, description="id of the newer version that it is made of")
     data: Data
     published_at: AwareDatetime | None = Field(default=None, exclude=True, description="when the relay published it")
     given_id: Attribute | None = Field(default=None, exclude=True, description="the id of a foreign event, if no UUID")
@@ -118,10 +119,14 @@ class Envelope(BaseModel):
 
     specversion: Literal["1.0"]
     id: UUID
+    factid: UUID | None = None
     type: str
     subject: Subject
     source: str = Field(min_length=1)
     time: datetime
+
+
+Identified = TypeVar("Identified", Envelope, Event[Any])
 
 
 def in_structured_mode(
@@ -168,7 +173,7 @@ def read_envelope(body: bytes, content_type: str | None, max_bytes: int) -> Enve
         raise Unusable(f"the body has {len(body)} bytes, more than the {max_bytes} allowed")
     if not is_structured(content_type):
         raise Unusable(f"the content type is {content_type or 'missing'!r}, not {CONTENT_TYPE!r}")
-    return _parse(Envelope, body)
+    return _as_fact(_parse(Envelope, body))
 
 
 def read_event(body: bytes, reads: type[Data]) -> Event[Data]:
@@ -177,7 +182,17 @@ def read_event(body: bytes, reads: type[Data]) -> Event[Data]:
     Raises:
         Unusable: a field is missing or mistyped. Names the fields, never their values.
     """
-    return _parse(Event[reads], body, needs_data=bool(reads.model_fields))  # type: ignore[valid-type]
+    return _as_fact(_parse(Event[reads], body, needs_data=bool(reads.model_fields)))  # type: ignore[valid-type]
+
+
+def _as_fact(read: Identified) -> Identified:
+    """All versions of a fact have its id here: who hears two of them reacts once."""
+    return read if read.factid is None else read.model_copy(update={"id": read.factid})
+
+
+def family_of(event_type: str) -> str:
+    """What all versions of an event have in common: ``orders.order_placed``."""
+    return event_type.rpartition(".v")[0]
 
 
 def _parse(model: type[Data], body: bytes, needs_data: bool = True) -> Data:
@@ -235,6 +250,7 @@ _OPTIONAL: dict[str, TypeAdapter[Any]] = {
     "traceparent": TypeAdapter(Attribute),
     "parentspan": TypeAdapter(Attribute),
     "hops": TypeAdapter(Annotated[int, Field(ge=0)]),
+    "factid": TypeAdapter(UUID),
 }
 _ID, _UUID = TypeAdapter(Attribute), TypeAdapter(UUID)
 

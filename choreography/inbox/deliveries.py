@@ -16,7 +16,8 @@ from choreography.core import clock
 from choreography.core.conf import conf
 from choreography.core.errors import Unusable
 from choreography.events.messages import Envelope, Event, read_envelope, read_event
-from choreography.events.registry import Reaction, reaction_to
+from choreography.events.registry import Reaction
+from choreography.events.versions import is_upcast, lift, reaction_of, reads
 from choreography.inbox.retry_policy import History
 
 #: Headers in which a delivery's history and its dead letter travel. Foreign publishers need none of them.
@@ -117,7 +118,7 @@ class Delivery:
         Raises:
             Unusable: there is none, or it can't be told which event it is.
         """
-        reaction = reaction_to(self.service, self.envelope.type)
+        reaction = reaction_of(self.service, self.envelope.type)
         if reaction is None:
             raise Unusable(f"{self.service} has no reaction to {self.envelope.type}")
         return reaction
@@ -133,7 +134,7 @@ class Delivery:
         if self.given_up is not None:
             by_us = self.given_up in (REVOKED, ENDED_PROCESSES)
             raise Unusable(self.given_up if by_us else f"the broker gave it up: {self.given_up}")
-        event = read_event(self.body, reaction.reads)
+        event = _read(self.body, reaction, self.envelope.type)
         if event.hops is not None and event.hops > conf().max_hops:
             raise Unusable(
                 f"{event.hops} reactions led to it, one after the other: they seem to go round in a circle "
@@ -271,6 +272,13 @@ def reason_of_death(headers: Mapping[str, Any]) -> str:
             return reason
         case _:
             return "unknown"
+
+
+def _read(body: bytes, reaction: Reaction, event_type: str) -> Event[Any]:
+    if not is_upcast(reaction.service, event_type):
+        return read_event(body, reaction.reads)
+    event: Event[Any] = read_event(body, reads(reaction, event_type))
+    return event.model_copy(update={"data": lift(reaction, event_type, event.data)})
 
 
 def _size_of(value: Any) -> int:

@@ -36,7 +36,8 @@ def account(service: str, first: UUID, last: UUID) -> list[SubjectAccount]:
         Transient: an external system whose records were asked for failed.
     """
     tables = ServiceTables(service)
-    announced, handled = (_count(rows, first, last) for rows in (tables.outbox, tables.inbox))
+    of_facts = tables.outbox.filter(fact_id=None)
+    announced, handled = (_count(rows, first, last) for rows in (of_facts, tables.inbox))
     facts: dict[str, list[AccountedFact]] = defaultdict(list)
     for record in records(service):
         for it in record.function(first, last):

@@ -7,6 +7,7 @@ from django.apps import apps
 from django.core.checks import CheckMessage, Error, register
 
 from choreography.core.conf import conf
+from choreography.events import versions
 from choreography.events.messages import parse_type, published
 from choreography.events.registry import Reaction, reactions
 from choreography.events.timers import Timer, timers
@@ -80,6 +81,13 @@ def check_contracts(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
                 hint="Give each field a Field(description=...): the contract is read by people.",
                 id="choreography.E006",
             )
+
+
+@register("choreography")
+def check_versions(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
+    """Older versions of events can be read."""
+    for fault in versions.faults():
+        yield Error(f"{fault}.", id="choreography.E010")
 
 
 @register("choreography")

@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from django.db.models.functions import Coalesce
+
 from choreography.broker import topology
 from choreography.broker.publisher import Outgoing, Publisher
 from choreography.core import clock
@@ -23,6 +25,8 @@ from choreography.storage.tables import ServiceTables
 SINCE = timedelta(days=1)
 #: What was published more recently may still be on its way.
 AFTER = timedelta(minutes=1)
+#: What inboxes know an event by.
+_FACT = Coalesce("fact_id", "event_id")
 #: Events that are compared with one query of each table.
 _BATCH = 1000
 
@@ -61,9 +65,7 @@ def _compare(reaction: Reaction, announcer: ServiceTables, since: datetime, unti
     last: int | None = None
     while True:
         older = announced if last is None else announced.filter(position__lt=last)
-        rows = [
-            *older.order_by("-position").values_list("position", "event_id", "announced_at", "published_at")[:_BATCH]
-        ]
+        rows = [*older.order_by("-position").values_list("position", _FACT, "announced_at", "published_at")[:_BATCH]]
         if not rows:
             return
         last = rows[-1][0]
@@ -74,7 +76,8 @@ def _compare(reaction: Reaction, announcer: ServiceTables, since: datetime, unti
         ]
         missing = _missing(reaction, ids)
         if missing:
-            yield from _messages(reaction.service, announcer.outbox.filter(event_id__in=missing).order_by("-position"))
+            of_facts = announced.alias(fact=_FACT).filter(fact__in=missing)
+            yield from _messages(reaction.service, of_facts.order_by("-position"))
         if rows[-1][2] < since:
             return
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,6 +20,7 @@ from choreography.core.conf import SUBJECT_LENGTH, conf
 from choreography.core.errors import ContractError, Unusable
 from choreography.events.messages import Announced, Event
 from choreography.events.registry import Reaction
+from choreography.events.versions import older_versions
 from choreography.outbox import tracing
 from choreography.outbox.tracing import span_of, traceparent_of
 from choreography.storage.bulk import insert_all
@@ -51,6 +52,8 @@ class Fact:
     cause: Event[Any] | None
     request: str | None
     """``traceparent`` of the web request."""
+    fact_id: UUID | None = None
+    """The id of the fact, if this is an older version of it."""
 
     def __call__(self) -> None:
         """There is nothing to do after the commit."""
@@ -100,6 +103,8 @@ def transaction_of(service: str) -> Iterator[None]:
 def announce(fact: Announced, *, subject: UUID | str) -> None:
     """Append ``fact`` to the outbox of the service whose fact it is, when the open transaction ends.
 
+    So are the older versions that are made of it (``@downcasts``).
+
     Args:
         fact: what became true in the transaction that is open now.
         subject: what it is about, such as the id of an order: 1 to 200 characters, none of them NUL.
@@ -125,9 +130,12 @@ def announce(fact: Announced, *, subject: UUID | str) -> None:
         raise ContractError(
             f"{fact.event_type} is announced about a subject with a NUL character, which can't be stored"
         )
+    alias = ServiceTables(fact.service).alias
     announced = Fact(fact, str(subject), clock.new_id(), clock.now(), cause.event if cause else None, tracing.current())
-    facts.append(announced)
-    transaction.on_commit(announced, using=ServiceTables(fact.service).alias)
+    older = [replace(announced, data=it, id=clock.new_id(), fact_id=announced.id) for it in older_versions(fact)]
+    for version in (announced, *older):
+        facts.append(version)
+        transaction.on_commit(version, using=alias)
 
 
 def notification_channel(service: str) -> str:
@@ -154,6 +162,7 @@ def _write(tables: ServiceTables, facts: Sequence[Fact]) -> None:
         rows.append(
             outbox(
                 event_id=event.id,
+                fact_id=event.factid,
                 event_type=event.type,
                 subject=event.subject,
                 sequence=sequence,
@@ -217,6 +226,7 @@ def _event(fact: Fact, sequence: int) -> Event[Any]:
         sequence=sequence,
         parentspan=None if fact.cause else span_of(fact.request),
         hops=(fact.cause.hops or 0) + 1 if fact.cause else None,
+        factid=fact.fact_id,
         traceparent=traceparent_of(fact.id, flow, fact.cause.traceparent if fact.cause else fact.request),
         data=fact.data,
     )

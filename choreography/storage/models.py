@@ -21,6 +21,9 @@ class Outbox(models.Model):
 
     position = models.BigAutoField(_("position"), primary_key=True)
     event_id = models.UUIDField(_("event"), unique=True)
+    fact_id = models.UUIDField(
+        _("fact"), null=True, help_text=_("The event of a newer version that this one is made of, if it is.")
+    )
     event_type = models.CharField(_("event type"), max_length=100)
     subject = models.CharField(_("subject"), max_length=SUBJECT_LENGTH)
     sequence = models.PositiveIntegerField(_("sequence"), help_text=_("Counts the events of one subject."))

@@ -203,7 +203,7 @@ def test_what_the_journal_misses_or_invents_is_found(shop: Shop) -> None:
     found = [*disagreements([order.pk])]
 
     assert len(found) == 3
-    assert "event missing in the journal: ('payments.payment_captured.v1'" in found[0]
+    assert "event missing in the journal: ('payments.payment_captured'" in found[0]
     assert "effect missing in the journal: ('orders.record_capture'" in found[1]
     assert "effect invented by the journal: ('orders.record_dream'" in found[2]
 
