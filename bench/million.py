@@ -39,12 +39,13 @@ INSERT INTO journal_entry
        (event_id, flow, type, source, subject, caused_by, traceparent, parent_span, body, announced_at, published_at,
         recorded_at)
 SELECT gen_random_uuid(), id, types[k], split_part(types[k], '.', 1), id, '', '', '',
-       '{"currency": "EUR", "total": 2500, "payment_token": "tok_approved", "customer_email": "ada@example.org", '
-       '"lines": [{"sku": "TEA", "name": "Tea", "quantity": 2, "unit_price": 1250}], "ship_to": {"name": "Ada", '
+       '{"currency": "EUR", "total": 2500, "payment_token": "tok_approved", '
+       '"customer": {"name": {"full": "Ada"}, "email": "ada@example.org"}, '
+       '"lines": [{"sku": "TEA", "name": "Tea", "quantity": 2, "unit_price": 1250, "amount": 2500}], "ship_to": {'
        '"street": "Main Street 1", "city": "Bonn", "postal_code": "53111", "country": "DE"}}',
        started_at + after, started_at + after, started_at + after
 FROM journal_flow, generate_series(1, 6) k, LATERAL (SELECT k * interval '1 second' AS after) later,
-     (SELECT ARRAY['orders.order_placed.v1', 'payments.payment_authorized.v1',
+     (SELECT ARRAY['orders.order_placed.v2', 'payments.payment_authorized.v1',
      'shipping.shipment_dispatched.v1', 'payments.payment_captured.v1', 'shipping.shipment_delivered.v1',
      'orders.order_completed.v1'] AS types) all_types
 """

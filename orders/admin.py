@@ -123,7 +123,7 @@ class OrderAdmin(OrderKeyedAdmin):
     add_form_template = "orders/add_order.html"
     inlines = (LineInline,)
     fieldsets = (
-        (_("Customer"), {"fields": ("customer_name", "customer_email")}),
+        (_("Customer"), {"fields": ("customer_name", "given_name", "family_name", "customer_email")}),
         (_("Address"), {"fields": ("street", "postal_code", "city", "country")}),
         (_("Payment"), {"fields": ("payment_token",)}),
     )

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from choreography.events.messages import PERSONAL, SEARCHABLE, Announced
+from choreography import PERSONAL, SEARCHABLE, Announced, downcasts
 from common.money import Amount, Currency
 
 
@@ -39,6 +39,55 @@ class OrderPlaced(Announced, type="orders.order_placed.v1"):
     ship_to: ShipTo = Field(description="where the parcel goes")
     customer_email: str | None = Field(
         default=None, description="by which people find the order's flow", json_schema_extra=PERSONAL | SEARCHABLE
+    )
+
+
+class PersonName(Part):
+    full: str = Field(min_length=1, description="as the customer writes it, for a label", json_schema_extra=PERSONAL)
+    given: str | None = Field(default=None, description="by which to greet, if known", json_schema_extra=PERSONAL)
+    family: str | None = Field(default=None, description="by which to sort, if known", json_schema_extra=PERSONAL)
+
+
+class Customer(Part):
+    name: PersonName = Field(description="who placed the order and receives the parcel")
+    email: str | None = Field(
+        default=None, description="by which people find the order's flow", json_schema_extra=PERSONAL | SEARCHABLE
+    )
+
+
+class LineV2(Line):
+    amount: Amount = Field(description="price of all of them, in minor units")
+
+
+class Address(Part):
+    street: str = Field(description="street and house number", json_schema_extra=PERSONAL)
+    city: str = Field(description="city", json_schema_extra=PERSONAL)
+    postal_code: str = Field(description="postal code, empty where there is none", json_schema_extra=PERSONAL)
+    country: str = Field(pattern="^[A-Z]{2}$", description="ISO 3166-1 alpha-2 code")
+
+
+class OrderPlacedV2(Announced, type="orders.order_placed.v2"):
+    """A customer has placed an order and named a means of payment."""
+
+    currency: Currency = Field(description="ISO 4217 code of every amount in this event")
+    total: Amount = Field(description="what the customer is to pay, in minor units")
+    lines: tuple[LineV2, ...] = Field(min_length=1, description="what was ordered")
+    payment_token: str = Field(
+        description="the payment provider's token for the customer's means of payment", json_schema_extra=PERSONAL
+    )
+    customer: Customer = Field(description="who placed the order")
+    ship_to: Address = Field(description="where the parcel goes")
+
+
+@downcasts
+def order_placed_v1(fact: OrderPlacedV2) -> OrderPlaced:
+    return OrderPlaced(
+        currency=fact.currency,
+        total=fact.total,
+        lines=tuple(Line(**line.model_dump(exclude={"amount"})) for line in fact.lines),
+        payment_token=fact.payment_token,
+        ship_to=ShipTo(name=fact.customer.name.full, **fact.ship_to.model_dump()),
+        customer_email=fact.customer.email,
     )
 
 

@@ -49,6 +49,8 @@ class OrderForm(forms.ModelForm):  # type: ignore[type-arg]
         model = Order
         fields = (
             "customer_name",
+            "given_name",
+            "family_name",
             "customer_email",
             "street",
             "city",

@@ -18,7 +18,16 @@ from choreography.outbox.announcing import announce, transaction_of
 from choreography.storage.bulk import insert_all
 from choreography.storage.tables import ServiceTables
 from orders import money
-from orders.events import CancellationRequested, Line, OrderCancelled, OrderCompleted, OrderPlaced, ShipTo
+from orders.events import (
+    Address,
+    CancellationRequested,
+    Customer,
+    LineV2,
+    OrderCancelled,
+    OrderCompleted,
+    OrderPlacedV2,
+    PersonName,
+)
 from orders.models import MAX_QUANTITY, MAX_TOTAL, Order, OrderFinished, OrderLine, Product
 
 #: More lines than anyone picks by hand.
@@ -233,21 +242,24 @@ def _line(order: Order, pick: Pick) -> OrderLine:
     )
 
 
-def _order_placed(order: Order, picks: Iterable[Pick]) -> OrderPlaced:
-    return OrderPlaced(
+def _order_placed(order: Order, picks: Iterable[Pick]) -> OrderPlacedV2:
+    return OrderPlacedV2(
         currency=order.currency,
         total=order.total,
         lines=tuple(
-            Line(sku=pick.product.sku, name=pick.product.name, quantity=pick.quantity, unit_price=pick.product.price)
+            LineV2(
+                sku=pick.product.sku,
+                name=pick.product.name,
+                quantity=pick.quantity,
+                unit_price=pick.product.price,
+                amount=pick.product.price * pick.quantity,
+            )
             for pick in picks
         ),
         payment_token=order.payment_token,
-        ship_to=ShipTo(
-            name=order.customer_name,
-            street=order.street,
-            city=order.city,
-            postal_code=order.postal_code,
-            country=order.country,
+        customer=Customer(
+            name=PersonName(full=order.customer_name, given=order.given_name or None, family=order.family_name or None),
+            email=order.customer_email or None,
         ),
-        customer_email=order.customer_email or None,
+        ship_to=Address(street=order.street, city=order.city, postal_code=order.postal_code, country=order.country),
     )

@@ -1,6 +1,6 @@
 """What payments listens to, and what it does about it."""
 
-from choreography import Event, Heard, Nothing, compensates, ends_flow, expect, never_both, reacts_to
+from choreography import Event, Heard, Nothing, compensates, ends_flow, expect, never_both, reacts_to, upcasts
 from common.money import Amount, Currency
 from payments import services
 from payments.events import (
@@ -22,12 +22,18 @@ class OrderPlaced(Heard):
     currency: Currency
 
 
+@upcasts("orders.order_placed.v1")
+def order_placed_v1(old: OrderPlaced) -> OrderPlaced:
+    """What payments reads is the same in both versions."""
+    return old
+
+
 def _ask_to_authorize(payment: Payment, event: Event[OrderPlaced]) -> Outcome | None:
     return services.ask_to_authorize(payment, event.data.payment_token, event.data.total, event.data.currency)
 
 
 @reacts_to(
-    "orders.order_placed.v1",
+    "orders.order_placed.v2",
     rows=Payment.objects,
     ask=_ask_to_authorize,
     external_system=gateway,
@@ -61,7 +67,7 @@ def release_payment(payment: Payment, event: Event[Nothing], answer: Outcome | N
 
 # --- What must follow -------------------------------------------------------------------------------------------------
 
-expect("orders.order_placed.v1", one_of=[PaymentAuthorized, PaymentDeclined, PaymentVoided], within=45)
+expect("orders.order_placed.v2", one_of=[PaymentAuthorized, PaymentDeclined, PaymentVoided], within=45)
 expect(
     "shipping.shipment_dispatched.v1",
     one_of=[PaymentCaptured, CaptureFailed, AuthorizationExpired, PaymentVoided],

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from choreography import Event, Heard, Nothing, compensates, expect, never_both, reacts_to
+from choreography import Event, Heard, Nothing, compensates, expect, never_both, reacts_to, upcasts
 from shipping import services
 from shipping.carrier import Address, Booked, Undeliverable, carrier
 from shipping.events import (
@@ -15,8 +15,15 @@ from shipping.events import (
 from shipping.models import Shipment
 
 
+class PersonName(Heard):
+    full: str
+
+
+class Customer(Heard):
+    name: PersonName
+
+
 class ShipTo(Heard):
-    name: str
     street: str
     city: str
     postal_code: str
@@ -24,16 +31,33 @@ class ShipTo(Heard):
 
 
 class OrderPlaced(Heard):
+    customer: Customer
     ship_to: ShipTo
+
+
+class ShipToV1(ShipTo):
+    name: str
+
+
+class OrderPlacedV1(Heard):
+    ship_to: ShipToV1
+
+
+@upcasts("orders.order_placed.v1")
+def order_placed_v1(old: OrderPlacedV1) -> OrderPlaced:
+    """The recipient's name was part of the address."""
+    ship_to = ShipTo(**old.ship_to.model_dump(exclude={"name"}))
+    return OrderPlaced(customer=Customer(name=PersonName(full=old.ship_to.name)), ship_to=ship_to)
 
 
 class Cancellation(Heard):
     reason: str
 
 
-@reacts_to("orders.order_placed.v1", rows=Shipment.objects)
+@reacts_to("orders.order_placed.v2", rows=Shipment.objects)
 def plan_shipment(shipment: Shipment, event: Event[OrderPlaced]) -> None:
-    services.plan_shipment(shipment, Address(**event.data.ship_to.model_dump()))
+    address = Address(name=event.data.customer.name.full, **event.data.ship_to.model_dump())
+    services.plan_shipment(shipment, address)
 
 
 @reacts_to(

@@ -290,7 +290,7 @@ def every_end_is_announced(facts: Facts) -> Iterator[Finding]:
         payment = facts.payments.get(order.pk, Payment(pk=order.pk))
         state = facts.shipments.get(order.pk, Shipment(pk=order.pk)).state
         expected = {
-            "orders.order_placed.v1": True,
+            "orders.order_placed.v2": True,
             "orders.order_completed.v1": order.status == Order.Status.COMPLETED,
             "orders.order_cancelled.v1": order.is_cancelled,
             "payments.payment_declined.v1": bool(payment.declined),

@@ -188,8 +188,8 @@ class Shop(Choreography):
         return Shipment.objects.get(pk=order.pk)
 
     def announced(self, order: Order) -> list[str]:
-        """Every event of an order, over all services, in the order of announcement."""
-        return [row.event_type for row in self.outboxes(order)]
+        """Every fact about an order, over all services, in the order of announcement; of its versions the newest."""
+        return [row.event_type for row in self.outboxes(order) if row.fact_id is None]
 
     def outboxes(self, order: Order) -> list[Any]:
         """The outbox rows of an order, over all services, in the order of announcement."""

@@ -20,7 +20,7 @@ class Wire:
     """A message as anyone may send it. ``None`` leaves a property out."""
 
     body: bytes
-    exchange: str = "orders.order_placed.v1"
+    exchange: str = "orders.order_placed.v2"
     routing_key: str = ""
     content_type: str | None = CONTENT_TYPE
     content_encoding: str | None = None
@@ -45,7 +45,7 @@ class Sender:
         )
         channel.basic_publish(message, exchange=self._namespace + wire.exchange, routing_key=wire.routing_key)
 
-    def send_raw(self, body: bytes, properties: bytes, exchange: str = "orders.order_placed.v1") -> None:
+    def send_raw(self, body: bytes, properties: bytes, exchange: str = "orders.order_placed.v2") -> None:
         """Send a message with properties as bytes: the flags and what they announce, as AMQP has them on the line."""
 
         class Raw(amqp.Message):
@@ -93,7 +93,7 @@ def sender(shop: RunningShop) -> Iterator[Sender]:
         yield Sender(connection, shop.environment["CHOREOGRAPHY_NAMESPACE"])
 
 
-def event(event_type: str = "orders.order_placed.v1", **changes: Any) -> dict[str, Any]:
+def event(event_type: str = "orders.order_placed.v2", **changes: Any) -> dict[str, Any]:
     """A CloudEvent, by default one that payments can handle. A change to ``None`` leaves that attribute out."""
     envelope = {
         "specversion": "1.0",

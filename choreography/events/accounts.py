@@ -1,12 +1,7 @@
 """What a service's own rows say happened, hour by hour, so that it can be compared with the history of the flows.
 
-A service says which of its facts can be read off its rows, or off the records of an external system it uses::
-
-    @accounts_for(PaymentCaptured, PaymentRefunded)
-    def ledger(first: UUID, last: UUID) -> Iterator[Happened]:
-        for payment in Payment.objects.filter(pk__gte=first, pk__lt=last):
-            if payment.captured:
-                yield Happened(payment.pk, PaymentCaptured, {"amount": payment.captured})
+A service says with ``@accounts_for`` which of its facts can be read off its rows, or off the records of an external
+system it uses (see docs/observability.md).
 
 Only the services in ``CHOREOGRAPHY["REPORTS"]`` announce accounts, as ``<service>.hour_accounted.v1``.
 """

@@ -1,19 +1,11 @@
 """Versions of one fact side by side: what a publisher still announces for old readers, and how a reader reads old ones.
 
-A publisher that has a new version goes on announcing the one before, made of the new one::
-
-    @downcasts
-    def order_placed_v1(fact: OrderPlacedV2) -> OrderPlaced: ...
-
-``announce(OrderPlacedV2(...))`` then writes both, in the same transaction. Both are the same fact: the older has the
+A publisher that has a new version goes on announcing the one before, made of the new one by a function with
+``@downcasts``. Announcing the new one writes both, in the same transaction. Both are the same fact: the older has the
 id of the newer in its attribute ``factid``, and who hears both reacts once.
 
-A reader reads the newest version with its ``Heard`` model, and says how an older one becomes the next::
-
-    @upcasts("orders.order_placed.v1")
-    def from_v1(old: PlacedV1) -> Placed: ...
-
-Such functions are pure, and make a chain over several versions.
+A reader reads the newest version with its ``Heard`` model, and says by functions with ``@upcasts`` how an older one
+becomes the next. Such functions are pure, and make a chain over several versions (see docs/contracts.md).
 """
 
 from collections.abc import Callable, Iterator

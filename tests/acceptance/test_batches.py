@@ -137,7 +137,7 @@ def test_people_see_how_many_events_a_task_holds_and_one_that_comes_alone_is_alo
             send(shop, alone := placed())
             wait_until_done(shop, alone)
             eventually(lambda: len(seen) == count, otherwise=lambda: seen)  # noqa: B023
-            assert seen[-1] == f"orders.order_placed.v1 {alone['id']} of {alone['subject']}"
+            assert seen[-1] == f"orders.order_placed.v2 {alone['id']} of {alone['subject']}"
 
 
 @POOLS

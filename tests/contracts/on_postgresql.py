@@ -255,8 +255,8 @@ def test_of_two_that_make_a_row_at_once_the_second_starts_over_and_finds_it(
     monkeypatch: pytest.MonkeyPatch, elsewhere: Callable[[Callable[[], Outcome]], Outcome]
 ) -> None:
     order, insert, made = str(uuid4()), bulk.insert_new, threading.Event()
-    ship_to = {"name": "Ada", "street": "Main Street 1", "city": "Bonn", "postal_code": "53111", "country": "DE"}
-    placed = event(subject=order, data={"ship_to": ship_to})
+    ship_to = {"street": "Main Street 1", "city": "Bonn", "postal_code": "53111", "country": "DE"}
+    placed = event(subject=order, data={"customer": {"name": {"full": "Ada"}}, "ship_to": ship_to})
     requested = event("orders.cancellation_requested.v1", subject=order, data={"reason": "customer_request"})
 
     def insert_when_another_waits(new: Sequence[Any], by: Sequence[str], using: str) -> list[Any]:

@@ -19,7 +19,7 @@ from choreography.core.errors import Transient
 from choreography.events.messages import CONTENT_TYPE
 from tests.processes import SERVICES, eventually
 
-HEARD_BY_TWO = "orders.order_placed.v1"
+HEARD_BY_TWO = "orders.order_placed.v2"
 HEARD_BY = {"payments", "shipping"}
 DELIVERY_LIMIT = 2
 RUNG = 1

@@ -14,14 +14,14 @@ from choreography.events import compatibility
 from choreography.events.messages import Announced, published
 from choreography.events.registry import reactions
 from common.money import Amount, Currency
-from orders.events import CancellationRequested, Line, OrderPlaced, ShipTo
+from orders.events import Address, CancellationRequested, Customer, LineV2, OrderPlacedV2, PersonName
 
-PLACED = "orders.order_placed.v1"
+PLACED = "orders.order_placed.v2"
 
 
 @pytest.fixture
 def redefine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave room for another class of the event type ``orders.order_placed.v1``; put the real one back afterwards."""
+    """Leave room for another class of the event type ``orders.order_placed.v2``; put the real one back afterwards."""
     monkeypatch.delitem(published, PLACED)
 
 
@@ -41,12 +41,13 @@ def test_every_contract_is_a_valid_schema_and_describes_every_field() -> None:
 
 
 def test_a_real_event_satisfies_its_committed_contract() -> None:
-    event = OrderPlaced(
+    event = OrderPlacedV2(
         currency="KRW",
         total=1000,
-        lines=(Line(sku="A", name="Tea", quantity=1, unit_price=1000),),
+        lines=(LineV2(sku="A", name="Tea", quantity=1, unit_price=1000, amount=1000),),
         payment_token="tok_approved",
-        ship_to=ShipTo(name="Ada", street="Main 1", city="Bonn", postal_code="", country="DE"),
+        customer=Customer(name=PersonName(full="Ada")),
+        ship_to=Address(street="Main 1", city="Bonn", postal_code="", country="DE"),
     )
     schema = json.loads((conf().contracts_dir / f"{PLACED}.json").read_text())
     Draft202012Validator(schema).validate(json.loads(event.model_dump_json()))
@@ -55,9 +56,10 @@ def test_a_real_event_satisfies_its_committed_contract() -> None:
 def test_removing_a_field_names_the_version_and_the_reader_it_breaks(redefine: None) -> None:
     class WithoutTotal(Announced, type=PLACED):
         currency: Currency = Field(description="ISO 4217 code")
-        lines: tuple[Line, ...] = Field(description="what was ordered")
+        lines: tuple[LineV2, ...] = Field(description="what was ordered")
         payment_token: str = Field(description="token")
-        ship_to: ShipTo = Field(description="where to")
+        customer: Customer = Field(description="who")
+        ship_to: Address = Field(description="where to")
 
     assert list(compatibility.broken_readers(WithoutTotal)) == ["payments.authorize_payment: total"]
     assert [fault.partition(":")[0] for fault in compatibility.faults()] == [
@@ -67,7 +69,7 @@ def test_removing_a_field_names_the_version_and_the_reader_it_breaks(redefine: N
 
 
 def test_changing_a_type_inside_a_field_names_the_reader_it_breaks(redefine: None) -> None:
-    class Somewhere(ShipTo):
+    class Somewhere(Address):
         postal_code: int = Field(description="no text any more")  # type: ignore[assignment]
 
     class Moved(OrderPlacedFields, type=PLACED):
@@ -78,7 +80,7 @@ def test_changing_a_type_inside_a_field_names_the_reader_it_breaks(redefine: Non
 
 def test_an_optional_field_may_be_added_and_only_wants_writing_down(redefine: None) -> None:
     class WithGift(OrderPlacedFields, type=PLACED):
-        ship_to: ShipTo = Field(description="where to")
+        ship_to: Address = Field(description="where to")
         gift: bool = Field(default=False, description="wrap it")
 
     assert list(compatibility.broken_readers(WithGift)) == []
@@ -123,13 +125,13 @@ def test_the_map_names_every_reaction(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 class OrderPlacedFields(Announced, type="orders.fields_for_the_tests.v1"):
-    """The fields of ``orders.order_placed.v1`` but for the address."""
+    """The fields of ``orders.order_placed.v2`` but for the address."""
 
     currency: Currency = Field(description="ISO 4217 code")
     total: Amount = Field(description="minor units")
-    lines: tuple[Line, ...] = Field(min_length=1, description="what was ordered")
+    lines: tuple[LineV2, ...] = Field(min_length=1, description="what was ordered")
     payment_token: str = Field(description="token")
-    customer_email: str | None = Field(default=None, description="address")
+    customer: Customer = Field(description="who")
 
 
 del published["orders.fields_for_the_tests.v1"]

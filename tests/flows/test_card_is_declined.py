@@ -23,7 +23,7 @@ def test_a_declined_card_cancels_the_order(shop: Shop, token: str, reason: str) 
     now = shop.order(order)
     assert (now.status, now.reason) == (Order.Status.CANCELLED, reason)
     assert shop.announced(order) == [
-        "orders.order_placed.v1",
+        "orders.order_placed.v2",
         "payments.payment_declined.v1",
         "orders.order_cancelled.v1",
     ]

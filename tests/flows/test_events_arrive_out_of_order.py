@@ -103,7 +103,7 @@ def test_shipping_waits_for_the_order_it_is_to_send(shop: Shop) -> None:
     assert isinstance(step.outcome, RetryLater)
     assert not Shipment.objects.exists(), "the wait changed nothing"
 
-    shop.hear("shipping", "orders.order_placed.v1")
+    shop.hear("shipping", "orders.order_placed.v2")
     shop.come_to_rest()
 
     assert shop.status(order) == Order.Status.COMPLETED
@@ -115,7 +115,7 @@ def test_what_waited_for_an_event_is_tried_as_soon_as_it_has_come(shop: Shop) ->
     shop.hear("payments")
     shop.hear("shipping", "payments.payment_authorized.v1")
 
-    shop.hear("shipping", "orders.order_placed.v1")
+    shop.hear("shipping", "orders.order_placed.v2")
 
     assert Shipment.objects.get().state == Shipment.State.DISPATCHED, "no time has passed"
     assert shop.waiting() == 1, "the copy on the ladder"
@@ -130,7 +130,7 @@ def test_a_process_that_has_forgotten_what_waits_loses_nothing(shop: Shop) -> No
     shop.hear("shipping", "payments.payment_authorized.v1")
     shop.memory.forget()
 
-    shop.hear("shipping", "orders.order_placed.v1")
+    shop.hear("shipping", "orders.order_placed.v2")
 
     assert Shipment.objects.get().state == Shipment.State.PLANNED
     shop.come_to_rest()
@@ -162,7 +162,7 @@ def test_shipping_gives_up_waiting_after_a_while_and_goes_on_when_sent_again(sho
     assert_invariants(shop, [order])
 
 
-@pytest.mark.parametrize("first", ["orders.order_placed.v1", "payments.payment_authorized.v1"])
+@pytest.mark.parametrize("first", ["orders.order_placed.v2", "payments.payment_authorized.v1"])
 def test_shipping_does_not_give_up_waiting_because_of_an_outage_before(shop: Shop, first: str) -> None:
     """Its database was down for an hour; then the two deliveries come back, in either order."""
     order = shop.place()
@@ -186,7 +186,7 @@ def test_payments_never_authorizes_an_order_whose_end_it_has_heard_before(shop: 
     shop.hear_all("shipping")
     shop.hear_all("orders")
     assert isinstance(shop.hear("payments", "orders.order_cancelled.v1").outcome, Done)
-    assert isinstance(shop.hear("payments", "orders.order_placed.v1").outcome, Done)
+    assert isinstance(shop.hear("payments", "orders.order_placed.v2").outcome, Done)
 
     shop.come_to_rest()
 

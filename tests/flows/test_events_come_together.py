@@ -71,6 +71,7 @@ def _delivery(chance: Random, reaction: Reaction, order: UUID, token: str) -> De
         data={
             **{"payment_token": token, "total": _TOTAL, "currency": "EUR", "amount": _TOTAL},
             **{"reason": chance.choice(["changed_mind", "lost"]), "parcel": f"parcel_{order}"},
+            "customer": {"name": {"full": "Ada"}},
             "ship_to": {
                 **{"name": "Ada Example", "street": _STREETS[order.int % len(_STREETS)]},
                 **{"city": "Bonn", "postal_code": "53111", "country": "DE"},

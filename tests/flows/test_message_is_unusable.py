@@ -19,11 +19,11 @@ CLOUDEVENT = "application/cloudevents+json"
 
 
 def event(**changes: Any) -> bytes:
-    """A sound ``orders.order_placed.v1`` for payments, but for the changes; ``...`` leaves a field out."""
+    """A sound ``orders.order_placed.v2`` for payments, but for the changes; ``...`` leaves a field out."""
     envelope = {
         "specversion": "1.0",
         "id": str(uuid4()),
-        "type": "orders.order_placed.v1",
+        "type": "orders.order_placed.v2",
         "source": "orders",
         "subject": str(uuid4()),
         "time": "2026-01-01T00:00:00Z",

@@ -52,7 +52,7 @@ def test_while_the_gateway_is_asked_what_it_holds_is_let_go(shop: Shop, gateway:
         assert Payment.objects.get(pk=order.pk).order_cancelled
 
     gateway.meanwhile["authorize"] = cancelled_meanwhile
-    shop.hear("payments", "orders.order_placed.v1")
+    shop.hear("payments", "orders.order_placed.v2")
     shop.come_to_rest()
 
     assert shop.status(order) == Order.Status.CANCELLED
@@ -66,13 +66,13 @@ def test_after_the_authorization_and_before_the_dispatch_the_hold_is_let_go(shop
     shop.hear("payments")
     shop.hear_all("orders")
     request_cancellation(order.pk)
-    shop.hear("shipping", "orders.order_placed.v1")
+    shop.hear("shipping", "orders.order_placed.v2")
     shop.hear("shipping", "orders.cancellation_requested.v1")
 
     shop.come_to_rest()
 
     assert shop.announced(order) == [
-        "orders.order_placed.v1",
+        "orders.order_placed.v2",
         "payments.payment_authorized.v1",
         "orders.cancellation_requested.v1",
         "shipping.shipment_cancelled.v1",
@@ -87,7 +87,7 @@ def test_after_the_authorization_and_before_the_dispatch_the_hold_is_let_go(shop
 def test_while_the_carrier_is_asked_it_is_decided_with_the_answer_too_late(shop: Shop, carrier: type[Carrier]) -> None:
     order = shop.place()
     shop.hear("payments")
-    shop.hear("shipping", "orders.order_placed.v1")
+    shop.hear("shipping", "orders.order_placed.v2")
 
     def cancelled_meanwhile() -> None:
         request_cancellation(order.pk)
@@ -110,7 +110,7 @@ def test_while_the_carrier_is_down_it_is_decided_when_it_is_back_in_time(shop: S
     order = shop.place()
     carrier.down = True
     shop.hear("payments")
-    shop.hear("shipping", "orders.order_placed.v1")
+    shop.hear("shipping", "orders.order_placed.v2")
     assert isinstance(shop.hear("shipping", "payments.payment_authorized.v1").outcome, RetryLater)
 
     request_cancellation(order.pk)
@@ -208,7 +208,7 @@ def test_a_parcel_lost_while_the_cancellation_is_decided_cancels_the_order(shop:
 def test_an_undeliverable_address_answers_a_cancellation_as_well(shop: Shop, carrier: type[Carrier]) -> None:
     order = shop.place(street="Undeliverable Street 1")
     shop.hear("payments")
-    shop.hear("shipping", "orders.order_placed.v1")
+    shop.hear("shipping", "orders.order_placed.v2")
 
     def cancelled_meanwhile() -> None:
         request_cancellation(order.pk)
@@ -265,7 +265,7 @@ def test_shipping_remembers_a_cancellation_of_an_order_it_has_not_heard_of(shop:
     request_cancellation(order.pk)
     shop.hear("shipping", "orders.cancellation_requested.v1")
     assert shop.shipment(order).state == Shipment.State.CANCELLED
-    shop.hear("payments", "orders.order_placed.v1")
+    shop.hear("payments", "orders.order_placed.v2")
     assert isinstance(shop.hear("shipping", "payments.payment_authorized.v1").outcome, Done)
 
     shop.come_to_rest()

@@ -14,7 +14,7 @@ def test_an_order_is_paid_for_shipped_and_completed(shop: Shop) -> None:
 
     assert shop.status(order) == Order.Status.COMPLETED
     assert shop.announced(order) == [
-        "orders.order_placed.v1",
+        "orders.order_placed.v2",
         "payments.payment_authorized.v1",
         "shipping.shipment_dispatched.v1",
         "payments.payment_captured.v1",

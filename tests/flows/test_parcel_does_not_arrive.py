@@ -12,7 +12,7 @@ def test_an_undeliverable_address_voids_the_authorization(shop: Shop) -> None:
     now = shop.order(order)
     assert (now.status, now.reason) == (Order.Status.CANCELLED, "no_such_address")
     assert shop.announced(order) == [
-        "orders.order_placed.v1",
+        "orders.order_placed.v2",
         "payments.payment_authorized.v1",
         "shipping.shipment_failed.v1",
         "orders.order_cancelled.v1",
@@ -32,7 +32,7 @@ def test_a_lost_parcel_is_refunded(shop: Shop) -> None:
     now = shop.order(order)
     assert (now.status, now.reason) == (Order.Status.CANCELLED, "lost")
     assert shop.announced(order) == [
-        "orders.order_placed.v1",
+        "orders.order_placed.v2",
         "payments.payment_authorized.v1",
         "shipping.shipment_dispatched.v1",
         "payments.payment_captured.v1",

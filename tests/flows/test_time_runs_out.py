@@ -24,7 +24,7 @@ def test_an_authorization_expires_and_the_order_is_cancelled(shop: Shop) -> None
     shop.tick(EXPIRE)
     assert shop.held(order.pk) == 0
     shop.hear("orders", "payments.authorization_expired.v1")
-    shop.hear("shipping", "orders.order_placed.v1")
+    shop.hear("shipping", "orders.order_placed.v2")
     shop.hear("shipping", "orders.cancellation_requested.v1")
 
     shop.come_to_rest()

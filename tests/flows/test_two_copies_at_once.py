@@ -77,7 +77,7 @@ def test_a_parcel_that_one_of_them_is_about_to_book_is_not_forgotten(
 ) -> None:
     order = shop.place()
     shop.hear("payments")
-    shop.hear("shipping", "orders.order_placed.v1")
+    shop.hear("shipping", "orders.order_placed.v2")
     paid = shop.take("shipping")
     assert paid is not None
     outcomes: list[type[object]] = []

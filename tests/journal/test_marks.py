@@ -60,7 +60,7 @@ def test_a_worker_that_is_off_is_named(shop: Shop, queues: dict[str, Queue | Non
     mark = overdue(shop)
 
     assert (mark.flow, mark.kind, mark.culprit) == (str(order.pk), "missing", "payments")
-    assert "payments.authorize_payment has not said what became of orders.order_placed.v1" in mark.what
+    assert "payments.authorize_payment has not said what became of orders.order_placed.v2" in mark.what
     assert "no worker of payments takes messages, and 1 wait" in mark.what
     assert mark.remedy.startswith("start it")
     assert Flow.objects.get().mark == "missing"
@@ -166,7 +166,7 @@ def test_an_event_that_no_reaction_to_its_cause_may_announce_is_illegal(shop: Sh
 
     what = MarkOfFlow.objects.get(kind="illegal").what
 
-    assert what == ("no reaction of payments to orders.order_placed.v1 may announce payments.payment_refunded.v1")
+    assert what == ("no reaction of payments to orders.order_placed.v2 may announce payments.payment_refunded.v1")
 
 
 def test_a_flow_in_which_nothing_is_pending_and_that_has_no_end_has_stalled(shop: Shop) -> None:

@@ -172,7 +172,7 @@ def test_what_is_parked_is_said_with_what_mends_it(shop: Shop, viewer: Client) -
     text = page(viewer, f"/flows/{order.pk}/")
 
     assert "payments.authorize_payment could not handle order_placed: ZeroDivisionError" in text
-    event = Entry.objects.get(type="orders.order_placed.v1").event_id
+    event = Entry.objects.get(type="orders.order_placed.v2").event_id
     link = f"/flows/dead-letters/payments/{event}/"
     assert link in text
     assert viewer.get(link).headers["Location"] == f"/admin/payments/deadletter/?q={event}"
@@ -202,7 +202,7 @@ def test_a_program_reads_the_same(shop: Shop, viewer: Client) -> None:
 
     assert (story["flow"], story["end"]) == (str(order.pk), "orders.order_completed.v1")
     [first, *_] = story["events"]
-    assert first["type"] == "orders.order_placed.v1"
+    assert first["type"] == "orders.order_placed.v2"
     assert {handling["reaction"]: handling["standing"] for handling in first["handlings"]} == {
         "payments.authorize_payment": "done",
         "shipping.plan_shipment": "done",
@@ -316,7 +316,7 @@ def test_the_map_counts_events_by_the_minute(shop: Shop, viewer: Client) -> None
 
     shown = viewer.get("/").context["map"]
 
-    placed_events = next(event for event in shown.events if event.type == "orders.order_placed.v1")
+    placed_events = next(event for event in shown.events if event.type == "orders.order_placed.v2")
     assert sum(placed_events.counts) == 2
     assert placed_events.readers == ("payments", "shipping")
     assert {(edge.source.service, edge.target.service) for edge in shown.edges} >= {("orders", "payments")}

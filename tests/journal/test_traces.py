@@ -42,7 +42,7 @@ def test_the_whole_tree_of_an_order_is_one_trace(shop: Shop, scenario: Scenario)
         elif span.parent is not None:
             assert span.parent.span_id in by_id
     [root] = [span for span in spans if span.parent is None]
-    assert root.name == "publish orders.order_placed.v1"
+    assert root.name == "publish orders.order_placed.v2"
 
 
 def test_the_trace_of_the_web_request_is_carried_on(shop: Shop) -> None:
@@ -56,7 +56,7 @@ def test_the_trace_of_the_web_request_is_carried_on(shop: Shop) -> None:
     spans = exported(shop)
 
     assert {f"{span.context.trace_id:032x}" for span in spans} == {TRACE}
-    [root] = [span for span in spans if span.name == "publish orders.order_placed.v1"]
+    [root] = [span for span in spans if span.name == "publish orders.order_placed.v2"]
     assert root.parent is not None
     assert (f"{root.parent.span_id:016x}", root.parent.is_remote) == (SPAN, True)
 

@@ -83,7 +83,7 @@ def test_a_planted_bug_is_found(shops: Simulator, plant: str) -> None:
 def test_a_bug_that_only_batches_have_is_found_though_each_alone_goes_well(
     shops: Simulator,
 ) -> None:
-    plan = reaction_to("shipping", "orders.order_placed.v1")
+    plan = reaction_to("shipping", "orders.order_placed.v2")
     assert plan is not None
     last: list[object] = []
 

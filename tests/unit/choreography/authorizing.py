@@ -21,7 +21,7 @@ def placed(**changes: Any) -> Delivery:
     envelope = {
         "specversion": "1.0",
         "id": "019b76da-a800-7000-8000-00000000000e",
-        "type": "orders.order_placed.v1",
+        "type": "orders.order_placed.v2",
         "source": "orders",
         "subject": str(ORDER),
         "time": "2026-01-01T00:00:00Z",
@@ -43,7 +43,7 @@ def failing(error: BaseException) -> Callable[..., None]:
 
 def calling(ask: Callable[[Any], Any]) -> Callable[..., Any]:
     """What ``authorize_payment`` calls the provider with, after a call of ``ask(event)``."""
-    reaction = reaction_to("payments", "orders.order_placed.v1")
+    reaction = reaction_to("payments", "orders.order_placed.v2")
     assert reaction is not None
     assert reaction.ask is not None
     original = reaction.ask

@@ -238,7 +238,7 @@ def test_a_list_says_that_it_does_not_have_all(
 
 
 def test_what_happened_to_many_orders_is_told_with_one_query(django_assert_num_queries: Any) -> None:
-    steps = [Step(clock.now(), "orders", a_row(Order).pk, "orders.order_placed.v1") for _ in range(5)]
+    steps = [Step(clock.now(), "orders", a_row(Order).pk, "orders.order_placed.v2") for _ in range(5)]
 
     with django_assert_num_queries(1, using="orders"):
         assert len(list(lines(steps))) == 5

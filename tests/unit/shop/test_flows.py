@@ -94,4 +94,4 @@ def test_a_follower_sees_steps_that_are_committed_out_of_order(shop: Shop) -> No
     first.save(force_insert=True)
 
     assert late == len(flow) - 1
-    assert [step.event_type for step in follower.new_steps()] == ["orders.order_placed.v1"]
+    assert [step.event_type for step in follower.new_steps()] == ["orders.order_placed.v2"]

@@ -76,6 +76,6 @@ def test_a_process_without_its_database_is_not_ready(client: Client, monkeypatch
 
 
 def test_what_was_not_started_counts_nothing(data_dir: object) -> None:
-    metrics.event_published("orders", "orders.order_placed.v1", 0.1)
+    metrics.event_published("orders", "orders.order_placed.v2", 0.1)
 
     assert metrics.files() == []

@@ -39,7 +39,7 @@ def park(body: bytes = b'{"data": {"amount": 1}}', **details: Any) -> DeadLetter
         **{
             "key": str(uuid4()),
             "event_id": uuid4(),
-            "event_type": "orders.order_placed.v1",
+            "event_type": "orders.order_placed.v2",
             "subject": str(uuid4()),
             "reaction": "payments.authorize_payment",
             "error": "KeyError",
@@ -430,7 +430,7 @@ def test_announced_and_heard_events_can_be_looked_at(client: Client) -> None:
         event_id=uuid4(), event_type="payments.payment_captured.v1", subject=subject, sequence=1, body=body
     )
     heard = ServiceTables("payments").inbox.create(
-        event_id=uuid4(), event_type="orders.order_placed.v1", subject=subject, reaction="payments.authorize_payment"
+        event_id=uuid4(), event_type="orders.order_placed.v2", subject=subject, reaction="payments.authorize_payment"
     )
 
     assert "still waiting" in client.get("/admin/payments/outbox/?published=waiting").content.decode()

@@ -110,7 +110,7 @@ def test_it_shows_the_external_call_and_does_not_make_it(shop: Shop) -> None:
 def test_what_is_committed_before_the_call_is_rolled_back_too(shop: Shop) -> None:
     order = shop.place()
     shop.hear_all("payments")
-    shop.hear("shipping", "orders.order_placed.v1")
+    shop.hear("shipping", "orders.order_placed.v2")
 
     found = dry_run(dead_letter_of("shipping", message(shop, "shipping")), BY)
 

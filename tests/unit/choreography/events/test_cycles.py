@@ -66,7 +66,7 @@ def test_a_chain_that_is_too_long_is_parked_with_the_reason(settings: Settings) 
 
 def test_the_same_event_too_often_about_one_subject_is_refused_with_the_reason(settings: Settings) -> None:
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"MAX_REPETITIONS": 3}
-    reaction, event = reaction_to("payments", "orders.order_placed.v1"), placed().event
+    reaction, event = reaction_to("payments", "orders.order_placed.v2"), placed().event
     assert reaction is not None
 
     def decline() -> None:

@@ -95,7 +95,7 @@ def without_rows(change: Change, function: Callable[[Any], None]) -> None:
 
 def with_rows(change: Change, function: Callable[[Any], None]) -> None:
     """Have the reaction call this as well, in the transaction, when it has done its work."""
-    reaction = reaction_to("payments", "orders.order_placed.v1")
+    reaction = reaction_to("payments", "orders.order_placed.v2")
     assert reaction is not None
     react = reaction.function
 
@@ -357,7 +357,7 @@ def test_no_more_calls_are_made_at_once_than_allowed(change: Change) -> None:
 def test_a_reaction_that_fails_for_one_answer_keeps_what_was_committed_before(change: Change) -> None:
     waiting, first_took_effect = orders(3), threading.Event()
     waiting[-1].when_committed = first_took_effect.set  # that of order 0
-    react = reaction_to("payments", "orders.order_placed.v1")
+    react = reaction_to("payments", "orders.order_placed.v2")
     assert react is not None
 
     def fail_for_the_last(payment: Any, event: Event[Any], answer: Any) -> None:

@@ -34,7 +34,7 @@ def delivery(name: str, flow: UUID = FLOW, service: str = "shipping", after: str
     envelope = {
         "specversion": "1.0",
         "id": str(uuid4()),
-        "type": "orders.order_placed.v1",
+        "type": "orders.order_placed.v2",
         "source": "orders",
         "subject": str(flow),
         "time": "2026-01-01T00:00:00Z",

@@ -20,7 +20,7 @@ from choreography.storage.models import Inbox, Outbox
 from choreography.storage.tables import ServiceTables
 
 pytestmark = pytest.mark.django_db(databases="__all__")
-PLACED, AUTHORIZE = "orders.order_placed.v1", "payments.authorize_payment"
+PLACED, AUTHORIZE = "orders.order_placed.v2", "payments.authorize_payment"
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ CAPTURE, DISPATCH, PLAN = "orders.record_capture", "orders.record_dispatch", "sh
 EVENT_TYPES = {
     CAPTURE: "payments.payment_captured.v1",
     DISPATCH: "shipping.shipment_dispatched.v1",
-    PLAN: "orders.order_placed.v1",
+    PLAN: "orders.order_placed.v2",
 }
 
 
