@@ -239,19 +239,25 @@ def every_event_is_published(facts: Facts) -> Iterator[Finding]:
                 yield order_id, f"{row} still waits in the outbox"
 
 
+def fact_of(row: Any) -> UUID:
+    """What inboxes know an outbox row by: all versions of a fact are one."""
+    fact: UUID = row.fact_id or row.event_id
+    return fact
+
+
 def every_event_is_heard(facts: Facts) -> Iterator[Finding]:
     """Each committed event took effect in every service that reacts to it, or is parked there."""
     for order_id, rows in facts.announced.items():
         for row in rows:
-            heard = {(service, entry.reaction) for service, entry in facts.heard.get(row.event_id, [])}
+            heard = {(service, entry.reaction) for service, entry in facts.heard.get(fact_of(row), [])}
             for service in conf().services:
                 reaction = reaction_to(service, row.event_type)
-                if reaction and (service, reaction.name) not in heard and (service, row.event_id) not in facts.parked:
+                if reaction and (service, reaction.name) not in heard and (service, fact_of(row)) not in facts.parked:
                     yield order_id, f"{service} never heard {row}"
 
 
 def only_committed_events_are_heard(facts: Facts) -> Iterator[Finding]:
-    committed = {row.event_id for rows in facts.announced.values() for row in rows}
+    committed = {fact_of(row) for rows in facts.announced.values() for row in rows}
     for event_id, entries in facts.heard.items():
         if event_id not in committed:
             for service, entry in entries:

@@ -13,6 +13,7 @@ from choreography.core.errors import PublishFailed, Transient
 from choreography.dead_letters import actions as dead_letters
 from choreography.simulation.faults import Crash, Fault
 from choreography.simulation.system import CallFault
+from choreography.storage import claims
 
 
 @dataclass(frozen=True)
@@ -180,13 +181,15 @@ class LoseConnections(Action):
 
 @dataclass(frozen=True)
 class Pass(Action):
-    """Time passes."""
+    """Time passes. Processes that wait for an external system live on, and renew their claims."""
 
     seconds: float
 
     def do(self, system: Any) -> None:
         system.tell(f"{self.seconds} s pass")
         system.time.advance(self.seconds)
+        with system.no_process():
+            claims.renew_all()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 from typing import Any, Literal, get_args
 from unittest.mock import patch
@@ -25,7 +24,6 @@ from choreography.inbox import handler, unit_of_work
 from choreography.inbox.deliveries import Duplicate, Outcome, Parked, RetryLater, Unhandled
 from choreography.inbox.resuming import WaitingDeliveries
 from choreography.simulation.faults import Crash, Fault, Process, Violated, Violation, locked
-from choreography.storage import claims
 from choreography.storage.tables import ServiceTables
 from choreography.testing import Choreography, FrozenClock, Step, override
 from choreography.worker.batching import Batcher
@@ -340,8 +338,6 @@ class SimulatedSystem(Choreography):
         with (
             patch.object(handler, "failed_together", judge),
             patch.object(unit_of_work, "failed_together", judge),
-            # A process that lives renews its claims, by real time. Here time leaps, by less than this while one calls.
-            patch.object(claims, "LEASE", timedelta(minutes=6)),
         ):
             yield
 

@@ -84,10 +84,14 @@ class Claims:
         except (DatabaseError, InterfaceError) as error:
             log.warning("claims not released", who=self._who, error=type(error).__name__)
 
+    @property
+    def is_old(self) -> bool:
+        """They have been needed for some time."""
+        return time.monotonic() - self._since >= _RENEW_EVERY
+
     def renew(self) -> None:
-        """Put off the end of claims that have been needed for some time."""
-        if time.monotonic() - self._since >= _RENEW_EVERY:
-            self._tables.claims.filter(owner=self._owner).update(until=clock.now() + LEASE)
+        """Put off their end."""
+        self._tables.claims.filter(owner=self._owner).update(until=clock.now() + LEASE)
 
     def _delete(self, event_ids: Collection[UUID]) -> int:
         if not event_ids:
@@ -141,14 +145,17 @@ class _Kept:
         with self._lock:
             self._claims.discard(claims)
 
+    def all(self) -> list[Claims]:
+        with self._lock:
+            return [*self._claims]
+
     def _renew_forever(self) -> None:
         while True:
             time.sleep(_RENEW_EVERY)
-            with self._lock:
-                claims = [*self._claims]
             try:
-                for each in claims:
-                    each.renew()
+                for each in self.all():
+                    if each.is_old:
+                        each.renew()
             except (DatabaseError, InterfaceError) as error:
                 log.warning("claims not renewed", error=type(error).__name__)
             finally:
@@ -156,6 +163,12 @@ class _Kept:
 
 
 _kept = _Kept()
+
+
+def renew_all() -> None:
+    """Put off the end of all claims of this process, as its thread does while time passes."""
+    for each in _kept.all():
+        each.renew()
 
 
 def _forget() -> None:

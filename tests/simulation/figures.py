@@ -35,6 +35,8 @@ ELSEWHERE: Final = {
         "a provider that contradicts itself (tests/unit/payments)"
     ),
     ("payments.services", 'raise Conflict(f"the provider answered {answer!r} to a capture")'): "the same",
+    ("payments.reactions", "order_placed_v1"): "messages of an older release (tests/flows/test_versions.py)",
+    ("shipping.reactions", "order_placed_v1"): "the same",
     ("shipping.timers", "_enter_alone"): "what the carrier says can be entered (tests/unit/shipping)",
     ("shipping.timers", "for_each(said.items(), _enter_alone)"): "the same",
     ("shipping.timers", "except Exception as error:"): "a carrier that doesn't know its parcels (tests/unit/shipping)",
