@@ -113,10 +113,22 @@ class Order(models.Model):
 
     customer_name = models.CharField(_("customer"), max_length=120, validators=[_readable])
     given_name = models.CharField(
-        _("given name"), max_length=60, blank=True, validators=[_readable], help_text=_("By which to greet.")
+        _("given name"),
+        max_length=60,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[_readable],
+        help_text=_("By which to greet."),
     )
     family_name = models.CharField(
-        _("family name"), max_length=60, blank=True, validators=[_readable], help_text=_("By which to sort.")
+        _("family name"),
+        max_length=60,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[_readable],
+        help_text=_("By which to sort."),
     )
     customer_email = models.EmailField(_("e-mail"))
     street = models.CharField(_("street"), max_length=200, validators=[_readable])

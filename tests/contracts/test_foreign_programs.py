@@ -37,7 +37,7 @@ channel.confirm_delivery()
 order_placed = {
     "specversion": "1.0",
     "id": str(uuid.uuid4()),
-    "type": "orders.order_placed.v1",
+    "type": "orders.order_placed.v2",
     "source": "a program in another language",
     "subject": order_id,
     "time": "2026-01-01T12:00:00Z",
@@ -52,7 +52,7 @@ else:
     names = order_placed.keys() - {"data", "datacontenttype"}
     headers = {"cloudEvents:" + name: order_placed[name] for name in names}
     properties = pika.BasicProperties(content_type="application/json", delivery_mode=2, headers=headers)
-channel.basic_publish(namespace + "orders.order_placed.v1", "", json.dumps(body).encode(), properties)
+channel.basic_publish(namespace + "orders.order_placed.v2", "", json.dumps(body).encode(), properties)
 
 for method, properties, body in channel.consume(queue, inactivity_timeout=60):
     if method is None:
