@@ -102,6 +102,7 @@ def unheard() -> list[str]:
 
 def _unheard() -> Any:
     from django.conf import settings
+    from django.db.models.functions import Coalesce
 
     from choreography.events.registry import reactions
     from choreography.storage.tables import ServiceTables
@@ -109,7 +110,8 @@ def _unheard() -> Any:
     announced: dict[str, set[str]] = {}
     event_id: object
     for service in settings.SERVICES:
-        for event_type, event_id in ServiceTables(service).outbox.values_list("event_type", "event_id"):
+        rows = ServiceTables(service).outbox.values_list("event_type", Coalesce("fact_id", "event_id"))
+        for event_type, event_id in rows:
             announced.setdefault(event_type, set()).add(str(event_id))
     for reaction in reactions():
         inbox = ServiceTables(reaction.service).inbox.filter(reaction=reaction.name)
