@@ -1,21 +1,20 @@
 """The contract gate: committed JSON Schemas against the publishers' code, and the publishers against their readers.
 
 Two questions. Has a published version changed shape? And does every event give each of its readers what that
-reader reads? A reader of another repository can be held against the committed schemas in the same way.
+reader reads? Readers of other repositories are held against it by the files they have committed (``readers``).
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jsoncompat
-from pydantic import BaseModel
 
 from choreography.core.conf import conf
-from choreography.events import declarations
-from choreography.events.messages import Announced, published
-from choreography.events.registry import Reaction, reactions
+from choreography.events import declarations, readers
+from choreography.events.messages import Announced, parse_type, published
+from choreography.events.readers import Reader, all_readers
 
 
 def schema_of(event: type[Announced]) -> dict[str, Any]:
@@ -24,8 +23,16 @@ def schema_of(event: type[Announced]) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | opened
 
 
-def faults() -> Iterator[str]:
-    """Everything that is wrong, each as one line that says what to do."""
+def faults(sources: Sequence[str] = ()) -> Iterator[str]:
+    """Everything that is wrong, each as one line that says what to do.
+
+    Args:
+        sources: more readers, as ``readers.all_readers`` takes them.
+
+    Raises:
+        ContractError: a source can't be read.
+    """
+    known = all_readers(sources)
     for event_type, event in sorted(published.items()):
         contract = committed(event_type)
         if contract is None:
@@ -37,25 +44,31 @@ def faults() -> Iterator[str]:
             )
         elif schema_of(event) != contract:
             yield f"the committed contract of {event_type} is out of date: run manage.py choreography contracts --write"
-        yield from (f"{event_type} breaks {fault}" for fault in broken_readers(event))
+        yield from (f"{event_type} breaks {fault}" for fault in broken_readers(event, known))
     for path in sorted(conf().contracts_dir.glob("*.json")):
         service = path.name.partition(".")[0]
         if path.stem not in published and service in conf().services:
-            yield f"{path.stem} was published and is gone from the code: {_who(readers_of(path.stem))}"
+            yield f"{path.stem} was published and is gone from the code: {_who(path.stem, known)}"
+    for reader in known:
+        announcer = parse_type(reader.event_type)[0]
+        is_known = reader.event_type in published or committed(reader.event_type) is not None
+        if reader.is_subscribed and announcer in conf().services and not is_known:
+            yield f"{reader.reaction} reads {reader.event_type}, which nobody announces: check its name and version"
     yield from declarations.faults()
+    yield from readers.faults()
 
 
-def broken_readers(event: type[Announced]) -> Iterator[str]:
-    """Readers that an event does not give what they read: ``payments.authorize_payment: total``."""
-    for reaction in readers_of(event.event_type):
-        unmet = list(_unmet(reaction.reads, event))
-        if unmet:
-            yield f"{reaction.name}: {', '.join(unmet)}"
+def broken_readers(event: type[Announced], known: Sequence[Reader] | None = None) -> Iterator[str]:
+    """Readers that an event does not give what they read: ``payments.authorize_payment: total``.
 
-
-def readers_of(event_type: str) -> list[Reaction]:
-    """The reactions of this process to an event type."""
-    return [reaction for reaction in reactions() if event_type in reaction.event_types]
+    Args:
+        known: the readers there are; by default those of this process and those that have committed a file.
+    """
+    for reader in all_readers() if known is None else known:
+        if reader.event_type == event.event_type:
+            unmet = list(_unmet(reader.schema, event))
+            if unmet:
+                yield f"{reader.reaction}: {', '.join(unmet)}"
 
 
 def write() -> list[Path]:
@@ -68,12 +81,12 @@ def write() -> list[Path]:
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             changed.append(path)
-    return changed + declarations.write()
+    return changed + declarations.write() + readers.write()
 
 
-def _unmet(reads: type[BaseModel], event: type[Announced]) -> Iterator[str]:
+def _unmet(wanted: dict[str, Any], event: type[Announced]) -> Iterator[str]:
     """The top-level fields of a reader's model that the event's schema does not guarantee."""
-    wanted, given = reads.model_json_schema(), schema_of(event)
+    given = schema_of(event)
     for name, field in wanted.get("properties", {}).items():
         required = [name] if name in wanted.get("required", ()) else []
         one = {"type": "object", "properties": {name: field}, "required": required, "$defs": wanted.get("$defs", {})}
@@ -102,6 +115,6 @@ def _path(event_type: str) -> Path:
     return conf().contracts_dir / f"{event_type}.json"
 
 
-def _who(readers: list[Reaction]) -> str:
-    names = ", ".join(reaction.name for reaction in readers)
+def _who(event_type: str, known: Sequence[Reader]) -> str:
+    names = ", ".join(reader.reaction for reader in known if reader.event_type == event_type and reader.is_subscribed)
     return f"{names} still read it" if names else "remove its file if no reader anywhere needs it"

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 from django.apps import apps
 
-from choreography.events.compatibility import readers_of
 from choreography.events.messages import published
-from choreography.events.registry import Reaction, reactions
+from choreography.events.registry import Reaction, reactions, readers_of
 from choreography.events.timers import timers
 
 

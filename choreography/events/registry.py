@@ -61,6 +61,11 @@ def reactions(service: str | None = None) -> list[Reaction]:
     return [reaction for reaction in _reactions.values() if service in (None, reaction.service)]
 
 
+def readers_of(event_type: str) -> list[Reaction]:
+    """The reactions of this process to an event type."""
+    return [reaction for reaction in _reactions.values() if event_type in reaction.event_types]
+
+
 def reaction_to(service: str, event_type: str) -> Reaction | None:
     """The reaction of a service to an event type. There is one at most: ``register`` refuses a second."""
     return _reactions.get(_names.get((service, event_type), ""))

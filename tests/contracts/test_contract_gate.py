@@ -94,7 +94,7 @@ def test_an_event_without_a_committed_contract_is_refused_until_it_is_written(
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"CONTRACTS_DIR": tmp_path / "contracts"}
     with pytest.raises(CommandError, match=f"{PLACED} has no committed contract"):
         call_command("choreography", "contracts", "--check")
-    assert len(compatibility.write()) == len(published) + len(conf().reports)
+    assert len(compatibility.write()) == len(published) + len(conf().reports) + len(conf().services)
     assert compatibility.write() == []
     call_command("choreography", "contracts", "--check")
 

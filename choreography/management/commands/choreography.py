@@ -9,13 +9,15 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
 
 from choreography.broker.publisher import BrokerPublisher
 from choreography.core.conf import conf
-from choreography.core.errors import PublishRefused, Transient
+from choreography.core.errors import ContractError, PublishRefused, Transient
 from choreography.events import compatibility, event_map
 from choreography.events.cycles import cycles, graph
 from choreography.operations import doctor
+from choreography.operations.retiring import obstacles
 from choreography.operations.unheard import AFTER, SINCE, send, unheard
 from choreography.outbox import relay
 
@@ -34,6 +36,16 @@ class Command(BaseCommand):
             how = command.add_mutually_exclusive_group()
             how.add_argument("--write", action="store_true", help="write to disk")
             how.add_argument("--check", action="store_true", help="fail if what is on disk does not fit the code")
+            if name == "contracts":
+                command.add_argument("action", nargs="?", choices=["check", "retire-check"], default="check")
+                command.add_argument("event_type", nargs="?", default="", help="of retire-check: may it go?")
+                command.add_argument(
+                    "--readers",
+                    action="append",
+                    default=[],
+                    metavar="DIR|GIT-URL@REF",
+                    help="more readers, from a folder or from contracts/readers of a repository",
+                )
         commands.add_parser("check", help="look for reactions that go round in a circle; fail if there are any")
         command = commands.add_parser("doctor", help="look for what is wrong with the running installation")
         command.add_argument("--json", action="store_true", help="print a list of findings")
@@ -67,11 +79,20 @@ class Command(BaseCommand):
         elif not path.exists() or path.read_text() != event_map.page():
             raise CommandError(f"{path.name} is out of date. Run manage.py choreography map --write.")
 
-    def contracts(self, *, write: bool, check: bool, **options: Any) -> None:
+    def contracts(self, *, write: bool, action: str, event_type: str, readers: list[str], **options: Any) -> None:
         if write:
             for path in compatibility.write():
-                self.stdout.write(f"wrote {path.name}")
-        found = list(compatibility.faults())
+                self.stdout.write(f"wrote {path.relative_to(conf().contracts_dir)}")
+        if bool(event_type) != (action == "retire-check"):
+            raise CommandError(
+                "retire-check takes an event type, and nothing else does: retire-check orders.order_placed.v1"
+            )
+        try:
+            found = list(obstacles(event_type, readers) if event_type else compatibility.faults(readers))
+        except ContractError as error:
+            raise CommandError(str(error)) from error
+        except DatabaseError as error:
+            raise CommandError(f"The tables of the services can't be read: {error}. See manage.py migrate.") from error
         if found:
             raise CommandError("\n".join(found))
 

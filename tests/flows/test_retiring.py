@@ -1,0 +1,65 @@
+"""May an old version of an event go? What stands in the way is named."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from choreography.operations.retiring import obstacles
+from choreography.storage.tables import ServiceTables
+from tests.shop_in_a_box import Shop
+
+V1, V2 = "orders.order_placed.v1", "orders.order_placed.v2"
+WAREHOUSE = Path(__file__).parents[1] / "contracts" / "warehouse"
+
+
+def test_the_warehouse_reads_what_the_contract_promises(shop: Shop) -> None:
+    order = shop.place()
+    body = ServiceTables("orders").outbox.get(subject=str(order.pk), event_type=V2).body
+
+    said = subprocess.run(
+        [sys.executable, WAREHOUSE / "pick.py"], input=body + "\n", capture_output=True, text=True, check=True
+    ).stdout
+
+    assert said == "2 x TEA\n"
+
+
+def test_a_version_that_is_read_may_not_go(shop: Shop) -> None:
+    found = [*obstacles(V2, [str(WAREHOUSE)])]
+
+    assert {line.partition(" ")[0] for line in found} >= {
+        "payments.authorize_payment",
+        "shipping.plan_shipment",
+        "warehouse.pick",
+    }
+
+
+def test_a_version_that_nobody_reads_may_go(shop: Shop) -> None:
+    shop.place()
+    shop.come_to_rest()
+
+    assert [*obstacles(V1)] == []
+
+
+def test_what_waits_stands_in_the_way(shop: Shop) -> None:
+    order = shop.place()
+    body = ServiceTables("orders").outbox.get(subject=str(order.pk), event_type=V1).body
+    broken = json.loads(body)
+    broken["data"] = {}
+    shop.send("payments", json.dumps(broken).encode())
+    shop.services.clear()
+    shop.services.append("payments")
+    shop.drain()
+
+    assert [*obstacles(V1)] == [
+        "1 wait in the outbox of orders: see that its relay runs",
+        "1 are parked at payments: mend them and send them again, or discard them",
+    ]
+
+
+def test_an_event_type_that_is_not_known_is_refused(shop: Shop) -> None:
+    with pytest.raises(CommandError, match=r"orders.order_packed.v1 is not announced here"):
+        call_command("choreography", "contracts", "retire-check", "orders.order_packed.v1")
