@@ -198,10 +198,13 @@ def announced(service: str, subject: str) -> list[str]:
 
 
 def unpublished(service: str) -> int:
-    """How many events wait in a service's outbox."""
+    """How many facts wait in a service's outbox, in whatever versions."""
+    from django.db.models.functions import Coalesce
+
     from choreography.storage.tables import ServiceTables
 
-    return int(ServiceTables(service).outbox.filter(published_at=None).count())
+    waiting = ServiceTables(service).outbox.filter(published_at=None)
+    return int(waiting.values(fact=Coalesce("fact_id", "event_id")).distinct().count())
 
 
 def marks() -> dict[str, str]:
