@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jsoncompat
-
 from choreography.core.conf import conf
 from choreography.events import declarations, readers
+from choreography.events.changes import satisfies, unmet
 from choreography.events.messages import Announced, parse_type, published
 from choreography.events.readers import Reader, all_readers
 
@@ -37,7 +36,7 @@ def faults(sources: Sequence[str] = ()) -> Iterator[str]:
         contract = committed(event_type)
         if contract is None:
             yield f"{event_type} has no committed contract: run manage.py choreography contracts --write"
-        elif not _can_stand_in(schema_of(event), contract):
+        elif not satisfies(schema_of(event), contract):
             yield (
                 f"{event_type} has changed shape since it was published: announce a new version beside it "
                 "(an optional field may be added)"
@@ -58,6 +57,17 @@ def faults(sources: Sequence[str] = ()) -> Iterator[str]:
     yield from readers.faults()
 
 
+def current() -> dict[str, dict[str, Any]]:
+    """Every contract as it is now: of services in this process by their code, of others as they are committed."""
+    here = {event_type: schema_of(event) for event_type, event in published.items()}
+    committed_there = {
+        path.stem: json.loads(path.read_text())
+        for path in sorted(conf().contracts_dir.glob("*.json"))
+        if path.name.partition(".")[0] not in conf().services
+    }
+    return committed_there | here
+
+
 def broken_readers(event: type[Announced], known: Sequence[Reader] | None = None) -> Iterator[str]:
     """Readers that an event does not give what they read: ``payments.authorize_payment: total``.
 
@@ -66,9 +76,9 @@ def broken_readers(event: type[Announced], known: Sequence[Reader] | None = None
     """
     for reader in all_readers() if known is None else known:
         if reader.event_type == event.event_type:
-            unmet = list(_unmet(reader.schema, event))
-            if unmet:
-                yield f"{reader.reaction}: {', '.join(unmet)}"
+            missing = unmet(reader.schema, schema_of(event))
+            if missing:
+                yield f"{reader.reaction}: {', '.join(missing)}"
 
 
 def write() -> list[Path]:
@@ -82,21 +92,6 @@ def write() -> list[Path]:
             path.write_text(text)
             changed.append(path)
     return changed + declarations.write() + readers.write()
-
-
-def _unmet(wanted: dict[str, Any], event: type[Announced]) -> Iterator[str]:
-    """The top-level fields of a reader's model that the event's schema does not guarantee."""
-    given = schema_of(event)
-    for name, field in wanted.get("properties", {}).items():
-        required = [name] if name in wanted.get("required", ()) else []
-        one = {"type": "object", "properties": {name: field}, "required": required, "$defs": wanted.get("$defs", {})}
-        if not _can_stand_in(given, one):
-            yield name
-
-
-def _can_stand_in(new: dict[str, Any], old: dict[str, Any]) -> bool:
-    """Is every document of ``new`` one of ``old`` as well?"""
-    return jsoncompat.check_compat(json.dumps(old), json.dumps(new), "serializer")
 
 
 def _open(schema: Any) -> Any:

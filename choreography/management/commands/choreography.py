@@ -15,7 +15,9 @@ from choreography.broker.publisher import BrokerPublisher
 from choreography.core.conf import conf
 from choreography.core.errors import ContractError, PublishRefused, Transient
 from choreography.events import compatibility, event_map
+from choreography.events.changes import compare, contracts_at, in_markdown
 from choreography.events.cycles import cycles, graph
+from choreography.events.readers import all_readers
 from choreography.operations import doctor
 from choreography.operations.retiring import obstacles
 from choreography.operations.unheard import AFTER, SINCE, send, unheard
@@ -39,6 +41,12 @@ class Command(BaseCommand):
             if name == "contracts":
                 command.add_argument("action", nargs="?", choices=["check", "retire-check"], default="check")
                 command.add_argument("event_type", nargs="?", default="", help="of retire-check: may it go?")
+                command.add_argument(
+                    "--against", default="", metavar="REF", help="of check: say what has changed since a commit or tag"
+                )
+                form = command.add_mutually_exclusive_group()
+                form.add_argument("--json", action="store_true", help="of --against: for programs")
+                form.add_argument("--markdown", action="store_true", help="of --against: a table for a merge request")
                 command.add_argument(
                     "--readers",
                     action="append",
@@ -79,7 +87,9 @@ class Command(BaseCommand):
         elif not path.exists() or path.read_text() != event_map.page():
             raise CommandError(f"{path.name} is out of date. Run manage.py choreography map --write.")
 
-    def contracts(self, *, write: bool, action: str, event_type: str, readers: list[str], **options: Any) -> None:
+    def contracts(
+        self, *, write: bool, action: str, event_type: str, readers: list[str], against: str, **options: Any
+    ) -> None:
         if write:
             for path in compatibility.write():
                 self.stdout.write(f"wrote {path.relative_to(conf().contracts_dir)}")
@@ -87,6 +97,9 @@ class Command(BaseCommand):
             raise CommandError(
                 "retire-check takes an event type, and nothing else does: retire-check orders.order_placed.v1"
             )
+        if against:
+            self._changes(against, readers, json=options["json"], markdown=options["markdown"])
+            return
         try:
             found = list(obstacles(event_type, readers) if event_type else compatibility.faults(readers))
         except ContractError as error:
@@ -95,6 +108,21 @@ class Command(BaseCommand):
             raise CommandError(f"The tables of the services can't be read: {error}. See manage.py migrate.") from error
         if found:
             raise CommandError("\n".join(found))
+
+    def _changes(self, against: str, readers: list[str], *, json: bool, markdown: bool) -> None:
+        try:
+            found = compare(contracts_at(conf().contracts_dir, against), compatibility.current(), all_readers(readers))
+        except ContractError as error:
+            raise CommandError(str(error)) from error
+        if json:
+            self.stdout.write(_dumps([asdict(change) for change in found]))
+        elif markdown:
+            self.stdout.write(in_markdown(found), ending="")
+        else:
+            for change in found:
+                self.stdout.write(str(change))
+        if any(change.level == "breaking" for change in found):
+            raise SystemExit(1)
 
     def cycles(self, **options: Any) -> None:
         found = cycles(graph())
@@ -143,5 +171,5 @@ def _known(service: str) -> None:
         raise CommandError(f"{service} is no service of this process. There are {', '.join(conf().services)}.")
 
 
-def _dumps(rows: list[dict[str, str]]) -> str:
+def _dumps(rows: list[dict[str, Any]]) -> str:
     return json.dumps(rows, indent=2)
