@@ -112,4 +112,4 @@ def _path(event_type: str) -> Path:
 
 def _who(event_type: str, known: Sequence[Reader]) -> str:
     names = ", ".join(reader.reaction for reader in known if reader.event_type == event_type and reader.is_subscribed)
-    return f"{names} still read it" if names else "remove its file if no reader anywhere needs it"
+    return f"it is still read by {names}" if names else "remove its file if no reader anywhere needs it"

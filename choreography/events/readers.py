@@ -13,11 +13,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from choreography.core.conf import conf
 from choreography.core.errors import ContractError
 from choreography.events.messages import family_of, parse_type
 from choreography.events.registry import reactions
 from choreography.events.versions import reaction_of, reads, upcasts_of
+
+#: Events that the machinery itself announces, for whoever keeps the history of flows.
+_OF_THE_MACHINERY = ("deliveries_reported", "hour_accounted")
 
 
 class Reader(NamedTuple):
@@ -33,7 +38,10 @@ class Reader(NamedTuple):
 
 
 def readers_here(services: Sequence[str] | None = None) -> list[Reader]:
-    """The readers of this process, or of some of its services."""
+    """The readers of this process, or of some of its services.
+
+    Who takes any event, with whatever is in it, is none: no change breaks it, and it does not keep an event from going.
+    """
     services = conf().services if services is None else services
     found = []
     for reaction in reactions():
@@ -41,6 +49,8 @@ def readers_here(services: Sequence[str] | None = None) -> list[Reader]:
             found += [
                 Reader(reaction.service, reaction.name, event_type, _schema(reads(reaction, event_type)), True)
                 for event_type in reaction.event_types
+                if parse_type(event_type)[1] not in _OF_THE_MACHINERY
+                and not _takes_anything(reads(reaction, event_type))
             ]
     for service in services:
         for upcast in upcasts_of(service):
@@ -113,6 +123,10 @@ def _files() -> Iterator[tuple[str, Path]]:
 
 def _folder() -> Path:
     return conf().contracts_dir / "readers"
+
+
+def _takes_anything(model: type[BaseModel]) -> bool:
+    return not model.model_fields and model.model_config.get("extra") == "allow"
 
 
 def _schema(model: Any) -> dict[str, Any]:

@@ -183,7 +183,7 @@ VERDICTS: dict[str, tuple[dict[str, Any], tuple[str, str, str, list[str]]]] = {
     "any value": ({f"{P}.state.enum": DROP}, ("risky", "values widened", "state", [])),
     "only some values": ({f"{P}.order.enum": ["a", "b"]}, ("safe", "values narrowed", "order", [])),
     "a constant gets another value": (
-        {f"{P}.kind.const": "letter"},
+        {f"{P}.kind.const": "pallet"},
         ("breaking", "values widened", "kind", ["gate.open"]),
     ),
     "a constant may be another": (

@@ -94,9 +94,7 @@ class Command(BaseCommand):
             for path in compatibility.write():
                 self.stdout.write(f"wrote {path.relative_to(conf().contracts_dir)}")
         if bool(event_type) != (action == "retire-check"):
-            raise CommandError(
-                "retire-check takes an event type, and nothing else does: retire-check orders.order_placed.v1"
-            )
+            raise CommandError("retire-check takes an event type, and nothing else does.")
         if against:
             self._changes(against, readers, json=options["json"], markdown=options["markdown"])
             return
