@@ -56,7 +56,8 @@ class Source:
         tables = ServiceTables(self.service)
         if self.table == "inbox":
             return tables.inbox
-        return tables.outbox.exclude(event_type=account_type(self.service))  # about an hour, not about an order
+        # Each fact once, in its newest version; and not what is about an hour instead of an order.
+        return tables.outbox.filter(fact_id=None).exclude(event_type=account_type(self.service))
 
     def step(self, row: Any) -> Step:
         if self.table == "outbox":

@@ -131,7 +131,7 @@ def loose_ends(order_id: UUID) -> Iterator[str]:
         for row in ServiceTables(service).outbox.filter(subject=order_id):
             if row.published_at is None:
                 yield _("%(event)s is not published") % {"event": row.event_type}
-            yield from _unhandled(row.event_type, row.event_id)
+            yield from _unhandled(row.event_type, row.fact_id or row.event_id)
 
 
 def dead_letter_faults(order_ids: Sequence[UUID], since: datetime) -> Iterator[str]:
@@ -165,13 +165,13 @@ def flower_faults(
         yield _("Flower shows no RETRY of %s") % reaction
 
 
-def _unhandled(event_type: str, event_id: UUID) -> Iterator[str]:
+def _unhandled(event_type: str, fact_id: UUID) -> Iterator[str]:
     for service in conf().services:
         reaction = reaction_to(service, event_type)
         if reaction is None:
             continue
         inbox = ServiceTables(service).inbox
-        if not inbox.filter(event_id=event_id, reaction=reaction.name).exists():
+        if not inbox.filter(event_id=fact_id, reaction=reaction.name).exists():
             yield _("%(reaction)s has not heard %(event)s") % {"reaction": reaction.name, "event": event_type}
 
 

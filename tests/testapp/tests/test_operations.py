@@ -105,6 +105,7 @@ def test_contracts_are_written_and_kept() -> None:
     assert {path.stem for path in conf().contracts_dir.iterdir()} == {
         "kitchen.dish_cooked.v1",
         "billing.bill_printed.v1",
+        "readers",
     }
     run("choreography", "contracts")
 
