@@ -5,8 +5,6 @@ reads the field.
 """
 
 import json
-import shutil
-import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jsoncompat
 
 from choreography.core.errors import ContractError
+from choreography.core.git import git
 from choreography.events.readers import Reader
 
 Level = Literal["breaking", "risky", "safe"]
@@ -95,8 +94,13 @@ def contracts_at(folder: Path, ref: str) -> dict[str, Schema]:
     """
     if ref.startswith("-"):
         raise ContractError(f"{ref} is no commit, branch or tag")
-    names = [name for name in _git(folder, "ls-tree", "--name-only", ref, "./").splitlines() if name.endswith(".json")]
-    return {name.removesuffix(".json"): json.loads(_git(folder, "show", f"{ref}:./{name}")) for name in names}
+    about, folder_of = f"the contracts of {ref}", ("-C", str(folder))
+    names = git(*folder_of, "ls-tree", "--name-only", ref, "./", about=about).splitlines()
+    return {
+        name.removesuffix(".json"): json.loads(git(*folder_of, "show", f"{ref}:./{name}", about=about))
+        for name in names
+        if name.endswith(".json")
+    }
 
 
 def in_markdown(changes: Sequence[Change]) -> str:
@@ -373,14 +377,3 @@ def _shown(bound: Any) -> str:
 
 def _service(event_type: str) -> str:
     return event_type.partition(".")[0]
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(  # noqa: S603 (fixed commands, and a ref that is checked)
-            [shutil.which("git") or "git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        why = (getattr(error, "stderr", "") or str(error)).strip()
-        raise ContractError(f"the contracts of {arguments[-1].partition(':')[0]} can't be read: {why}") from None
-    return done.stdout

@@ -6,8 +6,6 @@ write such a file by hand.
 """
 
 import json
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from pydantic import BaseModel
 
 from choreography.core.conf import conf
 from choreography.core.errors import ContractError
+from choreography.core.git import git
 from choreography.events.messages import family_of, parse_type
 from choreography.events.registry import reactions
 from choreography.events.versions import reaction_of, reads, upcasts_of
@@ -178,14 +177,5 @@ def _open(source: str, clone: Path) -> Path:
     url, at, ref = source.rpartition("@")
     if not at or not ref or ref.startswith("-") or url.startswith("-"):
         raise ContractError(f"{source} is neither a folder nor <git URL>@<branch or tag>")
-    try:
-        subprocess.run(  # noqa: S603 (what the operator names on the command line)
-            [shutil.which("git") or "git", "clone", "--quiet", "--depth", "1", "--branch", ref, "--", url, str(clone)],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        why = (getattr(error, "stderr", "") or str(error)).strip()
-        raise ContractError(f"{source} can't be cloned: {why}") from None
+    git("clone", "--quiet", "--depth", "1", "--branch", ref, "--", url, str(clone), about=source)
     return clone / "contracts" / "readers"

@@ -75,20 +75,6 @@ def older_versions(fact: Announced) -> Iterator[Announced]:
         yield fact
 
 
-def still_announced(event: type[Announced]) -> list[type[Announced]]:
-    """The older versions that are announced with an event."""
-    found: list[type[Announced]] = []
-    while (downcast := _downcasts.get(event)) is not None:
-        event = downcast.to
-        found.append(event)
-    return found
-
-
-def is_made_of(event: type[Announced]) -> type[Announced] | None:
-    """The newer version that an event is made of, if it is."""
-    return next((newer for newer, downcast in _downcasts.items() if downcast.to is event), None)
-
-
 def upcasts(event_type: str) -> Callable[[Function], Function]:
     """Read events of this older version with the function below: it makes of them what the next version is read as.
 

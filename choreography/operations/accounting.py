@@ -19,7 +19,7 @@ _HOUR = timedelta(hours=1)
 _SUBJECTS = 200
 
 
-def account_hours(service: str) -> None:
+def announce_accounts(service: str) -> None:
     """Announce the accounts that are due: of each hour once for each of ``ACCOUNT_AGES``."""
     if service not in conf().reports:
         return

@@ -7,7 +7,7 @@ from choreography.core.conf import conf
 from choreography.dead_letters.lost_retries import resend_lost_retries
 from choreography.dead_letters.redrives import advance_all
 from choreography.events.timers import Timer, register, timers
-from choreography.operations.accounting import account_hours
+from choreography.operations.accounting import announce_accounts
 from choreography.storage.retention import purge
 
 
@@ -24,11 +24,6 @@ def redrive_dead_letters(service: str) -> None:
 def publish_lost_retries(service: str) -> None:
     """Publish again what should be back from the retry ladder and is not."""
     resend_lost_retries(service)
-
-
-def announce_accounts(service: str) -> None:
-    """Announce what the service's rows say of past hours."""
-    account_hours(service)
 
 
 def register_timers(service: str) -> None:

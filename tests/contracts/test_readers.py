@@ -113,7 +113,7 @@ def test_a_reader_of_what_nobody_announces_is_named(tmp_path: Path) -> None:
     ("source", "why"),
     [
         ("/nowhere", "is neither a folder nor <git URL>"),
-        ("file:///nowhere@main", "can't be cloned"),
+        ("file:///nowhere@main", "can't be read"),
         ("--upload-pack=touch /tmp/x@main", "is neither a folder nor <git URL>"),
     ],
 )

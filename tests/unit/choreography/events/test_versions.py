@@ -112,8 +112,6 @@ def test_a_fact_is_announced_in_every_version_there_is() -> None:
         return Seated1(name=", ".join(fact.names))
 
     assert [*older_versions(Seated2(names=("Ada", "Eve")))] == [Seated1(name="Ada, Eve")]
-    assert versions.still_announced(Seated2) == [Seated1]
-    assert versions.is_made_of(Seated1) is Seated2
 
 
 def test_a_function_that_makes_no_older_version_is_refused() -> None:
