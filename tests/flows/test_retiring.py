@@ -10,6 +10,7 @@ from django.core.management import CommandError, call_command
 
 from choreography.operations.retiring import obstacles
 from choreography.storage.tables import ServiceTables
+from tests.flows.providers import Gateway
 from tests.shop_in_a_box import Shop
 
 V1, V2 = "orders.order_placed.v1", "orders.order_placed.v2"
@@ -63,3 +64,26 @@ def test_what_waits_stands_in_the_way(shop: Shop) -> None:
 def test_an_event_type_that_is_not_known_is_refused(shop: Shop) -> None:
     with pytest.raises(CommandError, match=r"orders.order_packed.v1 is not announced here"):
         call_command("choreography", "contracts", "retire-check", "orders.order_packed.v1")
+
+
+@pytest.mark.parametrize(("event_types", "stands_in_the_way"), [([V1], True), ([V1, V2], False)])
+def test_a_reaction_that_hears_a_newer_version_too_does_not_stand_in_the_way(
+    shop: Shop, tmp_path: Path, event_types: list[str], stands_in_the_way: bool
+) -> None:
+    reads = [{"reaction": "warehouse.pick", "event_types": event_types, "schema": {"type": "object"}}]
+    (tmp_path / "warehouse.json").write_text(json.dumps({"service": "warehouse", "reads": reads}))
+
+    found = [*obstacles(V1, [str(tmp_path)])]
+
+    assert any(line.startswith("warehouse.pick reads it") for line in found) == stands_in_the_way
+
+
+def test_what_is_on_the_ladder_stands_in_the_way(shop: Shop, gateway: type[Gateway]) -> None:
+    order = shop.place()
+    body = ServiceTables("orders").outbox.get(subject=str(order.pk), event_type=V1).body
+    gateway.down = True
+    shop.send("payments", body.encode())
+    shop.services[:] = ["payments"]
+    shop.drain()
+
+    assert "1 are on the retry ladder of payments: wait until they have come back" in [*obstacles(V1)]
