@@ -5,7 +5,7 @@ from pydantic import Field
 from choreography.events.messages import Announced
 
 
-class FlowOverdue(Announced, type="journal.flow_overdue.v1"):
+class FlowOverdue(Announced, type="journal.flow_overdue.v1", for_others=True):
     """Something is wrong with a flow: an event is missing, one can't be, or nothing more is to come."""
 
     kind: str = Field(description="what is wrong: missing, illegal or stalled")

@@ -5,7 +5,7 @@ event, what ends a flow and what excludes what.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +92,17 @@ def declared_by(service: str) -> dict[str, Any]:
 
 def read_all() -> Declarations:
     """What the files say that were committed, of services in this process and elsewhere."""
-    files = [json.loads(path.read_text()) for path in sorted(_folder().glob("*.json"))]
+    return _together([json.loads(path.read_text()) for path in sorted(_folder().glob("*.json"))])
+
+
+def everything() -> Declarations:
+    """What the services of this process declare in their code, and others in the files they have committed."""
+    here = conf().services
+    elsewhere = [json.loads(path.read_text()) for path in sorted(_folder().glob("*.json")) if path.stem not in here]
+    return _together([*map(declared_by, here), *elsewhere])
+
+
+def _together(files: Sequence[dict[str, Any]]) -> Declarations:
     return Declarations(
         services=tuple(each["service"] for each in files),
         reactions=tuple(

@@ -46,7 +46,9 @@ published: dict[str, type["Announced"]] = {}
 class Announced(BaseModel):
     """Base of what a publisher announces: ``class OrderPlaced(Announced, type="orders.order_placed.v1")``.
 
-    The class is the contract: frozen, every field described, unknown fields refused when it is built.
+    The class is the contract: frozen, every field described, unknown fields refused when it is built. With
+    ``for_others=True`` it says that the event is for programs outside: no service has to read it, and it is no step of
+    a flow.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -54,8 +56,10 @@ class Announced(BaseModel):
     event_type: ClassVar[str]
     service: ClassVar[str]
 
-    def __init_subclass__(cls, *, type: str, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, type: str, for_others: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if for_others:
+            cls.model_config["json_schema_extra"] = {"for_others": True}
         service, _, _ = parse_type(type)
         if type in published:
             raise ContractError(f"{type} is defined twice: {published[type].__qualname__} and {cls.__qualname__}")

@@ -21,7 +21,7 @@ from choreography.events.registry import reactions
 from choreography.events.versions import reaction_of, reads, upcasts_of
 
 #: Events that the machinery itself announces, for whoever keeps the history of flows.
-_OF_THE_MACHINERY = ("deliveries_reported", "hour_accounted")
+OF_THE_MACHINERY = ("deliveries_reported", "hour_accounted")
 
 
 class Reader(NamedTuple):
@@ -48,7 +48,7 @@ def readers_here(services: Sequence[str] | None = None) -> list[Reader]:
             found += [
                 Reader(reaction.service, reaction.name, event_type, _schema(reads(reaction, event_type)), True)
                 for event_type in reaction.event_types
-                if parse_type(event_type)[1] not in _OF_THE_MACHINERY
+                if parse_type(event_type)[1] not in OF_THE_MACHINERY
                 and not _takes_anything(reads(reaction, event_type))
             ]
     for service in services:

@@ -2,6 +2,7 @@
 
 import json
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -16,9 +17,10 @@ from choreography.core.conf import conf
 from choreography.core.errors import ContractError, PublishRefused, Transient
 from choreography.events import compatibility, event_map
 from choreography.events.changes import compare, contracts_at, in_markdown
-from choreography.events.cycles import cycles, graph
+from choreography.events.flow_checks import Flaw, flaws
 from choreography.events.readers import all_readers
 from choreography.operations import doctor
+from choreography.operations.doctor import Finding
 from choreography.operations.retiring import obstacles
 from choreography.operations.unheard import AFTER, SINCE, send, unheard
 from choreography.outbox import relay
@@ -26,8 +28,8 @@ from choreography.outbox import relay
 
 class Command(BaseCommand):
     help = (
-        "map: who reacts to what. contracts: have they changed, and whom does it break. check: do reactions go round "
-        "in a circle. doctor: what is wrong. "
+        "map: who reacts to what. contracts: have they changed, and whom does it break. check: what is wrong with the "
+        "flows by the code alone. doctor: what is wrong with the running installation. "
         "release: publish again what the broker has refused. send_again: what a service should have heard and has not."
     )
 
@@ -54,7 +56,12 @@ class Command(BaseCommand):
                     metavar="DIR|GIT-URL@REF",
                     help="more readers, from a folder or from contracts/readers of a repository",
                 )
-        commands.add_parser("check", help="look for reactions that go round in a circle; fail if there are any")
+        command = commands.add_parser(
+            "check",
+            help="look in the code for circles, events nobody reads or announces, failures that nothing takes back, "
+            "flows without an end, and two events of one meaning; fail if there are any",
+        )
+        command.add_argument("--json", action="store_true", help="print a list of findings")
         command = commands.add_parser("doctor", help="look for what is wrong with the running installation")
         command.add_argument("--json", action="store_true", help="print a list of findings")
 
@@ -75,7 +82,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, subcommand: str, **options: Any) -> None:
         # ``check`` is a method that every command of Django has.
-        getattr(self, "cycles" if subcommand == "check" else subcommand)(**options)
+        getattr(self, "flaws" if subcommand == "check" else subcommand)(**options)
 
     def map(self, *, write: bool, check: bool, **options: Any) -> None:
         path = Path(settings.BASE_DIR) / "docs" / "choreography.md"
@@ -122,16 +129,13 @@ class Command(BaseCommand):
         if any(change.level == "breaking" for change in found):
             raise SystemExit(1)
 
-    def cycles(self, **options: Any) -> None:
-        found = cycles(graph())
-        if found:
-            lines = (" -> ".join((*circle, circle[0])) for circle in found)
-            raise CommandError(
-                "\n".join(lines) + "\nThese may go round for ever: end them in a reaction that announces nothing."
-            )
+    def flaws(self, *, json: bool, **options: Any) -> None:
+        self._show([*flaws()], json=json)
 
     def doctor(self, *, json: bool, **options: Any) -> None:
-        found = list(doctor.findings())
+        self._show([*doctor.findings()], json=json)
+
+    def _show(self, found: Sequence[Finding | Flaw], *, json: bool) -> None:
         if json:
             self.stdout.write(_dumps([asdict(finding) for finding in found]))
         else:
