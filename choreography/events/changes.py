@@ -5,7 +5,7 @@ reads the field.
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -83,7 +83,12 @@ def compare(old: Mapping[str, Schema], new: Mapping[str, Schema], readers: Seque
             what = f"{reader.reaction} reads it, and nobody announces it"
             remedy = "Check its name and version"
             found.append(Change(reader.event_type, "", "event missing", "breaking", what, remedy, (reader.reaction,)))
-    return sorted(found, key=lambda change: (LEVELS.index(change.level), change.event_type, change.field))
+    return in_order(found)
+
+
+def in_order(changes: Iterable[Change]) -> list[Change]:
+    """The gravest first."""
+    return sorted(changes, key=lambda change: (LEVELS.index(change.level), change.event_type, change.field))
 
 
 def contracts_at(folder: Path, ref: str) -> dict[str, Schema]:

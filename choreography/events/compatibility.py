@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from choreography.core.conf import conf
-from choreography.events import declarations, readers
+from choreography.events import declarations, examples, readers
 from choreography.events.changes import satisfies, unmet
 from choreography.events.messages import Announced, parse_type, published
 from choreography.events.readers import Reader, all_readers
@@ -55,6 +55,7 @@ def faults(sources: Sequence[str] = ()) -> Iterator[str]:
             yield f"{reader.reaction} reads {reader.event_type}, which nobody announces: check its name and version"
     yield from declarations.faults()
     yield from readers.faults()
+    yield from examples.faults({name: committed(name) or contract for name, contract in current().items()}, known)
 
 
 def current() -> dict[str, dict[str, Any]]:
@@ -91,7 +92,8 @@ def write() -> list[Path]:
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             changed.append(path)
-    return changed + declarations.write() + readers.write()
+    here = {event_type: schema_of(event) for event_type, event in sorted(published.items())}
+    return changed + declarations.write() + readers.write() + examples.write(here)
 
 
 def _open(schema: Any) -> Any:

@@ -96,7 +96,7 @@ def test_an_event_without_a_committed_contract_is_refused_until_it_is_written(
     with pytest.raises(CommandError, match=f"{PLACED} has no committed contract"):
         call_command("choreography", "contracts", "--check")
     readers = {reader.service for reader in readers_here()}
-    assert len(compatibility.write()) == len(published) + len(conf().reports) + len(readers)
+    assert len(compatibility.write()) == 3 * len(published) + len(conf().reports) + len(readers)
     assert compatibility.write() == []
     call_command("choreography", "contracts", "--check")
 

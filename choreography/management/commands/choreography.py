@@ -16,7 +16,8 @@ from choreography.broker.publisher import BrokerPublisher
 from choreography.core.conf import conf
 from choreography.core.errors import ContractError, PublishRefused, Transient
 from choreography.events import compatibility, event_map
-from choreography.events.changes import compare, contracts_at, in_markdown
+from choreography.events.changes import compare, contracts_at, in_markdown, in_order
+from choreography.events.examples import examples_at, lost
 from choreography.events.flow_checks import Flaw, flaws
 from choreography.events.readers import all_readers
 from choreography.operations import doctor
@@ -116,7 +117,13 @@ class Command(BaseCommand):
 
     def _changes(self, against: str, readers: list[str], *, json: bool, markdown: bool) -> None:
         try:
-            found = compare(contracts_at(conf().contracts_dir, against), compatibility.current(), all_readers(readers))
+            now, known, folder = compatibility.current(), all_readers(readers), conf().contracts_dir
+            found = in_order(
+                [
+                    *compare(contracts_at(folder, against), now, known),
+                    *lost(examples_at(folder, against), now, known),
+                ]
+            )
         except ContractError as error:
             raise CommandError(str(error)) from error
         if json:
