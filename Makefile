@@ -97,6 +97,11 @@ $(VENV)/installed-bench: bench/requirements.txt $(VENV)/installed
 	$(call install,bench/requirements.txt)
 	@touch $@
 
+# Programs of others in JavaScript, for a few of the tests.
+$(VENV)/installed-node: tests/node/package-lock.json $(VENV)/installed
+	npm ci --prefix tests/node --no-audit --no-fund --loglevel=error
+	@touch $@
+
 # Pip's own output is long: a dot per package, and all it said if it fails.
 define install
 @printf 'Installing %s into %s ' $(1) $(VENV)

@@ -2,7 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from kombu import Connection
 from pytest_django.fixtures import Settings
 
 RABBITMQ = os.environ.get("TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//")
+NODE = Path(__file__).parent / "node"
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL_URL", "postgres://postgres@127.0.0.1:5432/postgres")
 
 
@@ -65,6 +67,21 @@ def postgresql_url() -> str:
     except psycopg2.OperationalError as error:
         unavailable("PostgreSQL", error)
     return POSTGRESQL
+
+
+@pytest.fixture(scope="session")
+def node() -> Callable[..., str]:
+    """Runs a script of ``tests/node`` and gives what it prints: ``node("validate.mjs", "argument", given="input")``."""
+    if not (NODE / "node_modules").exists():
+        unavailable("tests/node", FileNotFoundError("run make .venv/installed-node, which needs Node.js"))
+
+    def run(script: str, *arguments: str, given: str = "") -> str:
+        command = ["node", str(NODE / script), *arguments]
+        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr or done.stdout
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture

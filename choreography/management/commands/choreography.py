@@ -21,6 +21,7 @@ from choreography.events.examples import examples_at, lost
 from choreography.events.flow_checks import Flaw, flaws
 from choreography.events.readers import all_readers
 from choreography.operations import doctor
+from choreography.operations.asyncapi import document
 from choreography.operations.doctor import Finding
 from choreography.operations.retiring import obstacles
 from choreography.operations.unheard import AFTER, SINCE, send, unheard
@@ -63,6 +64,13 @@ class Command(BaseCommand):
             "flows without an end, and two events of one meaning; fail if there are any",
         )
         command.add_argument("--json", action="store_true", help="print a list of findings")
+        command = commands.add_parser(
+            "asyncapi", help="print the events and who reads them as an AsyncAPI 3.0 document"
+        )
+        command.add_argument("--service", default="", help="only what this service announces and reads")
+        command.add_argument("--title", default="Events", help="title of the document (default: Events)")
+        command.add_argument("--document-version", default="1.0.0", help="its version (default: 1.0.0)")
+
         command = commands.add_parser("doctor", help="look for what is wrong with the running installation")
         command.add_argument("--json", action="store_true", help="print a list of findings")
 
@@ -136,6 +144,12 @@ class Command(BaseCommand):
         if any(change.level == "breaking" for change in found):
             raise SystemExit(1)
 
+    def asyncapi(self, *, service: str, title: str, document_version: str, **options: Any) -> None:
+        try:
+            self.stdout.write(_dumps(document(service, title=title, version=document_version)))
+        except ContractError as error:
+            raise CommandError(str(error)) from error
+
     def flaws(self, *, json: bool, **options: Any) -> None:
         self._show([*flaws()], json=json)
 
@@ -180,5 +194,5 @@ def _known(service: str) -> None:
         raise CommandError(f"{service} is no service of this process. There are {', '.join(conf().services)}.")
 
 
-def _dumps(rows: list[dict[str, Any]]) -> str:
-    return json.dumps(rows, indent=2)
+def _dumps(document: Any) -> str:
+    return json.dumps(document, indent=2)
