@@ -84,11 +84,7 @@ def lost(before: Sequence[Example], contracts: Mapping[str, Any], known: Sequenc
         event_type = example.event_type
         if event_type not in contracts or any(_is_same(example, other) for other in examples(event_type)):
             continue
-        try:
-            data = json.loads(example.body)["data"]
-        except (ValueError, KeyError):
-            continue  # it never was readable
-        broken = tuple(sorted({name for name, _ in _who_can_not_read(example, data, known)}))
+        broken = tuple(sorted({name for name, _ in who_can_not_read(example, known)}))
         what = f"its golden message {example.name} is gone, and such messages were sent"
         remedy = "Keep it under another name"
         yield Change(event_type, "", "golden message gone", "breaking" if broken else "risky", what, remedy, broken)
@@ -135,11 +131,15 @@ def _faults_of(example: Example, contract: Any, known: Sequence[Reader]) -> Iter
     lacking = set(_optional_fields(contract, contract, data, is_present=False)) - present
     if example.name == FULL and lacking:
         yield f"{about} lacks optional fields: add {', '.join(sorted(lacking))}"
-    for name, why in _who_can_not_read(example, data, known):
+    for name, why in who_can_not_read(example, known):
         yield f"{about} can't be read by {name}: {why}"
 
 
-def _who_can_not_read(example: Example, data: Any, known: Sequence[Reader]) -> Iterator[tuple[str, str]]:
+def who_can_not_read(example: Example, known: Sequence[Reader]) -> Iterator[tuple[str, str]]:
+    """Reactions that can't read a golden message, with the reason.
+
+    Those of this process are found by themselves; ``known`` adds those elsewhere.
+    """
     here = {*conf().services}
     for service in here:
         reaction = reaction_of(service, example.event_type)
@@ -151,6 +151,7 @@ def _who_can_not_read(example: Example, data: Any, known: Sequence[Reader]) -> I
                 yield reaction.name, f"{type(error).__name__}: {error}"
     for reader in known:
         if reader.event_type == example.event_type and reader.service not in here:
+            data = json.loads(example.body)["data"]
             for invalid in Draft202012Validator(reader.schema).iter_errors(data):
                 yield reader.reaction, f"{invalid.json_path}: {invalid.message}"
 

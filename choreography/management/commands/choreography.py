@@ -16,6 +16,8 @@ from choreography.broker.publisher import BrokerPublisher
 from choreography.core.conf import conf
 from choreography.core.errors import ContractError, PublishRefused, Transient
 from choreography.events import compatibility, event_map
+from choreography.events.bundles import bundle
+from choreography.events.bundles import faults as faults_with
 from choreography.events.changes import compare, contracts_at, in_markdown, in_order
 from choreography.events.examples import examples_at, lost
 from choreography.events.flow_checks import Flaw, flaws
@@ -43,8 +45,10 @@ class Command(BaseCommand):
             how.add_argument("--write", action="store_true", help="write to disk")
             how.add_argument("--check", action="store_true", help="fail if what is on disk does not fit the code")
             if name == "contracts":
-                command.add_argument("action", nargs="?", choices=["check", "retire-check"], default="check")
-                command.add_argument("event_type", nargs="?", default="", help="of retire-check: may it go?")
+                command.add_argument("action", nargs="?", choices=["check", "export", "retire-check"], default="check")
+                command.add_argument(
+                    "of", nargs="?", default="", help="of retire-check the event type; of export the file to write"
+                )
                 command.add_argument(
                     "--against", default="", metavar="REF", help="of check: say what has changed since a commit or tag"
                 )
@@ -57,6 +61,14 @@ class Command(BaseCommand):
                     default=[],
                     metavar="DIR|GIT-URL@REF",
                     help="more readers, from a folder or from contracts/readers of a repository",
+                )
+                command.add_argument(
+                    "--publishers",
+                    action="append",
+                    default=[],
+                    type=Path,
+                    metavar="FILE",
+                    help="hold what is read here against contracts of other repositories, as export has written them",
                 )
         command = commands.add_parser(
             "check",
@@ -103,19 +115,24 @@ class Command(BaseCommand):
         elif not path.exists() or path.read_text() != event_map.page():
             raise CommandError(f"{path.name} is out of date. Run manage.py choreography map --write.")
 
-    def contracts(
-        self, *, write: bool, action: str, event_type: str, readers: list[str], against: str, **options: Any
-    ) -> None:
+    def contracts(self, *, write: bool, action: str, of: str, readers: list[str], against: str, **options: Any) -> None:
         if write:
             for path in compatibility.write():
                 self.stdout.write(f"wrote {path.relative_to(conf().contracts_dir)}")
-        if bool(event_type) != (action == "retire-check"):
-            raise CommandError("retire-check takes an event type, and nothing else does.")
+        if bool(of) != (action != "check"):
+            raise CommandError("retire-check takes an event type and export a file; check takes neither.")
+        if action == "export":
+            Path(of).write_text(_dumps(bundle()) + "\n")
+            return
         if against:
             self._changes(against, readers, json=options["json"], markdown=options["markdown"])
             return
         try:
-            found = list(obstacles(event_type, readers) if event_type else compatibility.faults(readers))
+            if action == "retire-check":
+                found = [*obstacles(of, readers)]
+            else:
+                found = [*compatibility.faults(readers)]
+                found += [fault for path in options["publishers"] for fault in faults_with(path)]
         except ContractError as error:
             raise CommandError(str(error)) from error
         except DatabaseError as error:
