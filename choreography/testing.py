@@ -10,9 +10,10 @@ Everything else is the real thing: reactions, outboxes, inboxes, retry policy, d
 The broker is the embedded broker's own store, kept in memory and on the frozen clock.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, cast
@@ -25,7 +26,8 @@ from choreography.broker.embedded.store import Store, Stored
 from choreography.broker.publisher import Outgoing, published_to
 from choreography.core import clock
 from choreography.core.conf import conf
-from choreography.events.messages import Event, in_structured_mode, parse_type
+from choreography.core.errors import Unusable
+from choreography.events.messages import CONTENT_TYPE, Event, events_in, in_structured_mode, is_batched, parse_type
 from choreography.events.registry import Reaction, overridden
 from choreography.events.timers import timers
 from choreography.inbox.deliveries import Delivery, Outcome, RetryLater, Unhandled, reason_of_death
@@ -109,6 +111,9 @@ class Choreography:
         self.memory = WaitingDeliveries()
         self._clock = frozen
         self._ticked: dict[str, datetime] = {}
+        #: Events of messages that hold several: taken by each worker and not handed out, and by tag how many are left.
+        self._events: dict[tuple[str, str], deque[Stored]] = {}
+        self._unanswered: dict[str, int] = {}
         self._queues = {service: [queue.name for queue in topology.worker_queues(service)] for service in self.services}
         for service in self.services:
             for exchange in topology.exchanges(service):
@@ -173,8 +178,24 @@ class Choreography:
         return None if message is None else self.handle(service, message)
 
     def take(self, service: str, worker: str = _WORKER) -> Stored | None:
-        """Reserve the next message in a service's inbox, or among its dead ones, for one of its workers."""
-        return self.broker.get(self._queues[service], worker)
+        """Reserve the next message in a service's inbox, or among its dead ones, for one of its workers.
+
+        Of a message that holds several events each is taken by itself.
+        """
+        waiting = self._events.setdefault((service, worker), deque())
+        while not waiting:
+            message = self.broker.get(self._queues[service], worker)
+            if message is None or not is_batched(message.content_type):
+                return message
+            try:
+                bodies = events_in(message.body)
+            except Unusable:
+                return message
+            self._unanswered[message.tag] = len(bodies)
+            waiting.extend(replace(message, body=body, content_type=CONTENT_TYPE) for body in bodies)
+            if not bodies:
+                self.broker.ack(message.tag)
+        return waiting.popleft()
 
     def handle(self, service: str, message: Stored) -> Step:
         """Handle a message that was taken, and acknowledge it."""
@@ -207,10 +228,15 @@ class Choreography:
 
     def acknowledge(self, message: Stored) -> None:
         """Tell the broker that a message was dealt with. Does nothing if it was taken back meanwhile."""
-        self.broker.ack(message.tag)
+        self._unanswered[message.tag] = self._unanswered.get(message.tag, 1) - 1
+        if self._unanswered[message.tag] == 0:
+            del self._unanswered[message.tag]
+            self.broker.ack(message.tag)
 
     def lose_connections(self, worker: str = _WORKER) -> None:
         """The broker takes a worker for dead: what it has taken and not acknowledged comes again."""
+        for service in self.services:
+            self._events.pop((service, worker), None)
         self.broker.release(worker)
 
     def tick(self, name: str | None = None) -> None:

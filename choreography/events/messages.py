@@ -5,9 +5,11 @@ nothing of Celery in it, so that a program in any language can take part.
 """
 
 import base64
+import json
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -21,9 +23,15 @@ from choreography.core.errors import ContractError, Unusable
 Data = TypeVar("Data", bound=BaseModel)
 
 CONTENT_TYPE = "application/cloudevents+json"
-#: Before the names of attributes in headers.
-_PREFIXES = ("cloudEvents:", "cloudEvents_")
-_PREFIX = _PREFIXES[0]
+#: Of a message that holds any number of events, in one array.
+BATCH_CONTENT_TYPE = "application/cloudevents-batch+json"
+#: Events in one message, at most.
+_MOST_EVENTS = 10_000
+#: Data that services read. What has no content type is JSON (CloudEvents 1.0.2, JSON format, section 3.1).
+_JSON = re.compile(r"\s*(application/json|text/json|[^/;\s]+/[^/;\s]+\+json)\s*(;.*)?", re.IGNORECASE | re.DOTALL)
+#: Before the names of attributes in headers: of the AMQP binding, and of the one for RabbitMQ
+#: (https://github.com/knative-extensions/eventing-rabbitmq, cloudevents-protocol-spec).
+_ATTRIBUTE = re.compile(r"(?:cloudevents[:_]|ce-)(?P<name>.*)", re.IGNORECASE | re.DOTALL)
 
 #: Marks of a field in a contract: ``Field(..., json_schema_extra=PERSONAL | SEARCHABLE)``. What is personal, pages show
 #: to those who may see it and logs never have; by what is searchable, people find a flow.
@@ -139,12 +147,12 @@ def in_structured_mode(
     """A message with its event in structured mode, if it comes in binary mode; any other unchanged.
 
     In binary mode the body is the data alone, and the attributes are in headers: ``cloudEvents:type``, or with ``_``
-    (CloudEvents AMQP protocol binding 1.0.2, section 3.1).
+    (CloudEvents AMQP protocol binding 1.0.2, section 3.1), or ``ce-type``.
     """
     attributes = {
-        name[len(_PREFIX) :].lower(): value.isoformat() if isinstance(value, datetime) else value
+        found["name"].lower(): _as_json(found["name"].lower(), value)
         for name, value in headers.items()
-        if name.startswith(_PREFIXES)
+        if (found := _ATTRIBUTE.fullmatch(name))
     }
     if "specversion" not in attributes or is_structured(content_type):
         return body, content_type, headers
@@ -155,16 +163,74 @@ def in_structured_mode(
         event |= {"data": from_json(body)} if body else {}
     except ValueError:
         event["data_base64"] = base64.b64encode(body).decode()
-    others = {name: value for name, value in headers.items() if not name.startswith(_PREFIXES)}
+    others = {name: value for name, value in headers.items() if not _ATTRIBUTE.fullmatch(name)}
     try:
         return to_json(event, fallback=str, bytes_mode="base64"), CONTENT_TYPE, others
     except ValueError:  # an attribute that JSON can't hold
         return body, content_type, headers
 
 
+def _as_json(name: str, value: Any) -> Any:
+    """An attribute of a header as JSON has it. A time may be AMQP's own, in milliseconds since 1970 in AMQP 1.0."""
+    if name == "time" and isinstance(value, int):
+        with suppress(ValueError, OverflowError, OSError):
+            return datetime.fromtimestamp(value / 1000, UTC).isoformat()
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
+    return value
+
+
 def is_structured(content_type: str | None) -> bool:
     """Whether a body of this type holds a whole event."""
-    return (content_type or "").partition(";")[0].strip().lower() == CONTENT_TYPE
+    return _media_type(content_type) == CONTENT_TYPE
+
+
+def is_batched(content_type: str | None) -> bool:
+    """Whether a body of this type holds any number of whole events."""
+    return _media_type(content_type) == BATCH_CONTENT_TYPE
+
+
+def _media_type(content_type: str | None) -> str:
+    return (content_type or "").partition(";")[0].strip().lower()
+
+
+def events_in(body: bytes) -> list[bytes]:
+    """The events of a body in JSON batch format, each as it was written. There may be none.
+
+    Whether each is an event is not judged (CloudEvents 1.0.2, JSON format, section 4).
+
+    Raises:
+        Unusable: it is no JSON array, or has too many events.
+    """
+    found: list[bytes] = []
+    try:
+        text = body.decode().strip(_SPACE)
+        at = _after_space(text, 1)
+        is_last = text[at] == "]"
+        while not is_last:
+            _, end = _DECODER.raw_decode(text, at)
+            found.append(text[at:end].encode())
+            at = _after_space(text, end)
+            is_last = text[at] != ","
+            if not is_last:
+                at = _after_space(text, at + 1)
+        is_array = text[0] == "[" and text[at:] == "]"
+    except (ValueError, IndexError, RecursionError):
+        is_array = False
+    if not is_array:
+        raise Unusable("the batch is no JSON array of events")
+    if len(found) > _MOST_EVENTS:
+        raise Unusable(f"the batch has {len(found)} events, more than the {_MOST_EVENTS} allowed")
+    return found
+
+
+_DECODER, _SPACE = json.JSONDecoder(), " \t\n\r"
+
+
+def _after_space(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _SPACE:
+        at += 1
+    return at
 
 
 def read_envelope(body: bytes, content_type: str | None, max_bytes: int) -> Envelope:
@@ -175,6 +241,8 @@ def read_envelope(body: bytes, content_type: str | None, max_bytes: int) -> Enve
     """
     if len(body) > max_bytes:
         raise Unusable(f"the body has {len(body)} bytes, more than the {max_bytes} allowed")
+    if is_batched(content_type):
+        raise Unusable(f"a batch of {len(events_in(body))} events is not one event")
     if not is_structured(content_type):
         raise Unusable(f"the content type is {content_type or 'missing'!r}, not {CONTENT_TYPE!r}")
     return _as_fact(_parse(Envelope, body))
@@ -205,17 +273,32 @@ def _parse(model: type[Data], body: bytes, needs_data: bool = True) -> Data:
         return model.model_validate_json(body)
     except ValidationError as error:
         strict = error
+    unreadable = ""
     try:
-        envelope = _as_we_write_it(from_json(body))
+        given = from_json(body)
+        envelope = _as_we_write_it(given)
         if not needs_data:
             envelope["data"] = {}
+        unreadable = _why_not_json(given)
         return model.model_validate_json(to_json(envelope))
     except ValidationError as error:
         strict = error
     except (ValueError, TypeError):  # no JSON, or no object: ``strict`` says so
         pass
-    faults = (f"{path_of(fault) or 'body'}: {fault['msg']}" for fault in strict.errors(include_input=False))
-    raise Unusable("; ".join(faults)) from None
+    faults = [(path_of(fault) or "body", fault["msg"]) for fault in strict.errors(include_input=False)]
+    if unreadable and any(path.partition(".")[0] == "data" for path, _ in faults):
+        faults = [("data", unreadable), *(fault for fault in faults if fault[0].partition(".")[0] != "data")]
+    raise Unusable("; ".join(f"{path}: {why}" for path, why in faults)) from None
+
+
+def _why_not_json(given: Mapping[str, Any]) -> str:
+    """Why the data of a foreign event is not such as services read; empty if it may be."""
+    content_type = given.get("datacontenttype")
+    if content_type is not None and not (isinstance(content_type, str) and _JSON.fullmatch(content_type)):
+        return f"datacontenttype is {str(content_type)[:200]!r}, and only JSON is read"
+    if given.get("data_base64") is not None:
+        return "it is binary (data_base64), and only JSON is read"
+    return ""
 
 
 def _as_we_write_it(given: Any) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from choreography.inbox.deliveries import (
 )
 from choreography.inbox.parking import Fault, Postponed, forget_retry, park, record_retries
 from choreography.inbox.retry_policy import Park, TryAgain, decide
-from choreography.inbox.unit_of_work import failed_together, take_effect
+from choreography.inbox.unit_of_work import failed_together, take_effect, took_effect
 
 log = structlog.get_logger(__name__)
 
@@ -137,11 +137,12 @@ def handle_one(delivery: Delivery) -> Outcome:
         return _judge([_Failure(delivery, about, reaction, error)])[0]
 
 
-def give_up(delivery: Delivery, reason: str) -> RetryLater | Parked:
+def give_up(delivery: Delivery, reason: str) -> Outcome:
     """Park a delivery that would be retried, and can't be put on the retry ladder.
 
     Returns:
-        ``Parked``; or ``RetryLater``, if the dead-letter table can't be written at this moment.
+        ``Parked``; ``Duplicate``, if a copy has taken effect; or
+        ``RetryLater``, if the dead-letter table can't be written at this moment.
     """
     forget_retry(delivery)
     error = Unusable(f"the retry ladder can't take it: {reason}")
@@ -217,23 +218,29 @@ def _what_is_known(delivery: Delivery) -> tuple[Envelope | None, Reaction | None
         return about, None
 
 
-def _judge(failures: Sequence[_Failure]) -> list[RetryLater | Parked]:
+def _judge(failures: Sequence[_Failure]) -> list[RetryLater | Parked | Duplicate]:
     """Park what no retry can help, and say of the others when they are to be tried again."""
     verdicts = [_verdict(each.delivery, each.error) for each in failures]
     to_park = [
         Fault(*each, verdict.attempts) for each, verdict in _both(failures, verdicts) if isinstance(verdict, Park)
     ]
     down: Exception | None = None
+    settled: set[int] = set()
     if to_park:
         try:
-            park(to_park)
+            settled = {id(fault.delivery) for fault in to_park if _is_duplicate(fault)}
+            park([fault for fault in to_park if id(fault.delivery) not in settled])
         except Exception as unwritten:  # the dead-letter table can't be written: they have to wait for that
             log.error("parking failed", service=to_park[0].delivery.service, error=type(unwritten).__name__)
             down = unwritten
-    outcomes: list[RetryLater | Parked] = []
+    outcomes: list[RetryLater | Parked | Duplicate] = []
     retries: list[Postponed] = []
     for (delivery, about, reaction, error), verdict in _both(failures, verdicts):
         if isinstance(verdict, Park):
+            if id(delivery) in settled:
+                _log("duplicate ignored", about, reaction)
+                outcomes.append(Duplicate())
+                continue
             if down is None:
                 _log("delivery parked", about, reaction, error, logging.ERROR, attempts=verdict.attempts)
                 outcomes.append(Parked(error))
@@ -247,6 +254,12 @@ def _judge(failures: Sequence[_Failure]) -> list[RetryLater | Parked]:
     if retries:
         record_retries(retries)
     return outcomes
+
+
+def _is_duplicate(fault: Fault) -> bool:
+    """It was given up, and had taken effect."""
+    delivery, about, reaction = fault.delivery, fault.about, fault.reaction
+    return bool(delivery.given_up and about and reaction and took_effect(delivery, reaction, about.id))
 
 
 def _both(

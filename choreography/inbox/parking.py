@@ -112,6 +112,8 @@ def park(faults: Sequence[Fault]) -> None:
     Args:
         faults: of one service, no two of one message.
     """
+    if not faults:
+        return
     tables = ServiceTables(faults[0].delivery.service)
     rows = {row.key: row for row in (_dead_letter(tables, fault) for fault in faults)}
     by_detail: dict[str, list[str]] = {}

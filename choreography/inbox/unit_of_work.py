@@ -67,6 +67,20 @@ def take_effect(
     return [*outcomes.values()]
 
 
+def took_effect(delivery: Delivery, reaction: Reaction, event_id: UUID) -> bool:
+    """Whether what is to be given up had taken effect before. Then it is a duplicate, and settled as one.
+
+    A message that holds several events is given up as a whole.
+    """
+    tables = ServiceTables(delivery.service)
+    if not _handled(reaction, tables, [event_id]):
+        return False
+    with transaction_of(delivery.service):
+        resolve([delivery])
+        report(tables.service, [outcome_of(delivery, "duplicate", dead_letter=delivery.dead_letter)])
+    return True
+
+
 def _those(event_ids: Container[UUID], by_id: Mapping[UUID, Delivery]) -> list[Delivery]:
     """In the order in which all were given, whatever answer came first: rows are locked in that order."""
     return [delivery for event_id, delivery in by_id.items() if event_id in event_ids]

@@ -9,6 +9,7 @@ from choreography.broker import topology
 from choreography.core.errors import Unusable
 from choreography.inbox.deliveries import Delivery
 from choreography.worker.acknowledgements import Acknowledgements
+from choreography.worker.batched_messages import answer_to
 
 if TYPE_CHECKING:
     from choreography.worker.consumer import EventConsumer
@@ -72,12 +73,19 @@ class Batch:
             self.consumer.release(self)
 
     def ack_log_error(self, logger: Any, errors: Any, multiple: bool = False) -> None:
-        if handled := self._handled():
-            self.acknowledgements.ack([delivery.message for delivery in handled], logger, errors)
+        self._answer(None, logger, errors)
 
     def reject_log_error(self, logger: Any, errors: Any, requeue: bool = False) -> None:
-        for delivery in self._handled():
-            delivery.message.reject_log_error(logger, errors, requeue)
+        self._answer(requeue, logger, errors)
+
+    def _answer(self, rejected: bool | None, logger: Any, errors: Any) -> None:
+        answers = [answer_to(delivery.message, rejected) for delivery in self._handled()]
+        acknowledged = [answer.message for answer in answers if answer and answer.rejected is None]
+        if acknowledged:
+            self.acknowledgements.ack(acknowledged, logger, errors)
+        for answer in answers:
+            if answer and answer.rejected is not None:
+                answer.message.reject_log_error(logger, errors, answer.rejected)
 
     def _handled(self) -> list[Delivery]:
         again = set(map(id, self.again))

@@ -20,6 +20,7 @@ from choreography.core.conf import conf
 from choreography.events.timers import timers
 from choreography.inbox.deliveries import DATABASE, Delivery
 from choreography.worker.acknowledgements import Acknowledgements
+from choreography.worker.batched_messages import events_of
 from choreography.worker.batches import Batch
 from choreography.worker.batching import Batcher
 from choreography.worker.circuit_breaker import Circuit, CircuitBreakers
@@ -91,8 +92,13 @@ class EventConsumer(Consumer):  # type: ignore[misc]
             elif is_tick(message, ticks):
                 self._start_task(message)
             else:
-                self.batcher.add(read_delivery(message, self._queue_of(message)))
-                self._start_batches_soon()
+                queue, events = self._queue_of(message), events_of(message)
+                for event in events:
+                    self.batcher.add(read_delivery(event, queue))
+                if events:
+                    self._start_batches_soon()
+                else:
+                    message.ack_log_error(log, self.connection_errors)
 
         return on_message
 

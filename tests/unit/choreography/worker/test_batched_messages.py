@@ -1,0 +1,63 @@
+"""A message with several events is answered when each of them is, and once."""
+
+from typing import Any
+
+import pytest
+
+from choreography.events.messages import BATCH_CONTENT_TYPE, CONTENT_TYPE
+from choreography.worker.batched_messages import Answer, answer_to, events_of
+
+
+class Message:
+    def __init__(self, body: bytes | str, content_type: str | None = BATCH_CONTENT_TYPE) -> None:
+        self.body, self.content_type = body, content_type
+        self.headers: dict[str, Any] = {"x-delivery-count": 2}
+        self.delivery_info: dict[str, Any] = {}
+
+
+def test_each_event_is_a_message_in_structured_mode_with_the_headers_of_all() -> None:
+    events = events_of(Message('[{"n": 1}, {"n": 2}]'))
+
+    assert [(each.body, each.content_type) for each in events] == [
+        (b'{"n": 1}', CONTENT_TYPE),
+        (b'{"n": 2}', CONTENT_TYPE),
+    ]
+    assert events[0].headers == {"x-delivery-count": 2}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [Message(b"{}", CONTENT_TYPE), Message(b"", None), Message(b"no batch")],
+    ids=["one", "none", "unreadable"],
+)
+def test_any_other_message_is_left_as_it_is(message: Message) -> None:
+    assert events_of(message) == [message]
+    assert answer_to(message, None) == Answer(message, None)
+    assert answer_to(message, True) == Answer(message, True)
+
+
+def test_it_is_acknowledged_with_its_last_event() -> None:
+    message = Message(b"[1, 2, 3]")
+    first, second, third = events_of(message)
+
+    assert answer_to(second, None) is None
+    assert answer_to(first, None) is None
+    assert answer_to(third, None) == Answer(message, None)
+
+
+@pytest.mark.parametrize(
+    ("answers", "rejected"),
+    [
+        ([False, None, None], False),
+        ([None, False, True], True),
+        ([None, True, None], True),
+        ([None, None, False], False),
+    ],
+)
+def test_one_that_is_rejected_rejects_all(answers: list[bool | None], rejected: bool) -> None:
+    message = Message(b"[1, 2, 3]")
+
+    *before, last = (answer_to(event, answer) for event, answer in zip(events_of(message), answers, strict=True))
+
+    assert before == [None, None]
+    assert last == Answer(message, rejected)
