@@ -9,7 +9,15 @@ from django.utils.translation import get_language, to_locale
 from pydantic import Field
 
 #: Money: an amount in the currency's minor unit (cents; KRW has none) ...
-Amount = Annotated[int, Field(ge=0, le=2**53 - 1, description="in minor units of the currency")]
+Amount = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=2**53 - 1,
+        description="in minor units of the currency",
+        json_schema_extra={"unit": "minor units of the currency"},
+    ),
+]
 #: ... and the currency, ISO 4217.
 Currency = Annotated[str, Field(pattern="^[A-Z]{3}$", description="ISO 4217 code")]
 

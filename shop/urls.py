@@ -6,11 +6,14 @@ from django.templatetags.static import static
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from shop import monitoring, views
+from shop import contracts_page, monitoring, views
 
 urlpatterns = [
     path("", views.home, name="home"),
     path("reactions/", views.who_reacts, name="reactions"),
+    path("contracts/", contracts_page.contracts, name="contracts"),
+    path("contracts/asyncapi.json", contracts_page.asyncapi, name="asyncapi"),
+    path("contracts/<str:event_type>/", contracts_page.contract, name="contract"),
     *([path("", include("journal.urls"))] if "journal" in settings.SERVICES else []),
     path("admin/", admin.site.urls),
     path("healthz", views.healthz, name="healthz"),

@@ -52,7 +52,9 @@ class Change:
         return f"{self.level}: {about}: {self.what}.{broken}{remedy}"
 
 
-class _Field(NamedTuple):
+class ContractField(NamedTuple):
+    """A field of a contract."""
+
     schema: Schema
     """With references resolved, and without null."""
     required: bool
@@ -132,7 +134,7 @@ def _gone(event_type: str, readers: Sequence[Reader]) -> Change:
 def _changes(event_type: str, old: Schema, new: Schema, readers: Sequence[Reader]) -> Iterator[Change]:
     if old.get("description") != new.get("description"):
         yield Change(event_type, "", "meaning", "risky", "its description has changed", _SAY)
-    before, after = dict(_fields(old, old)), dict(_fields(new, new))
+    before, after = dict(fields_of(old, old)), dict(fields_of(new, new))
     others = {path for path in {*before} & {*after} if _type(before[path]) != _type(after[path])}
     removed = [path for path in before if path not in after and _is_in_place(path, after, others)]
     added = [path for path in after if path not in before and _is_in_place(path, before, others)]
@@ -161,17 +163,17 @@ _SAY = "If its meaning or unit is another, announce a new version"
 _Difference = tuple[str, Level, str, str]
 
 
-def _removed(event_type: str, path: str, field: _Field, readers: Sequence[Reader]) -> Change:
+def _removed(event_type: str, path: str, field: ContractField, readers: Sequence[Reader]) -> Change:
     if field.required:
         return Change(event_type, path, "field removed", "breaking", "a required field was removed", _NEW_VERSION)
-    names = sorted({reader.reaction for reader in readers if path in dict(_fields(reader.schema, reader.schema))})
+    names = sorted({reader.reaction for reader in readers if path in dict(fields_of(reader.schema, reader.schema))})
     if names:
         what = f"an optional field was removed, which {', '.join(names)} would miss"
         return Change(event_type, path, "field removed", "risky", what, _NEW_VERSION)
     return Change(event_type, path, "field removed", "safe", "an optional field was removed, which nobody known reads")
 
 
-def _differences(old: _Field, new: _Field) -> Iterator[_Difference]:
+def _differences(old: ContractField, new: ContractField) -> Iterator[_Difference]:
     if old.required and not new.required:
         yield "made optional", "breaking", "it may be missing now", _NEW_VERSION
     if new.required and not old.required:
@@ -306,7 +308,7 @@ def satisfies(new: Schema, old: Schema) -> bool:
 # Schemas
 
 
-def _fields(schema: Schema, root: Schema, path: str = "") -> Iterator[tuple[str, _Field]]:
+def fields_of(schema: Schema, root: Schema, path: str = "") -> Iterator[tuple[str, ContractField]]:
     """All fields by their path, parents before what is in them."""
     required = schema.get("required", ())
     for name, given in schema.get("properties", {}).items():
@@ -314,10 +316,10 @@ def _fields(schema: Schema, root: Schema, path: str = "") -> Iterator[tuple[str,
         yield from _field(given, root, below, name in required)
 
 
-def _field(given: Schema, root: Schema, path: str, required: bool) -> Iterator[tuple[str, _Field]]:
+def _field(given: Schema, root: Schema, path: str, required: bool) -> Iterator[tuple[str, ContractField]]:
     resolved, nullable = _without_null(_resolved(given, root), root)
-    yield path, _Field(resolved, required, nullable)
-    yield from _fields(resolved, root, path)
+    yield path, ContractField(resolved, required, nullable)
+    yield from fields_of(resolved, root, path)
     if isinstance(resolved.get("items"), Mapping):
         yield from _field(resolved["items"], root, f"{path}[]", True)
 
@@ -341,7 +343,7 @@ def _rest(schema: Schema, keep: Sequence[str] = ()) -> dict[str, Any]:
     return {name: value for name, value in schema.items() if name in keep or name not in _HANDLED}
 
 
-def _is_renamed(old: _Field, new: _Field, path: str, other: str) -> bool:
+def _is_renamed(old: ContractField, new: ContractField, path: str, other: str) -> bool:
     plain = [
         {name: it for name, it in field.schema.items() if name not in ("title", "description")} for field in (old, new)
     ]
@@ -359,12 +361,12 @@ def _parent(path: str) -> str:
     return path.removesuffix("[]") if path.endswith("[]") else path.rpartition(".")[0]
 
 
-def _is_in_place(path: str, fields: Mapping[str, _Field], retyped: Collection[str]) -> bool:
+def _is_in_place(path: str, fields: Mapping[str, ContractField], retyped: Collection[str]) -> bool:
     """What it is in is there, and of the same type. Else it is removed or added with that."""
     return not _parent(path) or (_parent(path) in fields and _parent(path) not in retyped)
 
 
-def _type(field: _Field) -> Any:
+def _type(field: ContractField) -> Any:
     return field.schema.get("type")
 
 

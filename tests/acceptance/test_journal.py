@@ -16,7 +16,16 @@ from tests.wire import event, sender
 pytestmark = pytest.mark.processes
 
 NAMES = [f"{kind}-{service}" for kind in ("relay", "worker") for service in (*SERVICES, "journal")] + ["beat"]
-PAGES = ("/", "/flows/", "/latency/", "/reconciliation/", "/reactions/")
+PAGES = (
+    "/",
+    "/flows/",
+    "/latency/",
+    "/reconciliation/",
+    "/reactions/",
+    "/contracts/",
+    "/contracts/orders.order_placed.v1/",
+    "/contracts/shipping.shipment_dispatched.v1/",
+)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +121,17 @@ def test_what_is_parked_is_found_on_the_map_mended_and_sent_again(shop: RunningS
     page.goto(f"/flows/{subject}/")
     expect(page.locator("#story")).to_contain_text("by admin")
     expect(page.locator("#story .mark", has_text="discarded")).to_have_count(1)
+
+
+def test_events_are_found_while_a_person_types(page: Page) -> None:
+    page.goto("/contracts/")
+    expect(page.locator("#found tbody tr")).not_to_have_count(1)
+
+    page.locator("#words").press_sequentially("carrier's name", delay=5)
+
+    expect(page.locator("#found tbody tr")).to_have_count(2)
+    page.click("text=shipping.shipment_dispatched.v1")
+    expect(page.locator("h1")).to_contain_text("shipping.shipment_dispatched.v1")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
