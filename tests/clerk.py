@@ -188,6 +188,20 @@ def heard(service: str) -> list[str]:
     ]
 
 
+def heard_types(service: str) -> list[str]:
+    """The types of the events that took effect in a service."""
+    from choreography.storage.tables import ServiceTables
+
+    return list(ServiceTables(service).inbox.values_list("event_type", flat=True).distinct())
+
+
+def effects(service: str, subject: str, event_types: list[str]) -> int:
+    """How often events of these types about an order took effect in a service."""
+    from choreography.storage.tables import ServiceTables
+
+    return int(ServiceTables(service).inbox.filter(subject=subject, event_type__in=event_types).count())
+
+
 def announced(service: str, subject: str) -> list[str]:
     """The types of the events a service announced about an order."""
     from choreography.storage.tables import ServiceTables

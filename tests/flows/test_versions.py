@@ -1,13 +1,11 @@
 """Two versions of a fact side by side: whoever is deployed first, nothing is lost, and nothing takes effect twice."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
 
 import pytest
 
-from choreography import Announced, announce
+from choreography import announce
 from choreography.broker import topology
 from choreography.broker.publisher import Outgoing
 from choreography.dead_letters.actions import By, send_again
@@ -16,13 +14,11 @@ from choreography.events.messages import CONTENT_TYPE
 from choreography.inbox.deliveries import Parked
 from choreography.operations.unheard import unheard
 from choreography.storage.tables import ServiceTables
-from choreography.testing import override
 from orders import services
-from orders.events import OrderPlacedV2
 from orders.models import Order
+from tests.older_release.releases import V1, V2, announce_version_1, read_version_1
 from tests.shop_in_a_box import Shop
 
-V1, V2 = "orders.order_placed.v1", "orders.order_placed.v2"
 READERS = ("payments", "shipping")
 
 
@@ -48,42 +44,20 @@ def effects(order: Order) -> dict[str, int]:
 @pytest.fixture
 def old_publisher(monkeypatch: pytest.MonkeyPatch) -> None:
     """A release of orders that knows version 1 alone."""
-    downcast = versions._downcasts[OrderPlacedV2]
-
-    def announce_v1(fact: Announced, *, subject: UUID) -> None:
-        announce(downcast.function(fact) if isinstance(fact, OrderPlacedV2) else fact, subject=subject)
-
-    monkeypatch.setattr(services, "announce", announce_v1)
+    monkeypatch.setattr(versions, "_downcasts", dict(versions._downcasts))
+    monkeypatch.setattr(services, "announce", announce)  # put back afterwards
+    announce_version_1()
 
 
 @pytest.fixture
-def old_readers() -> Iterator[None]:
+def old_readers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A release of payments and shipping that knows version 1 alone."""
-    reactions = [registry.reaction_to(service, V2) for service in READERS]
-    upcasts = {key: upcast for key, upcast in versions._upcasts.items() if key[1] == V1}
-    names = dict(registry._names)
-    overridden = []
-    for reaction in reactions:
+    for module, name in ((registry, "_reactions"), (registry, "_names"), (versions, "_upcasts")):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+    for service in READERS:
+        reaction = registry.reaction_to(service, V2)
         assert reaction is not None
-        upcast = upcasts[reaction.service, V1]
-
-        def lifted(row: Any, event: Any, *answer: Any, it: Any = reaction, by: Any = upcast) -> None:
-            it.function(row, event.model_copy(update={"data": by.function(event.data)}), *answer)
-
-        overridden.append(override(reaction.name, reads=upcast.reads, event_types=(V1,), function=lifted))
-        del registry._names[reaction.service, V2]
-        registry._names[reaction.service, V1] = reaction.name
-        del versions._upcasts[reaction.service, V1]
-    for each in overridden:
-        each.__enter__()
-    try:
-        yield
-    finally:
-        for each in overridden:
-            each.__exit__(None, None, None)
-        registry._names.clear()
-        registry._names.update(names)
-        versions._upcasts.update(upcasts)
+        read_version_1(reaction)
 
 
 def test_both_versions_are_announced_in_one_transaction_as_one_fact(shop: Shop) -> None:
