@@ -212,5 +212,5 @@ def _meaning(contract: Mapping[str, Any]) -> str:
 
 
 def _are_alike(one: str, other: str) -> bool:
-    """The same words in whatever order, or the same but for a letter or two."""
+    """The same words in whatever order, or the same but for a character or two."""
     return sorted(one.split("_")) == sorted(other.split("_")) or SequenceMatcher(None, one, other).ratio() >= _ALIKE

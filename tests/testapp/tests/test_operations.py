@@ -106,6 +106,7 @@ def test_contracts_are_written_and_kept() -> None:
         "kitchen.dish_cooked.v1",
         "billing.bill_printed.v1",
         "readers",
+        "examples",
     }
     run("choreography", "contracts")
 
