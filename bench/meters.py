@@ -42,6 +42,12 @@ def cpu_seconds(*roots: int) -> float:
     return sum(sum(map(int, fields[11:15])) for fields in map(_stat, family(*roots)) if fields) / _TICKS
 
 
+def bytes_moved(pid: int) -> int:
+    """What a process has read and written so far, to files and sockets."""
+    fields = dict(line.split(": ") for line in (Path("/proc") / str(pid) / "io").read_text().splitlines())
+    return int(fields["rchar"]) + int(fields["wchar"])
+
+
 def resident_megabytes(*roots: int) -> float:
     """The largest resident set among these processes and their children, in MB: that of the one that works."""
     return max((_resident(pid) for pid in family(*roots)), default=0.0)

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import sample
@@ -34,7 +35,10 @@ def relayed_per_second(system: System, servers: Servers, folder: Path, name: str
         _make_the_queues(it)
         it.placer.place(events)
         it.start(system.relay)
-        return _arrival(it.place.broker, events)
+        if system.name == "ours":  # a message may hold several events: what counts is what is marked as confirmed
+            return _rate(it.published, it.announced())
+        with connect(it.place.broker) as connection:
+            return _rate(lambda: waiting_in(connection, "payments")[0], events)
 
 
 def published_per_second(servers: Servers, folder: Path, name: str, events: int) -> float:
@@ -44,7 +48,8 @@ def published_per_second(servers: Servers, folder: Path, name: str, events: int)
         command = [sys.executable, "-m", "bench.relays", str(events)]
         process = Process("publisher", command, environment, folder / f"{name}.log")
         try:
-            return _arrival(place.broker, events)
+            with connect(place.broker) as connection:
+                return _rate(lambda: waiting_in(connection, "payments")[0], events)
         finally:
             process.kill()
 
@@ -57,16 +62,16 @@ def _make_the_queues(it: Running) -> None:
         it.processes.pop(name).kill()
 
 
-def _arrival(broker: str, events: int) -> float:
+def _rate(count: Callable[[], int], events: int) -> float:
+    """Events per second, from the first look at which there is something to the one at which all of it is there."""
     seen: list[tuple[float, int]] = []
     deadline = time.monotonic() + PATIENCE
-    with connect(broker) as connection:
-        while not seen or seen[-1][1] < events:
-            if count := waiting_in(connection, "payments")[0]:
-                seen.append((time.monotonic(), count))
-            if time.monotonic() > deadline:
-                raise WrongResult(f"{seen[-1:]} of {events} events reached the broker")
-            time.sleep(0.02)
+    while not seen or seen[-1][1] < events:
+        if found := count():
+            seen.append((time.monotonic(), found))
+        if time.monotonic() > deadline:
+            raise WrongResult(f"{seen[-1:]} of {events} events reached the broker")
+        time.sleep(0.02)
     (start, first), (end, last) = seen[0], seen[-1]
     return (last - first) / (end - start) if end > start else float("nan")
 

@@ -1,9 +1,9 @@
-"""One system, once: in an empty place, warmed up, then measured idle, in bulk and at half load."""
+"""One system, once: in an empty place, warmed up, then measured idle, in bulk, or at rates that are equal for all."""
 
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import amqp
 import psycopg2
 
-from bench.meters import cpu_seconds, percentile, resident_megabytes
+from bench.meters import bytes_moved, cpu_seconds, percentile, resident_megabytes
 from bench.pipeline import connect
 from bench.placer import Placer
 from bench.servers import Place, Servers, ask
@@ -22,8 +22,8 @@ from tests.processes import Process, eventually
 WARM_UP = 10
 #: Seconds a run may go on without an order completing.
 PATIENCE = 60.0
-#: Half load lasts about this long, seconds.
-HALF_LOAD = 20.0
+#: A system survives a rate if all of an order but its delivery is done so many seconds after the last order, at most.
+BEHIND = 2.0
 
 
 class WrongResult(Exception):
@@ -45,16 +45,20 @@ class Run:
     """p50, p95 and p99 of placed to completed, one order at a time."""
     idle_authorized: dict[str, float] = field(default_factory=dict)
     """The same to where orders has seen the authorization."""
-    half_load: dict[str, float] = field(default_factory=dict)
     cpu_per_order: dict[str, float] = field(default_factory=dict)
     """``system`` (its own processes), ``placer``, ``postgresql``, ``rabbitmq``, and all of it."""
     statements_per_order: float = 0.0
     """Everything the database was asked, BEGIN and COMMIT included."""
     commits_per_order: float = 0.0
+    wal_per_order: float = 0.0
+    """Bytes of PostgreSQL's write-ahead log."""
+    broker_bytes_per_order: float = 0.0
+    """What RabbitMQ's process has read and written, to sockets and files."""
     memory: dict[str, float] = field(default_factory=dict)
     """Per process, after the bulk."""
     completions: list[float] = field(default_factory=list)
     """When each order of the bulk was completed, counted from its first placement."""
+    round: int = 1
     rows: dict[str, int] = field(default_factory=dict)
     parked: list[tuple[Any, ...]] = field(default_factory=list)
     """See ``parked``."""
@@ -105,8 +109,19 @@ class Running:
             time.sleep(0.05)
 
     def completed(self) -> int:
+        return self._count("SELECT count(*) FROM bench_mark WHERE what = 'completed'")
+
+    def announced(self) -> int:
+        """Events in the outbox of orders, of ours."""
+        return self._count("SELECT count(*) FROM orders_outbox")
+
+    def published(self) -> int:
+        """Those of them that the broker has confirmed."""
+        return self._count("SELECT count(*) FROM orders_outbox WHERE published_at IS NOT NULL")
+
+    def _count(self, query: str) -> int:
         with self._watching.cursor() as sql:
-            sql.execute("SELECT count(*) FROM bench_mark WHERE what = 'completed'")
+            sql.execute(query)
             return int(sql.fetchall()[0][0])
 
     def signal(self, number: int) -> None:
@@ -153,7 +168,7 @@ def run(system: System, servers: Servers, folder: Path, name: str, orders: int, 
 
     Args:
         name: of the place, unique in the benchmark.
-        orders: placed in bulk, once more as a backlog, and at most at half load.
+        orders: placed in bulk, and once more as a backlog.
         idle: placed one at a time.
 
     Raises:
@@ -169,13 +184,64 @@ def run(system: System, servers: Servers, folder: Path, name: str, orders: int, 
         result.idle, result.idle_authorized = _spread(alone, "completed"), _spread(alone, "authorized")
         _bulk(it, servers, result)
         result.backlog_per_second = backlog(it, orders)
-        at_half = min(orders, max(int(result.orders_per_second / 2 * HALF_LOAD), 20))
-        ids = it.placer.place(at_half, result.orders_per_second / 2)
-        placed = WARM_UP + idle + 2 * orders + at_half
-        it.complete(placed)
-        result.half_load = _spread(_moments(it.place, ids), "completed")
+        placed = WARM_UP + idle + 2 * orders
         result.rows, result.parked = verify(it.place, placed), parked(it.place)
         return result
+
+
+@dataclass
+class AtRate:
+    """How long orders took at a rate that was the same for everyone. Times in seconds."""
+
+    system: str
+    rate: float
+    """Orders placed per second."""
+    survived: bool
+    """See ``BEHIND``."""
+    authorized: dict[str, float]
+    """p50, p95 and p99 of placed to authorized."""
+    captured: dict[str, float]
+    """The same to where orders has seen that the money is taken: all of an order but the wait for the parcel."""
+    round: int = 1
+
+
+def at_rates(
+    system: System, servers: Servers, folder: Path, name: str, rates: Sequence[float], seconds: float
+) -> list[AtRate]:
+    """Place orders at rising rates, each for some seconds, until one is more than the system can bear.
+
+    Raises:
+        WrongResult: not every order was completed as it should be.
+    """
+    found: list[AtRate] = []
+    with running(system, servers, folder, name) as it:
+        it.start()
+        it.wait_until_it_listens()
+        it.placer.place(WARM_UP)
+        placed = WARM_UP
+        it.complete(placed)
+        for rate in rates:
+            count = max(round(rate * seconds), 20)
+            ids = it.placer.place(count, rate)
+            placed += count
+            it.complete(placed)
+            moments = _moments(it.place, ids)
+            first, last = (pick(each["placed"] for each in moments) for pick in (min, max))
+            is_behind = max(each["captured"] for each in moments) - last > BEHIND
+            is_slow = last - first > count / rate * 1.1 + 0.5  # not even placing them can be done at that rate
+            found.append(
+                AtRate(
+                    system.name,
+                    rate,
+                    not (is_behind or is_slow),
+                    _spread(moments, "authorized"),
+                    _spread(moments, "captured"),
+                )
+            )
+            if not found[-1].survived:
+                break
+        verify(it.place, placed)
+    return found
 
 
 def _one_at_a_time(it: Running, count: int) -> list[dict[str, float]]:
@@ -197,10 +263,13 @@ def _bulk(it: Running, servers: Servers, result: Run) -> None:
         "rabbitmq": lambda: cpu_seconds(servers.rabbitmq_pid),
     }
     spent = {name: -read() for name, read in meters.items()}
+    wal, moved = -_wal_bytes(it.place), -bytes_moved(servers.rabbitmq_pid)
     ids = it.placer.place(result.orders)
     it.complete(before + result.orders)
     for name, read in meters.items():
         spent[name] += read()
+    result.wal_per_order = (wal + _wal_bytes(it.place)) / result.orders
+    result.broker_bytes_per_order = (moved + bytes_moved(servers.rabbitmq_pid)) / result.orders
     result.cpu_per_order = {name: seconds / result.orders for name, seconds in spent.items()}
     result.cpu_per_order["all"] = sum(result.cpu_per_order.values())
     result.memory = it.memory()
@@ -219,6 +288,10 @@ def _bulk(it: Running, servers: Servers, result: Run) -> None:
     result.completions = ends
     result.orders_per_second = len(ends) / ends[-1]
     result.placed_per_second = len(ends) / (max(each["placed"] for each in moments) - start)
+
+
+def _wal_bytes(place: Place) -> int:
+    return int(ask(place.watching, "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint")[0][0])
 
 
 def backlog(it: Running, orders: int) -> float:

@@ -28,7 +28,7 @@ _SETTINGS = {
 #: Statements that no system sent: ours are sent under another name than theirs.
 _OBSERVER = "observer"
 
-#: An order's two moments that leave no row of their own. Not logged, so that they cost next to nothing.
+#: An order's moments that leave no row of their own. Not logged, so that they cost next to nothing.
 _MARKS = """
 CREATE UNLOGGED TABLE bench_mark (order_id uuid NOT NULL, what text NOT NULL);
 CREATE FUNCTION bench_mark() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -38,6 +38,8 @@ BEGIN
 END $$;
 CREATE TRIGGER bench_authorized AFTER UPDATE ON orders_order FOR EACH ROW
     WHEN (OLD.authorized_at IS NULL AND NEW.authorized_at IS NOT NULL) EXECUTE FUNCTION bench_mark('authorized');
+CREATE TRIGGER bench_captured AFTER UPDATE ON orders_order FOR EACH ROW
+    WHEN (OLD.captured_at IS NULL AND NEW.captured_at IS NOT NULL) EXECUTE FUNCTION bench_mark('captured');
 CREATE TRIGGER bench_completed AFTER UPDATE ON orders_order FOR EACH ROW
     WHEN (OLD.status <> 'completed' AND NEW.status = 'completed') EXECUTE FUNCTION bench_mark('completed');
 """

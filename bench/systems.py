@@ -6,6 +6,7 @@ by default.
 """
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,10 @@ class System:
     settings: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[str], None] | None = None
     """Gets the URL of the empty database."""
+    peer: str = ""
+    """What it is a configuration of, if it is a peer: ``celery``."""
+    tuning: str = ""
+    """How it differs from the library's defaults."""
     relay: str | None = None
     """The process that takes the events of orders to the broker, if it is one of its own."""
 
@@ -78,43 +83,78 @@ def _ours(
     )
 
 
-def _celery() -> System:
+def _celery(
+    name: str = "celery", tuning: str = "", *, pool: str = "threads", size: int = CONCURRENCY, **settings: str
+) -> System:
     module = "bench.peers.celery_orm"
     celery = (*_PYTHON, "celery", "-A", module)
-    pool = ("--pool", "threads", "--concurrency", str(CONCURRENCY))
+    slots = ("--pool", pool, "--concurrency", str(size))
+    has_outbox = settings.get("OUTBOX") == "1"
+    commands: dict[str, tuple[str, ...]] = {
+        **{f"worker-{it}": (*celery, "worker", "-n", f"{it}@%h", "-Q", it, *slots) for it in SERVICES},
+        "beat": (*celery, "beat", "--scheduler", "celery.beat:Scheduler"),
+    }
+    if has_outbox:
+        relay = ("celery_outbox_relay", "--batch-size", "500", "--idle-time", "0.05", "--publish-concurrency", "4")
+        commands["relay"] = (*_PYTHON, "django", *relay)
+        settings["DJANGO_SETTINGS_MODULE"] = "bench.peers.django_settings"
     return System(
-        name="celery",
-        title="Celery + Django ORM",
+        name=name,
+        title="Celery + django-celery-outbox" if has_outbox else "Celery + Django ORM",
+        peer="celery-outbox" if has_outbox else "celery",
+        tuning=tuning,
         module=module,
-        commands={
-            **{f"worker-{it}": (*celery, "worker", "-n", f"{it}@%h", "-Q", it, *pool) for it in SERVICES},
-            "beat": (*celery, "beat", "--scheduler", "celery.beat:Scheduler"),
-        },
+        commands=commands,
+        settings=settings,
+        prepare=_migrate_outbox if has_outbox else None,
     )
 
 
-def _faststream() -> System:
+def _migrate_outbox(url: str) -> None:
+    command = [*_PYTHON, "django", "migrate", "django_celery_outbox", "--verbosity", "0"]
+    settings = {"DJANGO_SETTINGS_MODULE": "bench.peers.django_settings", "OUTBOX": "1", "BROKER_URL": "memory://"}
+    subprocess.run(command, cwd=ROOT, env=os.environ | settings | {"DATABASE_URL": url}, check=True)
+
+
+def _faststream(name: str = "faststream", tuning: str = "", **settings: str) -> System:
     module = "bench.peers.faststream_sqlalchemy"
+    has_outbox = settings.get("OUTBOX") == "1"
+    commands: dict[str, tuple[str, ...]] = {f"worker-{it}": (*_PYTHON, module, it) for it in SERVICES}
+    if has_outbox:
+        commands |= {f"relay-{it}": (*_PYTHON, module, "relay", it) for it in SERVICES}
     return System(
-        name="faststream",
-        title="FastStream + SQLAlchemy",
+        name=name,
+        title="FastStream + faststream-outbox" if has_outbox else "FastStream + SQLAlchemy",
+        peer="faststream-outbox" if has_outbox else "faststream",
+        tuning=tuning,
         module=module,
-        commands={f"worker-{service}": (*_PYTHON, module, service) for service in SERVICES},
+        commands=commands,
         queues=tuple(f"{service}.{event}" for service, events in floor.HEARS.items() for event in events),
+        settings=settings,
+        prepare=_create_outbox if has_outbox else None,
     )
 
 
-def _dramatiq() -> System:
+def _create_outbox(url: str) -> None:
+    command = [*_PYTHON, "bench.peers.faststream_sqlalchemy", "prepare"]
+    settings = {"OUTBOX": "1", "BROKER_URL": "amqp://nowhere", "DATABASE_URL": url}
+    subprocess.run(command, cwd=ROOT, env=os.environ | settings, check=True)
+
+
+def _dramatiq(name: str = "dramatiq", tuning: str = "", *, threads: int = CONCURRENCY, **settings: str) -> System:
     module = "bench.peers.dramatiq_sqlalchemy"
-    size = ("--processes", "1", "--threads", str(CONCURRENCY))
+    size = ("--processes", "1", "--threads", str(threads))
     return System(
-        name="dramatiq",
+        name=name,
         title="Dramatiq + SQLAlchemy",
+        peer="dramatiq",
+        tuning=tuning,
         module=module,
         commands={
             **{f"worker-{it}": (*_PYTHON, "dramatiq", module, "--queues", it, *size) for it in SERVICES},
             "clock": (*_PYTHON, module, "clock"),
         },
+        settings=settings,
     )
 
 
@@ -136,6 +176,27 @@ def _floor(group: int) -> System:
 VARIANTS = ("journal", "unreported")
 
 
+#: Configurations of the peers that a competent user would try. What each brought: ``TUNE=1``.
+TUNINGS = (
+    "celery",
+    "celery-kept",
+    "celery-kept-16",
+    "celery-kept-prefork",
+    "faststream",
+    "faststream-16",
+    "faststream-64",
+    "dramatiq",
+    "dramatiq-16",
+)
+#: The best of each, which stands for it.
+BEST = ("celery-kept", "faststream-16", "dramatiq")
+
+
+def main_systems() -> tuple[str, ...]:
+    """Who stands in the table: the peers at their best."""
+    return ("ours", *BEST, "celery-outbox", "faststream-outbox", "floor1", "floor100")
+
+
 def all_systems() -> dict[str, System]:
     """Everyone, by name, in the order of the table."""
     everyone = [
@@ -143,8 +204,16 @@ def all_systems() -> dict[str, System]:
         _ours("journal", "this shop and its journal", services=(*SERVICES, "journal")),
         _ours("unreported", "this shop without reports", reports=False),
         _celery(),
+        _celery("celery-kept", "kept connections", KEPT="1"),
+        _celery("celery-kept-16", "kept connections, 16 threads", KEPT="1", size=16),
+        _celery("celery-kept-prefork", "kept connections, 4 processes", KEPT="1", pool="prefork"),
         _faststream(),
+        _faststream("faststream-16", "16 at a time", CONCURRENCY="16"),
+        _faststream("faststream-64", "64 at a time", CONCURRENCY="64"),
         _dramatiq(),
+        _dramatiq("dramatiq-16", "16 threads", threads=16, POOL_SIZE="16", dramatiq_queue_prefetch="64"),
+        _celery("celery-outbox", "kept connections", KEPT="1", OUTBOX="1"),
+        _faststream("faststream-outbox", "16 at a time", CONCURRENCY="16", OUTBOX="1"),
         _floor(1),
         _floor(100),
     ]

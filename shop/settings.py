@@ -42,6 +42,8 @@ CHOREOGRAPHY = {
     "DATA_DIR": DATA_DIR,
     # Journal does not report on itself: its reports would be reported without end.
     "REPORTS": tuple(service for service in SERVICES if service != "journal" and env.bool("REPORTS", default=True)),
+    "EVENTS_PER_MESSAGE": env.int("EVENTS_PER_MESSAGE", default=50),
+    "SENT_ALONE": tuple(env.list("SENT_ALONE", default=[])),
     "RABBITMQ_MANAGEMENT_URL": env.str("RABBITMQ_MANAGEMENT_URL", default=""),
     "PURGE_SECONDS": env.float("PURGE_SECONDS", default=3600.0),
     "REDRIVE_SECONDS": env.float("REDRIVE_SECONDS", default=1.0),

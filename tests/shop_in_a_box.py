@@ -78,8 +78,8 @@ class Shop(Choreography):
         passed_over = []
         while (message := self.take(service)) and event_type not in (None, _type_of(message)):
             passed_over.append(message)
-        for other in passed_over:
-            self.broker.reject(other.tag, requeue=True)  # it goes back to where it stood
+        for tag in {other.tag for other in passed_over}:
+            self.broker.reject(tag, requeue=True)  # it goes back to where it stood
         assert message is not None, f"there is no {event_type or 'message'} for {service} to hear"
         return self.handle(service, message)
 

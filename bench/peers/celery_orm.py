@@ -1,5 +1,9 @@
 """Plain Celery and the Django ORM: each step is a task that sends the next ones with ``transaction.on_commit``.
 
+With ``OUTBOX=1`` it is Celery with django-celery-outbox: each step writes the next ones into an outbox, in its
+transaction, and a relay sends them. What follows about lost steps is true without it; that tasks may run twice is true
+of both.
+
 What it does not guarantee:
 
 - a crash, or a broker that is down, between commit and ``delay()`` loses the step: the order stops for ever, silently;
@@ -7,13 +11,15 @@ What it does not guarantee:
 - a task delivered twice takes effect twice (here the database's unique keys stop most of it, with an error);
 - a task that fails for good is logged and gone.
 
-Beyond the library's defaults it has quorum queues, publisher confirms and late acknowledgement.
+Beyond the library's defaults it has quorum queues, publisher confirms and late acknowledgement. ``KEPT=1`` keeps
+connections to the database between tasks (``CELERY_DB_REUSE_MAX``), ``PREFETCH`` is how many messages a thread or
+process takes in advance.
 """
 
 # ruff: noqa: E402 (Django has to be set up before its models are imported)
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -33,8 +39,19 @@ from orders.models import Order, OrderLine
 from payments.models import Entry, Payment
 from shipping.models import Shipment
 
-app = Celery("peer", broker=os.environ["BROKER_URL"])
+HAS_OUTBOX = os.environ.get("OUTBOX") == "1"
+
+app: Any
+if HAS_OUTBOX:
+    from django_celery_outbox import OutboxCelery
+
+    app = OutboxCelery("peer", broker=os.environ["BROKER_URL"])
+else:
+    app = Celery("peer", broker=os.environ["BROKER_URL"])
+if os.environ.get("KEPT") == "1":
+    app.conf.db_reuse_max = 10_000
 app.conf.update(
+    worker_prefetch_multiplier=int(os.environ.get("PREFETCH", "4")),
     task_queues=[
         Queue(name, Exchange("tasks", type="topic"), routing_key=name, queue_arguments={"x-queue-type": "quorum"})
         for name in ("orders", "payments", "shipping")
@@ -48,6 +65,14 @@ app.conf.update(
         "track": {"task": "shipping.track_parcels", "schedule": float(os.environ["TRACK_PARCELS_SECONDS"])},
     },
 )
+
+
+def after_commit(send: Callable[[], Any]) -> None:
+    """Send the next tasks when the open transaction is committed. Into an outbox they are written with it."""
+    if HAS_OUTBOX:
+        send()
+    else:
+        transaction.on_commit(send)
 
 
 @contextmanager
@@ -73,7 +98,7 @@ def place() -> UUID:
             authorize_payment.delay(str(order.pk), order.payment_token, order.total, order.currency)
             plan_shipment.delay(str(order.pk), sample.SHIP_TO)
 
-        transaction.on_commit(go_on)
+        after_commit(go_on)
     return order.pk
 
 
@@ -96,7 +121,7 @@ def authorize_payment(order_id: str, token: str, total: int, currency: str) -> N
             record_authorization.delay(order_id)
             dispatch_shipment.delay(order_id)
 
-        transaction.on_commit(go_on)
+        after_commit(go_on)
 
 
 @app.task(name="shipping.plan_shipment")
@@ -116,7 +141,7 @@ def dispatch_shipment(order_id: str) -> None:
             record_dispatch.delay(order_id, parcel)
             capture_payment.delay(order_id)
 
-        transaction.on_commit(go_on)
+        after_commit(go_on)
 
 
 @app.task(name="payments.capture_payment")
@@ -128,7 +153,7 @@ def capture_payment(order_id: str) -> None:
         payment.captured = payment.authorized
         payment.save()
         Entry.objects.create(payment=payment, kind=Entry.Kind.CAPTURED, amount=payment.captured, key=key)
-        transaction.on_commit(lambda: record_capture.delay(order_id))
+        after_commit(lambda: record_capture.delay(order_id))
 
 
 @app.task(name="shipping.track_parcels")
@@ -145,7 +170,7 @@ def _deliver(order_id: UUID) -> None:
         if shipment.state == Shipment.State.DISPATCHED:
             shipment.state, shipment.ended_at = Shipment.State.DELIVERED, timezone.now()
             shipment.save()
-            transaction.on_commit(lambda: record_delivery.delay(str(order_id)))
+            after_commit(lambda: record_delivery.delay(str(order_id)))
 
 
 @app.task(name="orders.record_authorization")

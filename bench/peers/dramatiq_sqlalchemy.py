@@ -33,7 +33,10 @@ class QuorumBroker(RabbitmqBroker):
 
 
 dramatiq.set_broker(QuorumBroker(url=os.environ["BROKER_URL"], confirm_delivery=True))
-engine = create_engine(os.environ["DATABASE_URL"].replace("postgres://", "postgresql+psycopg2://"))
+engine = create_engine(
+    os.environ["DATABASE_URL"].replace("postgres://", "postgresql+psycopg2://"),
+    pool_size=int(os.environ.get("POOL_SIZE", "5")),
+)
 
 
 @contextmanager

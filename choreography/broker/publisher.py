@@ -14,7 +14,7 @@ from kombu.exceptions import KombuError
 from choreography.broker import transports
 from choreography.core.conf import conf
 from choreography.core.errors import Outage, PublishFailed, PublishRefused, Unroutable
-from choreography.events.messages import CONTENT_TYPE
+from choreography.events.messages import BATCH_CONTENT_TYPE, CONTENT_TYPE
 
 #: AMQP heartbeat in seconds. Write connections have none unless they ask.
 _HEARTBEAT = 30
@@ -250,7 +250,7 @@ class BrokerPublisher:
         prepared = channel.prepare_message(
             message.body,
             content_type=message.content_type,
-            content_encoding="utf-8" if message.content_type == CONTENT_TYPE else "binary",
+            content_encoding="utf-8" if message.content_type in (CONTENT_TYPE, BATCH_CONTENT_TYPE) else "binary",
             headers=dict(message.headers),
             properties=properties,
         )

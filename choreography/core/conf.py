@@ -65,6 +65,10 @@ class Conf:
     """A batch makes so many calls to an external system side by side, at most."""
     relay_batch: int = 500
     """Events the relay publishes in one transaction, at most."""
+    events_per_message: int = 50
+    """Events that wait together share a message, so many at most. With 1 each has a message of its own."""
+    sent_alone: tuple[str, ...] = ()
+    """Event types of which each event has a message of its own: a reader elsewhere does not take batches."""
     confirm_timeout: float = 10.0
     """Seconds the broker has to confirm what was published."""
     keep_outbox: timedelta = timedelta(days=30)
@@ -97,6 +101,7 @@ def conf() -> Conf:
         )
     base = Path(getattr(settings, "BASE_DIR", "")).absolute()
     given["services"] = tuple(given.get("services", ()))
+    given["sent_alone"] = tuple(given.get("sent_alone", ()))
     given["reports"] = tuple(given.get("reports", ()))
     given["data_dir"] = base / given.get("data_dir", Conf.data_dir)
     given["contracts_dir"] = base / given.get("contracts_dir", Conf.contracts_dir)

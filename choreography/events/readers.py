@@ -34,6 +34,8 @@ class Reader(NamedTuple):
     """JSON Schema of the fields it reads."""
     is_subscribed: bool
     """It hears the event type. Otherwise it only reads what is left of an older version."""
+    takes_batches: bool = True
+    """It reads messages that hold several events (``"batches": false`` in its file)."""
 
 
 def readers_here(services: Sequence[str] | None = None) -> list[Reader]:
@@ -159,7 +161,12 @@ def _read(path: Path) -> Iterator[Reader]:
             for event_type in entry["event_types"]:
                 parse_type(event_type)
                 yield Reader(
-                    service, str(entry["reaction"]), event_type, entry["schema"], bool(entry.get("subscribed", True))
+                    service,
+                    str(entry["reaction"]),
+                    event_type,
+                    entry["schema"],
+                    bool(entry.get("subscribed", True)),
+                    bool(entry.get("batches", True)),
                 )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ContractError(

@@ -7,8 +7,10 @@ from django.apps import apps
 from django.core.checks import CheckMessage, Error, register
 
 from choreography.core.conf import conf
+from choreography.core.errors import ContractError
 from choreography.events import versions
 from choreography.events.messages import parse_type, published
+from choreography.events.readers import all_readers
 from choreography.events.registry import Reaction, reactions
 from choreography.events.timers import Timer, timers
 
@@ -88,6 +90,20 @@ def check_versions(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
     """Older versions of events can be read."""
     for fault in versions.faults():
         yield Error(f"{fault}.", id="choreography.E010")
+
+
+@register("choreography")
+def check_readers(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
+    """What services elsewhere read can be told: the relay asks whether they take messages with several events."""
+    try:
+        all_readers()
+    except ContractError as error:
+        yield Error(f"{error}.", id="choreography.E011")
+    for event_type in conf().sent_alone:
+        try:
+            parse_type(event_type)
+        except ContractError as error:
+            yield Error(f"SENT_ALONE: {error}.", id="choreography.E012")
 
 
 @register("choreography")

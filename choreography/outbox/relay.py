@@ -12,7 +12,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -25,13 +25,13 @@ from django.db import (
 )
 
 from choreography.broker import topology
-from choreography.broker.publisher import BrokerPublisher, Outgoing, Publisher, broker_errors, connect
+from choreography.broker.publisher import BrokerPublisher, Publisher, broker_errors, connect
 from choreography.core import clock, liveness, metrics
 from choreography.core.classification import classify
 from choreography.core.conf import conf
 from choreography.core.errors import PublishRefused, Transient
-from choreography.events.registry import reactions
 from choreography.outbox.announcing import notification_channel
+from choreography.outbox.packing import Row, pack
 from choreography.outbox.reports import publish_reports, publish_status
 from choreography.storage.bulk import rows_locked
 from choreography.storage.tables import ServiceTables
@@ -63,14 +63,11 @@ def publish_waiting(service: str, publisher: Publisher, limit: int | None = None
         Transient: the broker did not confirm; the rows wait, and some events may be published twice.
     """
     tables = ServiceTables(service)
-    refused: dict[int, str] = {}
+    refused: Mapping[int, str] = {}
     with rows_locked(tables.alias):
         events = _take(tables, limit or conf().relay_batch)
         if events:
-            try:
-                publisher.publish(_outgoing(events))
-            except PublishRefused as refusal:
-                refused = refusal.reasons
+            refused = _publish(events, publisher)
             _mark_published(tables, [event for index, event in enumerate(events) if index not in refused])
             _set_aside(tables, {events[index]: reason for index, reason in refused.items()})
     for index, event in enumerate(events):
@@ -215,22 +212,12 @@ class OutboxListener:
             connection.close()
 
 
-class _Row(NamedTuple):
-    """What the relay reads of an outbox row. Plain SQL: for a batch of one the ORM costs more than all the rest."""
-
-    position: int
-    id: str
-    type: str
-    subject: str
-    body: str
-
-
 def _announced_at(event_id: str) -> float:
     """Seconds since the epoch, as a UUIDv7 has them in its first 48 bits (RFC 9562, section 5.7)."""
     return int(event_id.replace("-", "")[:12], 16) / 1000
 
 
-def _take(tables: ServiceTables, limit: int) -> list[_Row]:
+def _take(tables: ServiceTables, limit: int) -> list[Row]:
     """The oldest waiting events, locked against other relays where the database can."""
     database = connections[tables.alias]
     skip_locked = "FOR UPDATE SKIP LOCKED" if database.features.has_select_for_update_skip_locked else ""
@@ -242,12 +229,31 @@ def _take(tables: ServiceTables, limit: int) -> list[_Row]:
         )
         # The hyphens of an id are PostgreSQL's; SQLite has none.
         return [
-            _Row(position, str(UUID(event_id)), event_type, subject, body)
+            Row(position, str(UUID(event_id)), event_type, subject, body)
             for position, event_id, event_type, subject, body in cursor.fetchall()
         ]
 
 
-def _mark_published(tables: ServiceTables, events: Sequence[_Row]) -> None:
+def _publish(events: Sequence[Row], publisher: Publisher) -> dict[int, str]:
+    """Publish events. Returns those that the broker will never take, by their index, with the reason."""
+    packed = pack(events)
+    try:
+        publisher.publish([each.message for each in packed])
+    except PublishRefused as refusal:
+        refused: dict[int, str] = {}
+        for position, reason in refusal.reasons.items():
+            first, *others = packed[position].indexes
+            if not others:
+                refused[first] = reason
+                continue
+            for index in (first, *others):  # one of them may be what the broker refuses
+                if why := _publish([events[index]], publisher):
+                    refused[index] = why[0]
+        return refused
+    return {}
+
+
+def _mark_published(tables: ServiceTables, events: Sequence[Row]) -> None:
     if not events:
         return
     database = connections[tables.alias]
@@ -259,27 +265,10 @@ def _mark_published(tables: ServiceTables, events: Sequence[_Row]) -> None:
         )
 
 
-def _set_aside(tables: ServiceTables, refused: Mapping[_Row, str]) -> None:
+def _set_aside(tables: ServiceTables, refused: Mapping[Row, str]) -> None:
     for event, reason in refused.items():
         tables.outbox.filter(position=event.position).update(refusal=reason[:_LONGEST_REASON])
 
 
 def _table(tables: ServiceTables) -> str:
     return connections[tables.alias].ops.quote_name(tables.outbox.model._meta.db_table)
-
-
-def _outgoing(events: Sequence[_Row]) -> list[Outgoing]:
-    # Subscribers this process does not know may exist or not. Those it knows must: else a lost queue or binding would
-    # lose the event.
-    known = {event_type for reaction in reactions() for event_type in reaction.event_types}
-    now = clock.now().isoformat()
-    return [
-        Outgoing(
-            body=event.body.encode(),
-            exchange=topology.exchange_name(event.type),
-            message_id=event.id,
-            headers={topology.PUBLISHED: now},
-            mandatory=event.type in known,
-        )
-        for event in events
-    ]

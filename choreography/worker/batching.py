@@ -81,8 +81,7 @@ class Batcher:
                 self._running[id(batch[0])] = _Running(batch[0].task, now, now + self._slow_after(len(batch)))
                 self._busy.update(delivery.flow for delivery in batch)
                 self._is_exclusive = batch[0].exclusive
-                taken = set(map(id, batch))
-                self._waiting = deque(delivery for delivery in self._waiting if id(delivery) not in taken)
+                self._forget(set(map(id, batch)))
             return batch
 
     def free(self, delivery: Delivery) -> None:
@@ -125,6 +124,15 @@ class Batcher:
         """What waits belongs to a connection that is lost. What is being handled continues."""
         with self._lock:
             self._waiting.clear()
+
+    def _forget(self, taken: set[int]) -> None:
+        """They wait no longer. Mostly they were the first, and what comes after them need not be looked at."""
+        first = 0
+        while self._waiting and id(self._waiting[0]) in taken:
+            self._waiting.popleft()
+            first += 1
+        if first < len(taken):
+            self._waiting = deque(delivery for delivery in self._waiting if id(delivery) not in taken)
 
     @staticmethod
     def _slow_after(deliveries: int) -> timedelta:

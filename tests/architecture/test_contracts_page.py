@@ -72,6 +72,9 @@ def test_the_program_in_another_language_hears_an_event(
         body = (ROOT / "contracts" / "examples" / "orders.order_placed.v2" / "minimal.json").read_bytes()
         properties = pika.BasicProperties("application/cloudevents+json", delivery_mode=2)
         channel.basic_publish(exchange, "", body, properties)
+        other = body.replace(b"TEA-100", b"POT-1")
+        batch = pika.BasicProperties("application/cloudevents-batch+json", delivery_mode=2)
+        channel.basic_publish(exchange, "", b"[" + other + b"," + other + b"]", batch)
         with log.open("wb") as output:
             hearing = subprocess.Popen(
                 ["node", "hear.mjs"],
@@ -81,7 +84,10 @@ def test_the_program_in_another_language_hears_an_event(
                 stderr=subprocess.STDOUT,
             )
         try:
-            eventually(lambda: "2 x TEA-100" in log.read_text(), otherwise=log.read_text)
+            eventually(
+                lambda: "2 x TEA-100" in log.read_text() and log.read_text().count("2 x POT-1") == 2,
+                otherwise=log.read_text,
+            )
         finally:
             hearing.kill()
             hearing.wait()

@@ -21,7 +21,7 @@ from choreography.core import clock
 from choreography.dead_letters import redrives
 from choreography.dead_letters.actions import By, NotParked, send_again
 from choreography.dead_letters.dry_runs import dry_run
-from choreography.events.messages import CONTENT_TYPE
+from choreography.events.messages import CONTENT_TYPE, events_in, is_batched
 from choreography.inbox.deliveries import Delivery, Done, Duplicate, Outcome, RetryLater
 from choreography.inbox.handler import handle, handle_one
 from choreography.outbox import relay
@@ -75,7 +75,8 @@ class Recorder:
         self._meanwhile = meanwhile
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
-        self.bodies += [message.body for message in messages]
+        for message in messages:
+            self.bodies += events_in(message.body) if is_batched(message.content_type) else [message.body]
         self._meanwhile()
 
     def close(self) -> None:

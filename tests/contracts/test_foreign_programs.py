@@ -80,7 +80,12 @@ def payments(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """Payments alone, with a worker and a relay."""
     with (
         a_corner_of_the_servers(request) as corner,
-        running_shop(tmp_path_factory.mktemp("payments"), SHOP_SERVICES="payments", **corner) as shop,
+        running_shop(
+            tmp_path_factory.mktemp("payments"),
+            SHOP_SERVICES="payments",
+            SENT_ALONE="payments.payment_authorized.v1,payments.payment_declined.v1",  # it does not take batches
+            **corner,
+        ) as shop,
     ):
         shop.start("relay-payments", "worker-payments")
         yield shop

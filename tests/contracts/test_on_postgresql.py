@@ -24,13 +24,18 @@ FLOWS = (
     "worker_dies",
     "message_is_unusable",
 )
+#: The layers of the machinery that use the database.
+LAYERS = ("admin", "dead_letters", "inbox", "management", "operations", "outbox", "storage")
 AGAIN = {
     "flows": ["tests/contracts/on_postgresql.py", *(f"tests/flows/test_{flow}.py" for flow in FLOWS)],
     "journal": ["tests/journal/test_history.py", "tests/journal/test_marks.py", "tests/journal/test_commands.py"],
-    "machinery and services": ["tests/unit/choreography", *(f"tests/unit/{service}" for service in SERVICES)],
+    "machinery and services": [
+        *(f"tests/unit/choreography/{layer}" for layer in LAYERS),
+        *(f"tests/unit/{service}" for service in SERVICES),
+    ],
 }
 #: Without a database of Django's.
-ENOUGH_ONCE = ("batching", "publisher", "store", "transport", "sandbox_*", "decoding")
+ENOUGH_ONCE = ("sandbox_*", "retry_policy", "fingerprints", "deliveries")
 
 
 @pytest.fixture

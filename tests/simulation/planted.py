@@ -85,7 +85,7 @@ def _mark_before_publish() -> Iterator[None]:
         events = relay._take(tables, limit or conf().relay_batch)
         if events:
             relay._mark_published(tables, events)
-            publisher.publish(relay._outgoing(events))
+            relay._publish(events, publisher)
         return len(events)
 
     with patch.object(testing, "publish_waiting", publish_waiting):

@@ -10,7 +10,7 @@ from uuid import uuid4
 import psycopg2
 import pytest
 
-from bench.__main__ import _long_ones_before
+from bench.__main__ import _kept
 from bench.meters import cpu_seconds, family, median, percentile, resident_megabytes
 from bench.report import Target
 from bench.runs import WrongResult, verify
@@ -108,6 +108,6 @@ def test_any_deviation_makes_the_result_wrong(place: Place, deviation: str) -> N
 
 
 def test_the_long_ones_stay_as_they_were_where_they_are_not_asked_for(tmp_path: Path) -> None:
-    assert _long_ones_before(tmp_path) == {}
+    assert _kept(tmp_path) == {}
     (tmp_path / "result.json").write_text(json.dumps({"long": {"inbox": {"ratio": 0.98}}, "orders": 400}))
-    assert _long_ones_before(tmp_path) == {"inbox": {"ratio": 0.98}}
+    assert _kept(tmp_path) == {"long": {"inbox": {"ratio": 0.98}}}

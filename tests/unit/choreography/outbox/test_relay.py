@@ -1,5 +1,6 @@
 """The relay publishes events in order, and marks them only when the broker has confirmed them."""
 
+from collections.abc import Sequence
 from uuid import UUID, uuid4
 
 import pytest
@@ -7,7 +8,9 @@ import structlog
 from django.core.management import CommandError, call_command
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
+from pytest_django.fixtures import Settings
 
+from choreography.broker.publisher import Outgoing
 from choreography.core.errors import Outage, PublishFailed, PublishRefused
 from choreography.events import registry
 from choreography.operations import doctor
@@ -35,8 +38,7 @@ def waiting() -> int:
 def test_events_go_out_in_the_order_in_which_they_were_announced() -> None:
     ids, recorder = announce_some(5), Recorder()
     assert publish_waiting("payments", recorder) == 5
-    [batch] = recorder.batches
-    assert [message.message_id for message in batch] == ids
+    assert recorder.ids == ids
     assert waiting() == 0
 
 
@@ -74,13 +76,13 @@ def test_what_the_broker_did_not_confirm_waits_and_goes_out_in_order_later(error
 
     recorder = Recorder()
     assert publish_waiting("payments", recorder) == 3
-    assert [message.message_id for message in recorder.batches[0]] == ids
+    assert recorder.ids == ids
 
 
 def test_a_batch_has_a_limit_and_the_oldest_go_first() -> None:
     ids, recorder = announce_some(5), Recorder()
     assert [publish_waiting("payments", recorder, limit=2) for _ in range(4)] == [2, 2, 1, 0]
-    assert [message.message_id for batch in recorder.batches for message in batch] == ids
+    assert recorder.ids == ids
 
 
 @pytest.mark.parametrize("count", [1, 50], ids="{} events".format)
@@ -119,12 +121,28 @@ def test_a_relay_publishes_only_its_own_services_events() -> None:
     assert waiting() == 1
 
 
+class Refusing(Recorder):
+    """Refuses every message that holds one event."""
+
+    def __init__(self, event_id: str) -> None:
+        super().__init__()
+        self.event_id = event_id
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        super().publish(messages)
+        refused = {index: "too large" for index, it in enumerate(messages) if self.event_id in it.body.decode()}
+        if refused:
+            raise PublishRefused(refused)
+
+
+@pytest.mark.parametrize("most", [1, 2, 50])
 def test_an_event_the_broker_will_never_take_is_set_aside_and_the_others_are_published(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], settings: Settings, most: int
 ) -> None:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"EVENTS_PER_MESSAGE": most}
     ids = announce_some(3)
     with structlog.testing.capture_logs() as lines:
-        assert publish_waiting("payments", Recorder(failing=PublishRefused({1: "too large"}))) == 3
+        assert publish_waiting("payments", Refusing(ids[1])) == 3
 
     assert list(Outbox.objects.filter(published_at=None).values_list("event_id", "refusal")) == [
         (UUID(ids[1]), "too large")
