@@ -282,8 +282,9 @@ def plot(path: Path, systems: Sequence[System], runs: Sequence[Run], rates: Sequ
     left.set(xlabel="seconds since the first order was placed", ylabel="completed orders")
     left.set_xscale("symlog", linthresh=1)
     right.set(xlabel="orders placed per second", ylabel="placed to authorized, median, ms")
-    right.set_xscale("log", base=2)
-    right.set_yscale("log")
+    if rates:
+        right.set_xscale("log", base=2)
+        right.set_yscale("log")
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend()

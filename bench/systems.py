@@ -112,7 +112,12 @@ def _celery(
 
 def _migrate_outbox(url: str) -> None:
     command = [*_PYTHON, "django", "migrate", "django_celery_outbox", "--verbosity", "0"]
-    settings = {"DJANGO_SETTINGS_MODULE": "bench.peers.django_settings", "OUTBOX": "1", "BROKER_URL": "memory://"}
+    settings = {
+        "DJANGO_SETTINGS_MODULE": "bench.peers.django_settings",
+        "OUTBOX": "1",
+        "BROKER_URL": "memory://",
+        "TRACK_PARCELS_SECONDS": "1",
+    }
     subprocess.run(command, cwd=ROOT, env=os.environ | settings | {"DATABASE_URL": url}, check=True)
 
 

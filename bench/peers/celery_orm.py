@@ -49,7 +49,7 @@ if HAS_OUTBOX:
 else:
     app = Celery("peer", broker=os.environ["BROKER_URL"])
 if os.environ.get("KEPT") == "1":
-    app.conf.db_reuse_max = 10_000
+    app.conf.CELERY_DB_REUSE_MAX = 10_000
 app.conf.update(
     worker_prefetch_multiplier=int(os.environ.get("PREFETCH", "4")),
     task_queues=[

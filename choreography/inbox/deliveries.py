@@ -4,7 +4,7 @@ Knows neither Celery nor the broker, nor any database.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cached_property
@@ -49,7 +49,7 @@ BROKER_HEADERS = ("x-death", "x-first-death", "x-last-death", "x-delivery-count"
 SUSPICIOUS = 2
 
 
-def _nothing() -> None:
+def _nothing(deliveries: Sequence["Delivery"]) -> None:
     pass
 
 
@@ -73,8 +73,8 @@ class Delivery:
     """When the worker got it."""
     started_at: datetime | None = None
     """When handling it began."""
-    when_committed: Callable[[], None] = field(default=_nothing, repr=False, compare=False)
-    """Called when it has taken effect before the batch it is in has ended. Stays in the process that received it."""
+    when_committed: Callable[[Sequence["Delivery"]], None] = field(default=_nothing, repr=False, compare=False)
+    """Called with those of a batch that have taken effect before it has ended. Stays in the receiving process."""
 
     def __post_init__(self) -> None:
         """What the broker gave up stays given up when it comes back from the ladder, where it waited to be parked."""

@@ -199,8 +199,8 @@ def _commit_some(
             raise
         failed_together(reaction, len(ids), error)
         return dict.fromkeys(ids, Unhandled(alone=True))
-    for delivery in deliveries:
-        delivery.when_committed()
+    if deliveries:
+        deliveries[0].when_committed(deliveries)
     return dict(zip(ids, outcomes, strict=True))
 
 

@@ -1,7 +1,6 @@
 """What Celery takes for one message: deliveries to one reaction that are handled together."""
 
 from collections.abc import Collection, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
@@ -36,7 +35,7 @@ class Batch:
         self._is_released = False
         first, is_single = deliveries[0], len(deliveries) == 1
         for delivery in deliveries:
-            delivery.when_committed = partial(consumer.free, delivery)
+            delivery.when_committed = consumer.free
         task_id = task_id_of(first) if is_single else str(uuid4())
         self.delivery_info = first.message.delivery_info
         self.headers = {

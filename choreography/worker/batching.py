@@ -15,7 +15,7 @@ A delivery that may end the process is handled while nothing else is.
 """
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -50,6 +50,8 @@ class Batcher:
     slots: int
     pauses: bool = True
     _waiting: deque[Delivery] = field(default_factory=deque)
+    #: How many of them each task has.
+    _tasks: Counter[str] = field(default_factory=Counter)
     _busy: set[Hashable] = field(default_factory=set)
     #: The batches being handled, by their first delivery.
     _running: dict[int, _Running] = field(default_factory=dict)
@@ -66,6 +68,7 @@ class Batcher:
     def add(self, delivery: Delivery) -> None:
         with self._lock:
             self._waiting.append(delivery)
+            self._tasks[delivery.task] += 1
 
     def take(self) -> list[Delivery]:
         """The oldest that may be handled now, with all that may share its transaction. Empty: none may, now.
@@ -81,14 +84,15 @@ class Batcher:
                 self._running[id(batch[0])] = _Running(batch[0].task, now, now + self._slow_after(len(batch)))
                 self._busy.update(delivery.flow for delivery in batch)
                 self._is_exclusive = batch[0].exclusive
-                self._forget(set(map(id, batch)))
+                self._tasks[batch[0].task] -= len(batch)
+                self._remove(set(map(id, batch)))
             return batch
 
-    def free(self, delivery: Delivery) -> None:
-        """It has taken effect, though not all of its batch have: the next event of its subject may be handled."""
+    def free(self, deliveries: Sequence[Delivery]) -> None:
+        """They have taken effect, though not all of their batch have: the next of their subjects may be handled."""
         with self._lock:
-            self._busy.discard(delivery.flow)
-            self._freed.add(id(delivery))
+            self._busy.difference_update(delivery.flow for delivery in deliveries)
+            self._freed.update(map(id, deliveries))
 
     def release(self, batch: Sequence[Delivery], again: Sequence[Delivery] = ()) -> float:
         """A batch has been handled, but for ``again``, which is put in front of everything that waits.
@@ -113,6 +117,7 @@ class Batcher:
             self._busy.difference_update(delivery.flow for delivery in batch if id(delivery) not in self._freed)
             self._freed.difference_update(map(id, batch))
             self._waiting.extendleft(reversed(again))
+            self._tasks[task] += len(again)
             out_of_time = sum(not delivery.alone for delivery in again)
             limit = self._limits.pop(task, self.limit)
             limit = max(len(batch) - len(again), 1) if out_of_time else 2 * limit
@@ -124,8 +129,9 @@ class Batcher:
         """What waits belongs to a connection that is lost. What is being handled continues."""
         with self._lock:
             self._waiting.clear()
+            self._tasks.clear()
 
-    def _forget(self, taken: set[int]) -> None:
+    def _remove(self, taken: set[int]) -> None:
         """They wait no longer. Mostly they were the first, and what comes after them need not be looked at."""
         first = 0
         while self._waiting and id(self._waiting[0]) in taken:
@@ -146,7 +152,9 @@ class Batcher:
         quick_one_runs = any(it.task in self._quick and now < it.slow_from for it in self._running.values())
         # A pause longer than the maximum means the clock was set back; ignore it.
         is_pause = timedelta() < self._pause_until - now <= _PAUSE * self._slow_after(self.limit)
-        not_now = self._quick if quick_one_runs or is_pause else ()
+        not_now = self._quick if quick_one_runs or is_pause else set()
+        if not_now and not any(count and task not in not_now for task, count in self._tasks.items()):
+            return batch
         for delivery in self._waiting:
             if delivery.flow in passed:
                 continue

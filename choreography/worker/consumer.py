@@ -4,7 +4,7 @@ It also pauses: while a circuit of a service is open it takes nothing from that 
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -102,9 +102,9 @@ class EventConsumer(Consumer):  # type: ignore[misc]
 
         return on_message
 
-    def free(self, delivery: Delivery) -> None:
-        """It has taken effect: the next event of its subject may be handled. On any thread."""
-        self.batcher.free(delivery)
+    def free(self, deliveries: Sequence[Delivery]) -> None:
+        """They have taken effect: the next events of their subjects may be handled. On any thread."""
+        self.batcher.free(deliveries)
         self._start_batches()
 
     def release(self, batch: Batch) -> None:

@@ -3,9 +3,8 @@
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -321,14 +320,14 @@ def test_no_delivery_waits_for_a_slow_call_of_another(change: Change) -> None:
     waiting, others_took_effect = orders(4), threading.Event()
     took_effect: list[int] = []
 
-    def when_committed(number: int) -> None:
-        took_effect.append(number)
+    def when_committed(deliveries: Sequence[Delivery]) -> None:
+        took_effect.extend(number_of(delivery.event) for delivery in deliveries)
         if len(took_effect) == 3:
             others_took_effect.set()
 
     change(ask=calling(lambda event: number_of(event) == 1 and others_took_effect.wait(30)))
     for delivery in waiting:
-        delivery.when_committed = partial(when_committed, number_of(delivery.event))
+        delivery.when_committed = when_committed
 
     assert handle(waiting, calls_at_once=4) == [Done()] * 4
 
@@ -356,7 +355,7 @@ def test_no_more_calls_are_made_at_once_than_allowed(change: Change) -> None:
 
 def test_a_reaction_that_fails_for_one_answer_keeps_what_was_committed_before(change: Change) -> None:
     waiting, first_took_effect = orders(3), threading.Event()
-    waiting[-1].when_committed = first_took_effect.set  # that of order 0
+    waiting[-1].when_committed = lambda _: first_took_effect.set()  # that of order 0
     react = reaction_to("payments", "orders.order_placed.v2")
     assert react is not None
 

@@ -282,7 +282,7 @@ def test_a_subject_is_free_when_its_event_took_effect_though_others_of_its_batch
     batcher.add(delivery_of(2, DISPATCH))
     assert batcher.take() == []
 
-    batcher.free(quick)
+    batcher.free([quick])
 
     assert batcher.take() == [next_of_quick]
     batcher.add(last_of_quick := delivery_of(1))
