@@ -62,7 +62,12 @@ class System:
 
 
 def _ours(
-    name: str = "ours", title: str = "this shop", *, reports: bool = True, services: tuple[str, ...] = SERVICES
+    name: str = "ours",
+    title: str = "this shop",
+    *,
+    reports: bool = True,
+    services: tuple[str, ...] = SERVICES,
+    **settings: str,
 ) -> System:
     lines = parse_procfile((ROOT / "Procfile").read_text()).processes
     left_out = {"web", "flower", *(f"{kind}-journal" for kind in ("relay", "worker") if "journal" not in services)}
@@ -78,6 +83,7 @@ def _ours(
             "PAYMENT_GATEWAY": "bench.providers.Gateway",
             "CARRIER": "bench.providers.Carrier",
             "WORKER_CONCURRENCY": str(CONCURRENCY),
+            **settings,
         },
         relay="relay-orders",
     )
@@ -177,10 +183,6 @@ def _floor(group: int) -> System:
     )
 
 
-#: Of this shop, to see what its journal costs: measured where they are named.
-VARIANTS = ("journal", "unreported")
-
-
 #: Configurations of the peers that a competent user would try. What each brought: ``TUNE=1``.
 TUNINGS = (
     "celery",
@@ -208,6 +210,7 @@ def all_systems() -> dict[str, System]:
         _ours(),
         _ours("journal", "this shop and its journal", services=(*SERVICES, "journal")),
         _ours("unreported", "this shop without reports", reports=False),
+        _ours("singles", "this shop, one event per message", EVENTS_PER_MESSAGE="1"),
         _celery(),
         _celery("celery-kept", "kept connections", KEPT="1"),
         _celery("celery-kept-16", "kept connections, 16 threads", KEPT="1", size=16),

@@ -110,7 +110,7 @@ class Batcher:
             now = clock.now()
             is_quick = now < slow_from
             (self._quick.add if is_quick else self._quick.discard)(task)
-            has_pause = self.pauses and is_quick and len(batch) < self.limit
+            has_pause = self.pauses and is_quick and 1 < len(batch) < self.limit
             pause = _PAUSE * (now - since) if has_pause else timedelta()
             if pause:
                 self._pause_until = now + pause

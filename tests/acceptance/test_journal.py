@@ -24,7 +24,6 @@ PAGES = (
     "/reactions/",
     "/contracts/",
     "/contracts/orders.order_placed.v1/",
-    "/contracts/shipping.shipment_dispatched.v1/",
 )
 
 

@@ -80,33 +80,31 @@ def assert_each_took_effect_once(shop: RunningShop, orders: list[str]) -> None:
             assert shop.ask("effects", service=service, subject=order, event_types=[V1, V2]) == 1
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["gracefully", "killed"])
-def test_publisher_first(shop: RunningShop, killed: bool) -> None:
+def test_publisher_first_with_all_that_is_replaced_killed(shop: RunningShop) -> None:
     with old_clerk(shop) as old:
         orders = place_some(old)
         assert {shop.ask("announced", service="orders", subject=order)[0] for order in orders} == {V1}
-        replace(shop, "relay-orders", "worker-orders", killed=killed)
+        replace(shop, "relay-orders", "worker-orders", killed=True)
         orders += place_some(shop)  # both versions; the readers hear the old one
         orders += place_some(old)  # a web process that was not replaced yet
-    replace(shop, *(f"worker-{service}" for service in READERS), killed=killed)
+    replace(shop, *(f"worker-{service}" for service in READERS), killed=True)
     orders += place_some(shop)
-    replace(shop, *(f"relay-{service}" for service in READERS), killed=killed)
+    replace(shop, *(f"relay-{service}" for service in READERS), killed=True)
 
     assert_each_took_effect_once(shop, orders)
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["gracefully", "killed"])
-def test_consumer_first(shop: RunningShop, killed: bool) -> None:
+def test_readers_first_with_all_that_is_replaced_ended(shop: RunningShop) -> None:
     readers = [f"worker-{service}" for service in READERS]
     with old_clerk(shop) as old:
         orders = place_some(old)
-        replace(shop, *readers, killed=killed, **release(2))
+        replace(shop, *readers, **release(2))
         orders += place_some(old)  # version 1 alone, lifted
-        replace(shop, "relay-orders", "worker-orders", killed=killed)
+        replace(shop, "relay-orders", "worker-orders")
         orders += place_some(shop)  # both versions, of which the readers hear both
         orders += place_some(old)
     eventually(lambda: V2 in {*shop.ask("heard_types", service="payments")}, otherwise=lambda: shop.ask("standing"))
-    replace(shop, *readers, killed=killed)
+    replace(shop, *readers)
     orders += place_some(shop)
 
     assert_each_took_effect_once(shop, orders)

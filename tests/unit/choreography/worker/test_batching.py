@@ -130,11 +130,12 @@ def test_after_a_batch_quick_reactions_pause_half_as_long_as_it_took(frozen: Fro
     batcher = batcher_with(delivery_of(1))
     batcher.release(at_work := batcher.take())
     batcher.add(delivery_of(2))
+    batcher.add(delivery_of(3))
     at_work = batcher.take()
     frozen.advance(0.04)
     assert batcher.release(at_work) == pytest.approx(0.02)
 
-    waiting = [delivery_of(3), delivery_of(4)]
+    waiting = [delivery_of(4), delivery_of(5)]
     for each in waiting:
         batcher.add(each)
     frozen.advance(0.019)
@@ -143,8 +144,19 @@ def test_after_a_batch_quick_reactions_pause_half_as_long_as_it_took(frozen: Fro
     assert batcher.take() == waiting
 
 
-def test_no_pause_lasts_an_hour_because_the_clock_was_set_back_by_one(frozen: FrozenClock) -> None:
+def test_there_is_no_pause_after_a_single_delivery(frozen: FrozenClock) -> None:
+    """Nothing else waited: at low load nothing does."""
     batcher = batcher_with(delivery_of(1))
+    single = batcher.take()
+    frozen.advance(0.04)
+
+    assert batcher.release(single) == 0
+    batcher.add(following := delivery_of(2))
+    assert batcher.take() == [following]
+
+
+def test_no_pause_lasts_an_hour_because_the_clock_was_set_back_by_one(frozen: FrozenClock) -> None:
+    batcher = batcher_with(delivery_of(1), delivery_of(3))
     batch = batcher.take()
     frozen.advance(0.04)
     batcher.release(batch)
@@ -171,7 +183,7 @@ def test_there_is_no_pause_where_one_thread_does_all_the_work(frozen: FrozenCloc
 
 
 def test_slow_reactions_neither_pause_nor_wait_for_those_that_do(frozen: FrozenClock) -> None:
-    batcher = batcher_with(delivery_of(1), delivery_of(2, DISPATCH), slots=3)
+    batcher = batcher_with(delivery_of(1), delivery_of(4), delivery_of(2, DISPATCH), slots=3)
     quick, slow = batcher.take(), batcher.take()
     frozen.advance(0.09)
     assert batcher.release(quick) == pytest.approx(0.045)
@@ -411,7 +423,7 @@ class Model:
             is_quick = not self._is_slow(batch)
             took = self.time.now() - self.begun.pop(id(batch))
             (self.quick.add if is_quick else self.quick.discard)(batch[0].task)
-            if is_quick and took and len(batch) < self.batcher.limit:
+            if is_quick and took and 1 < len(batch) < self.batcher.limit:
                 self.pause_until = self.time.now() + took / 2
             # The one of a batch of one is never unhandled.
             again = [
