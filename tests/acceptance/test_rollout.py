@@ -22,7 +22,7 @@ READERS = ("payments", "shipping")
 TOKENS = ("tok_fails_twice", "tok_approved", "tok_declined_funds", "tok_approved", "tok_timeout", "tok_approved")
 
 
-def release(number: int) -> dict[str, str]:
+def release(number: int) -> dict[str, Any]:
     return {"DJANGO_SETTINGS_MODULE": "tests.older_release.settings", "RELEASE": str(number)}
 
 
