@@ -285,9 +285,11 @@ def plot(path: Path, systems: Sequence[System], runs: Sequence[Run], rates: Sequ
     if rates:
         right.set_xscale("log", base=2)
         right.set_yscale("log")
+        placed = sorted({it.rate for it in rates})
+        right.set_xticks(placed, [f"{rate:g}" for rate in placed])
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend()
+    left.legend()  # the colours are the same on the right
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -1,5 +1,6 @@
 """An event that ends the process of whatever worker handles it costs only itself."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from choreography.events.messages import BATCH_CONTENT_TYPE
 from tests.killer import DEADLY
 from tests.processes import RunningShop, eventually, running_shop, worker
 from tests.servers import a_corner_of_the_servers
-from tests.wire import event, sender
+from tests.wire import Wire, event, sender
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
@@ -34,12 +36,16 @@ def order_placed(token: str) -> dict[str, Any]:
     return event(data={"payment_token": token, "total": 1999, "currency": "EUR"})
 
 
-def send_poison_among_innocents(shop: RunningShop) -> tuple[str, set[str]]:
+def send_poison_among_innocents(shop: RunningShop, in_one_message: bool = False) -> tuple[str, set[str]]:
     """Returns the ids of the event that ends processes, and of the others around it."""
     poison, innocent = order_placed(DEADLY), [order_placed("tok_approved") for _ in range(INNOCENT)]
+    events = [*innocent[: INNOCENT // 2], poison, *innocent[INNOCENT // 2 :]]
     with sender(shop) as foreigner:
-        for each in [*innocent[: INNOCENT // 2], poison, *innocent[INNOCENT // 2 :]]:
-            foreigner.send_event(each)
+        if in_one_message:
+            foreigner.send(Wire(json.dumps(events).encode(), content_type=BATCH_CONTENT_TYPE))
+        else:
+            for each in events:
+                foreigner.send_event(each)
     return poison["id"], {each["id"] for each in innocent}
 
 
@@ -50,9 +56,18 @@ def assert_that_only_the_poison_is_parked(shop: RunningShop, poison: str, innoce
     assert "the worker's process ended" in dead_letter["message"]
 
 
-@pytest.mark.parametrize(("kind", "pool"), [("embedded", "solo"), pytest.param("real", "threads", marks=REAL.marks)])
-def test_a_worker_that_is_started_again_parks_only_what_ends_it(shop: RunningShop, pool: str) -> None:
-    poison, innocent = send_poison_among_innocents(shop)
+@pytest.mark.parametrize(
+    ("kind", "pool", "in_one_message"),
+    [
+        ("embedded", "solo", False),
+        pytest.param("real", "threads", False, marks=REAL.marks),
+        pytest.param("real", "threads", True, marks=REAL.marks),
+    ],
+)
+def test_a_worker_that_is_started_again_parks_only_what_ends_it(
+    shop: RunningShop, pool: str, in_one_message: bool
+) -> None:
+    poison, innocent = send_poison_among_innocents(shop, in_one_message)
     deaths = 0
 
     def is_over() -> bool:

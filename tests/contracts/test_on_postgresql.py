@@ -16,7 +16,6 @@ pytestmark = [pytest.mark.postgresql, pytest.mark.processes, pytest.mark.slow]
 
 #: The flows in which the database decides: locks, transactions that are rolled back, what text it can store.
 FLOWS = (
-    "order_is_paid_and_delivered",
     "order_is_cancelled",
     "events_arrive_twice",
     "events_come_together",
