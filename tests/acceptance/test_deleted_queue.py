@@ -22,7 +22,8 @@ pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.rabbitmq, pyt
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningShop]:
     with ExitStack() as stack:
         corner = stack.enter_context(a_corner_of_the_servers(request))
-        yield stack.enter_context(running_shop(tmp_path / "shop", **corner))
+        # What is purged is counted in messages: one for each event.
+        yield stack.enter_context(running_shop(tmp_path / "shop", EVENTS_PER_MESSAGE="1", **corner))
 
 
 def test_a_worker_whose_queue_is_deleted_as_it_connects_consumes_again(shop: RunningShop) -> None:

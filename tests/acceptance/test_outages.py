@@ -26,7 +26,8 @@ CONCURRENCY = 2
 #: what it takes in exchange for the first failures, until it has asked for itself.
 MOST_RETRIED = 5 * CONCURRENCY * 4
 
-GATEWAY = {"PAYMENT_GATEWAY": "tests.switched.SwitchedGateway"}
+#: What waits is counted in messages: one for each event.
+GATEWAY = {"PAYMENT_GATEWAY": "tests.switched.SwitchedGateway", "EVENTS_PER_MESSAGE": "1"}
 RELAYS = [f"relay-{service}" for service in SERVICES]
 
 
@@ -92,7 +93,7 @@ def test_a_worker_holds_back_while_its_database_is_down(
         own_postgresql() as server,
         own_database(server.url, "payments") as database,
         a_corner_of_the_servers(request) as corner,
-        running_shop(tmp_path / "shop", **corner, PAYMENTS_DATABASE_URL=database) as shop,
+        running_shop(tmp_path / "shop", **corner, EVENTS_PER_MESSAGE="1", PAYMENTS_DATABASE_URL=database) as shop,
     ):
         payments = start(shop, pool)
         shop.place()

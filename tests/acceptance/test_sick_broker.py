@@ -40,7 +40,10 @@ def line(node: RabbitMQ) -> Iterator[Proxy]:
 def shop(node: RabbitMQ, line: Proxy, tmp_path: Path) -> Iterator[RunningShop]:
     """A shop on the node, with names of its own there."""
     name = f"t{secrets.token_hex(3)}."
-    with running_shop(tmp_path / "shop", BROKER_URL=line.url(node.url), CHOREOGRAPHY_NAMESPACE=name) as shop:
+    settings = {"EVENTS_PER_MESSAGE": "1"}  # what waits is counted in messages
+    with running_shop(
+        tmp_path / "shop", BROKER_URL=line.url(node.url), CHOREOGRAPHY_NAMESPACE=name, **settings
+    ) as shop:
         yield shop
 
 
