@@ -14,17 +14,16 @@ from tests.processes import ROOT, SERVICES, clean_environment
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.processes, pytest.mark.slow]
 
-#: The flows in which the database decides: locks, transactions that are rolled back, what text it can store.
+#: The flows in which the database decides: locks, and transactions that are rolled back.
 FLOWS = (
     "order_is_cancelled",
     "events_arrive_twice",
     "events_come_together",
     "two_copies_at_once",
     "worker_dies",
-    "message_is_unusable",
 )
 #: The layers of the machinery that use the database.
-LAYERS = ("admin", "dead_letters", "inbox", "management", "operations", "outbox", "storage")
+LAYERS = ("dead_letters", "inbox", "operations", "outbox", "storage")
 AGAIN = {
     "flows": ["tests/contracts/on_postgresql.py", *(f"tests/flows/test_{flow}.py" for flow in FLOWS)],
     "journal": ["tests/journal/test_history.py", "tests/journal/test_marks.py", "tests/journal/test_commands.py"],
