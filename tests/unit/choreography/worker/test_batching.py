@@ -193,6 +193,21 @@ def test_slow_reactions_neither_pause_nor_wait_for_those_that_do(frozen: FrozenC
     assert batcher.take() == [late]
 
 
+def test_a_slow_reaction_that_comes_again_does_not_wait_for_a_pause(frozen: FrozenClock) -> None:
+    batcher = batcher_with(delivery_of(1, DISPATCH), slots=3)
+    slow = batcher.take()
+    frozen.advance(0.11)
+    batcher.add(delivery_of(2))
+    batcher.add(delivery_of(3))
+    quick = batcher.take()
+    frozen.advance(0.04)
+    assert batcher.release(quick) > 0
+
+    batcher.release(slow, again=slow)
+
+    assert batcher.take() == slow
+
+
 def test_a_quick_reaction_that_turns_out_to_be_slow_is_not_waited_for(frozen: FrozenClock) -> None:
     """Another transaction may have locked its row, for however long."""
     batcher = batcher_with(delivery_of(1), delivery_of(2, DISPATCH), slots=3)
