@@ -12,12 +12,8 @@ from choreography.core.errors import ContractError
 from choreography.events.accounts import account_type
 from choreography.events.declarations import Declarations, read_all
 from choreography.events.messages import parse_type
+from choreography.events.personal import Path, marked
 from choreography.events.reports import report_type
-
-#: A path into an event's data: the names of its fields; ``[]`` for each item of an array.
-Path = tuple[str, ...]
-
-PERSONAL, SEARCHABLE = "personal", "searchable"
 
 
 @cache
@@ -57,41 +53,13 @@ def _services() -> list[str]:
 
 def keywords_of(event_type: str, body: str) -> Iterator[tuple[str, bool]]:
     """The words by which an event's flow can be found, and whether each is personal."""
-    searchable = paths(event_type, SEARCHABLE)
+    searchable = marked(event_type, "searchable")
     if searchable:
-        data, personal = json.loads(body), set(paths(event_type, PERSONAL))
+        data, personal = json.loads(body), set(marked(event_type, "personal"))
         for path in searchable:
             for value in _values_at(data, path):
                 if isinstance(value, str) and value.strip():
                     yield value.strip().lower()[:200], path in personal
-
-
-@cache
-def paths(event_type: str, annotation: str) -> tuple[Path, ...]:
-    """The fields of an event's data that its contract marks with ``annotation``."""
-    schema = contracts().get(event_type, {})
-    return tuple(_marked(schema, schema.get("$defs", {}), annotation))
-
-
-def masked(event_type: str, data: Any) -> Any:
-    """An event's data with what is personal in it replaced by ``***``."""
-    for path in paths(event_type, PERSONAL):
-        data = _with_mask(data, path)
-    return data
-
-
-def _marked(schema: dict[str, Any], definitions: dict[str, Any], annotation: str, at: Path = ()) -> Iterator[Path]:
-    if "$ref" in schema:
-        schema = definitions[schema["$ref"].rpartition("/")[2]] | {k: v for k, v in schema.items() if k != "$ref"}
-    if schema.get(annotation):
-        yield at
-        return
-    for name, field in schema.get("properties", {}).items():
-        yield from _marked(field, definitions, annotation, (*at, name))
-    for items in [schema["items"]] if isinstance(schema.get("items"), dict) else schema.get("prefixItems", []):
-        yield from _marked(items, definitions, annotation, (*at, "[]"))
-    for one in schema.get("anyOf", []):
-        yield from _marked(one, definitions, annotation, at)
 
 
 def _values_at(data: Any, path: Path) -> Iterator[Any]:
@@ -104,16 +72,6 @@ def _values_at(data: Any, path: Path) -> Iterator[Any]:
         yield from _values_at(data[path[0]], path[1:])
 
 
-def _with_mask(data: Any, path: Path) -> Any:
-    if not path:
-        return None if data is None else "***"
-    if path[0] == "[]" and isinstance(data, list):
-        return [_with_mask(item, path[1:]) for item in data]
-    if isinstance(data, dict) and path[0] in data:
-        return data | {path[0]: _with_mask(data[path[0]], path[1:])}
-    return data
-
-
 def _is_event_type(name: str) -> bool:
     try:
         parse_type(name)
@@ -123,8 +81,8 @@ def _is_event_type(name: str) -> bool:
 
 
 def _forget(**_: Any) -> None:
-    for function in (declarations, contracts, paths):
-        function.cache_clear()
+    declarations.cache_clear()
+    contracts.cache_clear()
 
 
 # Only tests change settings while running.

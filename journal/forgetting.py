@@ -11,8 +11,8 @@ from typing import Any
 from django.db import transaction
 
 from choreography.core.conf import conf
+from choreography.events.personal import masked
 from choreography.storage.tables import ServiceTables
-from journal.contracts import masked
 from journal.models import ALIAS, Entry, Keyword
 
 #: Rows changed in one transaction.

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from choreography.core import clock
 from choreography.events.declarations import Declarations, DeclaredReaction
-from journal.contracts import declarations, masked
+from choreography.events.personal import masked
+from journal.contracts import declarations
 from journal.flow_state import FlowState, short_id
 from journal.latency import between
 from journal.models import Entry, Flow, MarkOfFlow, Outcome

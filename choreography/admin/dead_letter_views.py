@@ -101,6 +101,8 @@ class DryRunView(DeadLetterView):
 
     def post(self, request: HttpRequest) -> HttpResponse:
         found = dry_run(self.dead_letter, by(request))
+        if not self.admin.sees_personal(request):
+            found = found.masked()
         can_retry = self.admin.may(request, "retry") and is_open(self.dead_letter)
         title = _("Dry run of %s") % self.dead_letter
         return self.page("dry_run", title, dead_letter=self.dead_letter, found=found, can_retry=can_retry)

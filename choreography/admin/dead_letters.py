@@ -15,12 +15,13 @@ from django.utils.text import Truncator
 from django.utils.translation import gettext_lazy as _
 
 from choreography.admin import dead_letter_views as views
-from choreography.admin.tables import AboutSubjectAdmin, indented, preformatted, readable
+from choreography.admin.tables import AboutSubjectAdmin, MessageAdmin, indented, preformatted
 from choreography.dead_letters.actions import is_open, is_overdue
+from choreography.events.personal import masked_message
 from choreography.storage.models import DeadLetter
 
 
-class DeadLetterAdmin(AboutSubjectAdmin):
+class DeadLetterAdmin(MessageAdmin, AboutSubjectAdmin):
     """What the service could not handle. Each thing a person can do about it has a permission of its own."""
 
     change_form_template = "choreography/dead_letter.html"
@@ -63,7 +64,12 @@ class DeadLetterAdmin(AboutSubjectAdmin):
     # Permissions
 
     def may(self, request: HttpRequest, action: str) -> bool:
-        """Whether a person may ``dry_run``, ``retry``, ``edit`` or ``discard`` dead letters of this service."""
+        """Whether a person may ``dry_run``, ``retry``, ``edit`` or ``discard`` dead letters of this service.
+
+        Whoever edits a message sees all of it.
+        """
+        if action == "edit" and not self.sees_personal(request):
+            return False
         return self.has_view_permission(request) and request.user.has_perm(f"{self.opts.app_label}.{action}_deadletter")
 
     def has_retry_permission(self, request: HttpRequest) -> bool:
@@ -133,15 +139,13 @@ class DeadLetterAdmin(AboutSubjectAdmin):
     def headers_shown(self, dead_letter: DeadLetter) -> SafeString:
         return preformatted(json.dumps(dead_letter.headers, indent=2, sort_keys=True, ensure_ascii=False))
 
-    @admin.display(description=_("body"))
-    def body_shown(self, dead_letter: DeadLetter) -> SafeString:
-        return readable(bytes(dead_letter.body))
-
     @admin.display(description=_("history"))
     def history_shown(self, dead_letter: Any) -> SafeString:
         actions = dead_letter.actions.order_by("-pk")
         rows = format_html_join(
-            "", "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>", map(_cells, actions)
+            "",
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            (_cells(action, dead_letter) for action in actions),
         )
         if not rows:
             return format_html("<p>{}</p>", _("Nothing yet."))
@@ -151,19 +155,21 @@ class DeadLetterAdmin(AboutSubjectAdmin):
         return format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", heads, rows)
 
 
-def _cells(action: Any) -> tuple[Any, ...]:
+def _cells(action: Any, dead_letter: Any) -> tuple[Any, ...]:
     """A line of a dead letter's history."""
     outcome = format_html("{} {}", action.get_outcome_display(), action.detail)
     if action.new_body is not None:
-        outcome = format_html("{}<details><summary>{}</summary>{}</details>", outcome, _("changes"), _diff(action))
+        changes = _diff(action, dead_letter)
+        outcome = format_html("{}<details><summary>{}</summary>{}</details>", outcome, _("changes"), changes)
     who = action.who
     if action.redrive_id is not None:
         who = format_html("{} ({} {})", action.who, _("redrive"), action.redrive_id)
     return action.at.strftime("%Y-%m-%d %H:%M:%S"), who, action.get_what_display(), action.why, outcome
 
 
-def _diff(action: Any) -> SafeString:
-    old, new = (
-        indented(bytes(body).decode(errors="replace")).splitlines() for body in (action.old_body, action.new_body)
-    )
+def _diff(action: Any, dead_letter: Any) -> SafeString:
+    texts = [bytes(body).decode(errors="replace") for body in (action.old_body, action.new_body)]
+    if not dead_letter.is_whole:
+        texts = [masked_message(dead_letter.event_type, text) for text in texts]
+    old, new = (indented(text).splitlines() for text in texts)
     return preformatted("\n".join(list(difflib.unified_diff(old, new, lineterm=""))[2:]))

@@ -19,6 +19,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
+from choreography.events.personal import masked_message
 from choreography.storage.models import Outbox
 from choreography.storage.rows import SubjectQuerySet
 
@@ -83,6 +84,33 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return response
 
 
+class MessageAdmin(ReadOnlyAdmin):
+    """Rows with the ``body`` of a message, whole for those with ``view_personal_<model>``, and masked for others."""
+
+    def sees_personal(self, request: HttpRequest) -> bool:
+        """Whether a person may see what contracts mark as personal."""
+        return bool(request.user.has_perm(f"{self.opts.app_label}.view_personal_{self.opts.model_name}"))
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """The row, which knows what of it may be shown."""
+        row = super().get_object(request, object_id, from_field)
+        if row is not None:
+            row.is_whole = self.sees_personal(request)
+        return row
+
+    @admin.display(description=_("body"))
+    def body_shown(self, row: Any) -> SafeString:
+        body = row.body.encode() if isinstance(row.body, str) else bytes(row.body)
+        if row.is_whole:
+            return readable(body)
+        needed = f"{self.opts.app_label}.view_personal_{self.opts.model_name}"
+        return format_html(
+            "{}<p>{}</p>",
+            preformatted(indented(masked_message(row.event_type, body.decode(errors="replace")))),
+            _("Personal data is masked: seeing it needs the permission %s.") % needed,
+        )
+
+
 class AboutSubjectAdmin(ReadOnlyAdmin):
     """Rows with a ``subject``, linked to the row that the service itself has of it."""
 
@@ -144,7 +172,7 @@ class EventAdmin(AboutSubjectAdmin):
         return queryset.filter(Q(event_id=event_id) | Q(subject__in={wanted, str(event_id)})), False
 
 
-class OutboxAdmin(EventAdmin):
+class OutboxAdmin(MessageAdmin, EventAdmin):
     """What the service has announced."""
 
     list_display = ("position", "event_type", "about", "sequence", "announced_at", "published")
@@ -169,10 +197,6 @@ class OutboxAdmin(EventAdmin):
     @admin.display(description=_("published"), ordering="published_at")
     def published(self, row: Outbox) -> Any:
         return row.published_at or (_("refused by the broker") if row.refusal else _("still waiting"))
-
-    @admin.display(description=_("body"))
-    def body_shown(self, row: Outbox) -> SafeString:
-        return readable(row.body.encode())
 
 
 class InboxAdmin(EventAdmin):

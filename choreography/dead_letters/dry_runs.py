@@ -13,16 +13,28 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import UUID
 
 from django.db import connections, transaction
-from django.db.models import Model
+from django.db.models import (
+    BooleanField,
+    DateField,
+    DecimalField,
+    DurationField,
+    FloatField,
+    ForeignKey,
+    IntegerField,
+    Model,
+    UUIDField,
+)
 from django.db.models.signals import post_delete, post_save, pre_delete, pre_save
 
 from choreography.core import clock
 from choreography.dead_letters.actions import By, record_action
 from choreography.events.external_systems import WouldCall, refusing_calls
+from choreography.events.personal import MASK, masked
 from choreography.inbox import handler
 from choreography.inbox.deliveries import Delivery, Duplicate
 from choreography.outbox.announcing import transaction_of
@@ -30,6 +42,7 @@ from choreography.storage.models import DeadLetter, DeadLetterAction, Inbox, Out
 from choreography.storage.tables import ServiceTables
 
 Outcome = DeadLetterAction.Outcome
+_IMPERSONAL = (IntegerField, DecimalField, FloatField, BooleanField, DateField, DurationField, UUIDField, ForeignKey)
 #: A row as the database has it, by column; ``None``: there is none.
 Row = dict[str, Any] | None
 
@@ -46,6 +59,16 @@ class Change:
     """``added``, ``changed`` or ``removed``"""
     fields: dict[str, tuple[str | None, str | None]]
     """Old and new value by column, of those that differ."""
+    may_be_personal: tuple[str, ...] = ()
+    """The columns among them in which a person may have written."""
+
+    def masked(self) -> "Change":
+        """The same, with what may be personal replaced by ``***``."""
+        fields = {
+            name: (_mask(old), _mask(new)) if name in self.may_be_personal else (old, new)
+            for name, (old, new) in self.fields.items()
+        }
+        return replace(self, fields=fields)
 
 
 @dataclass(frozen=True)
@@ -67,6 +90,17 @@ class DryRun:
     def is_promising(self) -> bool:
         """Sending it again would do no harm: it would take effect, or has already."""
         return self.outcome in (Outcome.WOULD_TAKE_EFFECT, Outcome.WOULD_DO_NOTHING)
+
+    def masked(self) -> "DryRun":
+        """The same, with what is or may be personal replaced by ``***``."""
+        announces = [{"type": event["type"], "data": masked(event["type"], event["data"])} for event in self.announces]
+        calls = self.calls and self.calls | {
+            "arguments": {
+                name: value if isinstance(value, int | UUID) else MASK
+                for name, value in self.calls["arguments"].items()
+            }
+        }
+        return replace(self, changes=[change.masked() for change in self.changes], announces=announces, calls=calls)
 
 
 def dry_run(dead_letter: DeadLetter, by: By) -> DryRun:
@@ -152,7 +186,8 @@ class _Watch:
                 if old is None or new is None or old[name] != new[name]
             }
             what = "added" if old is None else "removed" if new is None else "changed"
-            differing.append(Change(f"{model._meta.label_lower} {key}", what, fields))
+            may_be_personal = tuple(name for name in fields if _may_be_personal(model, name))
+            differing.append(Change(f"{model._meta.label_lower} {key}", what, fields, may_be_personal))
         return differing
 
     def announced(self) -> list[dict[str, Any]]:
@@ -184,6 +219,16 @@ def _watching(alias: str) -> Iterator[_Watch]:
     finally:
         for signal, receiver in signals:
             signal.disconnect(receiver)
+
+
+def _may_be_personal(model: type[Model], column: str) -> bool:
+    """Whether a person may have written a column's value: not a key, a number, a time, or one of a few choices."""
+    of_column: Any = model._meta.get_field(column)
+    return not (isinstance(of_column, _IMPERSONAL) or of_column.primary_key or of_column.choices)
+
+
+def _mask(value: str | None) -> str | None:
+    return None if value is None else MASK
 
 
 def _text(value: Any) -> str | None:

@@ -40,6 +40,7 @@ class Outbox(models.Model):
         verbose_name = _("announced event")
         verbose_name_plural = _("announced events")
         default_permissions = ("view",)
+        permissions: ClassVar = [("view_personal_outbox", _("Can see personal data in the outbox"))]
         ordering: ClassVar = ["-position"]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["subject", "sequence"], name="%(app_label)s_outbox_counts_per_subject"),
@@ -158,6 +159,7 @@ class DeadLetter(models.Model):
             ("retry_deadletter", _("Can send dead letters again")),
             ("edit_deadletter", _("Can edit dead letters and send them again")),
             ("discard_deadletter", _("Can discard dead letters")),
+            ("view_personal_deadletter", _("Can see personal data in dead letters")),
         ]
 
     def __str__(self) -> str:

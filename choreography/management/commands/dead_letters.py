@@ -25,6 +25,7 @@ from choreography.dead_letters import actions, redrives
 from choreography.dead_letters.actions import By
 from choreography.dead_letters.dry_runs import DryRun, dry_run
 from choreography.dead_letters.editing import Refused
+from choreography.events.personal import masked_message
 from choreography.storage.models import DeadLetter, DeadLetterAction, Redrive
 from choreography.storage.tables import ServiceTables
 
@@ -46,8 +47,8 @@ class Command(BaseCommand):
 
         by = ("--by", "--why")
         add("list", "what is parked, grouped by fingerprint", self.show_all, "--service", "--fingerprint", "--json")
-        add("show", "one dead letter, whole, with its history", self.show, "service", "number", "--json")
-        add("dry-run", "what sending it again would do", self.try_out, "service", "number", "--json", *by)
+        add("show", "one dead letter, with its history", self.show, "service", "number", "--personal", "--json")
+        add("dry-run", "what sending it again would do", self.try_out, "service", "number", "--personal", "--json", *by)
         add("retry", "send dead letters again", self.retry, "service", "numbers", *by)
         group = "send all of one fingerprint again: one, then five, then fifty at a time"
         add("retry-group", group, self.retry_group, "service", "fingerprint", "--rate", *by)
@@ -107,8 +108,8 @@ class Command(BaseCommand):
                 f"{dead_letter.message}"
             )
 
-    def show(self, *, service: str, number: int, as_json: bool, **options: Any) -> None:
-        found = _as_dict(_dead_letter(service, number))
+    def show(self, *, service: str, number: int, personal: bool, as_json: bool, **options: Any) -> None:
+        found = _as_dict(_dead_letter(service, number), is_whole=personal)
         if as_json:
             self._print(found)
             return
@@ -121,8 +122,10 @@ class Command(BaseCommand):
         for line in history:
             self.stdout.write(" ".join(str(line[name]) for name in _TOLD if line[name]))
 
-    def try_out(self, *, service: str, number: int, by: By, as_json: bool, **options: Any) -> None:
+    def try_out(self, *, service: str, number: int, by: By, personal: bool, as_json: bool, **options: Any) -> None:
         found = dry_run(_dead_letter(service, number), by)
+        if not personal:
+            found = found.masked()
         if as_json:
             self._print(asdict(found))
         else:
@@ -219,6 +222,9 @@ _ARGUMENTS: dict[str, Callable[[ArgumentParser], object]] = {
     "--service": lambda command: command.add_argument("--service", help="of this service only"),
     "--fingerprint": lambda command: command.add_argument("--fingerprint", help="the open dead letters of this group"),
     "--json": lambda command: command.add_argument("--json", action="store_true", dest="as_json", help="for programs"),
+    "--personal": lambda command: command.add_argument(
+        "--personal", action="store_true", help="with personal data; without it, what contracts mark as such is ***"
+    ),
     "--by": lambda command: command.add_argument("--by", help="who does it (you)"),
     "--why": lambda command: command.add_argument("--why", help="kept in the dead letter's history"),
     "--body": lambda command: command.add_argument("--body", required=True, metavar="FILE", help="- for stdin"),
@@ -241,18 +247,24 @@ def _dead_letter(service: str, number: int) -> DeadLetter:
     return dead_letter
 
 
-def _as_dict(dead_letter: Any) -> dict[str, Any]:
+def _as_dict(dead_letter: Any, *, is_whole: bool) -> dict[str, Any]:
     """A dead letter as ``show --json`` prints it."""
+
+    def body(name: str, value: bytes) -> dict[str, str]:
+        if is_whole:
+            return _bytes(name, value)
+        return {name: masked_message(dead_letter.event_type, bytes(value).decode(errors="replace"))}
+
     found = {field.name: getattr(dead_letter, field.name) for field in dead_letter._meta.fields if field.name != "body"}
     lines = dead_letter.actions.order_by("pk")
-    return found | _bytes("body", dead_letter.body) | {"history": [_line(line) for line in lines]}
+    return found | body("body", dead_letter.body) | {"history": [_line(line, body) for line in lines]}
 
 
-def _line(line: DeadLetterAction) -> dict[str, Any]:
+def _line(line: DeadLetterAction, body: Callable[[str, bytes], dict[str, str]]) -> dict[str, Any]:
     found = {name: getattr(line, name) for name in ("at", "who", "what", "why", "outcome", "detail", "ended_at")}
     for name in ("old_body", "new_body"):
         if getattr(line, name) is not None:
-            found |= _bytes(name, getattr(line, name))
+            found |= body(name, getattr(line, name))
     return found
 
 

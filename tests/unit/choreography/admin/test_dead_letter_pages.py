@@ -24,7 +24,7 @@ LIST = "/admin/payments/deadletter/"
 
 @pytest.fixture
 def operator(client: Client) -> Client:
-    log_in(client, "payments.view_deadletter", "payments.retry_deadletter")
+    log_in(client, "payments.view_deadletter", "payments.retry_deadletter", "payments.view_personal_deadletter")
     return client
 
 
@@ -191,7 +191,7 @@ def test_the_list_takes_as_many_queries_for_many_as_for_one(operator: Client) ->
     assert queries(operator, LIST) == for_one
 
 
-ALL = ("view", "dry_run", "retry", "edit", "discard")
+ALL = ("view", "view_personal", "dry_run", "retry", "edit", "discard")
 GROUP = f"{LIST}groups/0123456789ab/"
 ORDERS = "/admin/orders/deadletter/"
 
@@ -221,9 +221,10 @@ def test_who_sent_it_again_and_why_is_shown(operator: Client) -> None:
 def test_each_button_needs_its_permission(client: Client) -> None:
     dead_letter = park()
     needed = {"dry-run": "dry_run", "send-again": "retry", "edit": "edit", "discard": "discard"}
+    may_look = ("payments.view_deadletter", "payments.view_personal_deadletter")
 
     for allowed in (None, *needed.values()):
-        log_in(client, "payments.view_deadletter", *([f"payments.{allowed}_deadletter"] if allowed else []))
+        log_in(client, *may_look, *([f"payments.{allowed}_deadletter"] if allowed else []))
         shown = page(client, dead_letter)
         for what, permission in needed.items():
             address = f"{LIST}{dead_letter.pk}/{what}/"
@@ -267,7 +268,7 @@ def test_a_dry_run_shows_what_would_happen(shop: Shop, client: Client) -> None:
 
 
 def test_a_dry_run_shows_the_external_call(shop: Shop, client: Client) -> None:
-    log_in(client, "payments.view_deadletter", "payments.dry_run_deadletter")
+    log_in(client, *(f"payments.{permission}_deadletter" for permission in ("view", "view_personal", "dry_run")))
     shop.place()
     shop.relay("orders")
     message = shop.take("payments")
@@ -279,9 +280,85 @@ def test_a_dry_run_shows_the_external_call(shop: Shop, client: Client) -> None:
     assert "tok_approved" in shown
 
 
+def an_order_parked_by_payments(shop: Shop) -> DeadLetter:
+    """The message of an order with a customer, whom tests look for."""
+    shop.place()
+    shop.relay("orders")
+    message = shop.take("payments")
+    assert message is not None
+    assert b"ada@example.org" in message.body
+    return park(message.body)
+
+
+def test_personal_data_is_masked_for_those_who_may_not_see_it(shop: Shop, client: Client) -> None:
+    dead_letter = an_order_parked_by_payments(shop)
+
+    log_in(client, "payments.view_deadletter", "orders.view_outbox")
+    pages = [page(client, dead_letter), client.get("/admin/orders/outbox/1/change/").content.decode()]
+    log_in(client, "payments.view_deadletter", "payments.view_personal_deadletter")
+    dead_letter_whole = page(client, dead_letter)
+    log_in(client, "orders.view_outbox", "orders.view_personal_outbox")
+    outbox_whole = client.get("/admin/orders/outbox/1/change/").content.decode()
+
+    for shown in pages:
+        assert "ada@example.org" not in shown
+        assert "&quot;email&quot;: &quot;***&quot;" in shown
+        assert "&quot;type&quot;: &quot;orders.order_placed.v2&quot;" in shown
+        assert "seeing it needs the permission" in shown
+    for shown in (dead_letter_whole, outbox_whole):
+        assert "ada@example.org" in shown
+        assert "***" not in shown
+
+
+def test_what_cannot_be_read_is_masked_whole(client: Client) -> None:
+    log_in(client, "payments.view_deadletter")
+
+    shown = page(client, park(b"Ada Example, Main Street 1"))
+
+    assert "Ada" not in shown
+    assert "<pre>***</pre>" in shown
+
+
+def test_who_may_not_see_personal_data_edits_nothing_and_sees_no_old_message(shop: Shop, client: Client) -> None:
+    dead_letter = an_order_parked_by_payments(shop)
+    ServiceTables("payments").actions.create(
+        dead_letter=dead_letter, who="ada", what="edit", old_body=b"ada@example.org", new_body=dead_letter.body
+    )
+    log_in(client, "payments.view_deadletter", "payments.edit_deadletter")
+
+    assert client.get(f"{LIST}{dead_letter.pk}/edit/").status_code == 403
+    shown = page(client, dead_letter)
+    assert "<summary>changes</summary>" in shown
+    assert "ada@example.org" not in shown
+    assert f"{LIST}{dead_letter.pk}/edit/" not in shown
+
+
+def test_a_dry_run_masks_what_people_have_written(shop: Shop, client: Client) -> None:
+    shop.place()
+    shop.relay("orders")
+    message = shop.take("shipping")
+    assert message is not None
+    dead_letter = ServiceTables("shipping").dead_letters.create(
+        key="1", event_type="orders.order_placed.v2", body=message.body, content_type="application/cloudevents+json"
+    )
+    address = f"/admin/shipping/deadletter/{dead_letter.pk}/dry-run/"
+
+    log_in(client, "shipping.view_deadletter", "shipping.dry_run_deadletter")
+    masked = client.post(address).content.decode()
+    log_in(client, *(f"shipping.{permission}_deadletter" for permission in ("view", "view_personal", "dry_run")))
+    whole = client.post(address).content.decode()
+
+    for shown in (masked, whole):
+        assert "Would take effect." in shown
+        assert "shipping.shipment" in shown
+    assert "Main Street 1" in whole
+    assert "Main Street 1" not in masked
+    assert "***" in masked
+
+
 @pytest.mark.usefixtures("broker")
 def test_a_dead_letter_is_edited_and_both_messages_are_shown(shop: Shop, client: Client) -> None:
-    log_in(client, "orders.view_deadletter", "orders.edit_deadletter")
+    log_in(client, *(f"orders.{permission}_deadletter" for permission in ("view", "view_personal", "edit")))
     good = parked.captured(uuid4())
     shop.send("orders", good.replace(b"2500", b'"much"'))
     shop.drain()
@@ -303,7 +380,7 @@ def test_a_dead_letter_is_edited_and_both_messages_are_shown(shop: Shop, client:
 
 def test_with_the_broker_down_an_edit_changes_nothing(shop: Shop, client: Client, settings: Settings) -> None:
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": "amqp://guest:guest@127.0.0.1:1//"}
-    log_in(client, "orders.view_deadletter", "orders.edit_deadletter")
+    log_in(client, *(f"orders.{permission}_deadletter" for permission in ("view", "view_personal", "edit")))
     (dead_letter,) = parked.park(shop)
 
     told = client.post(f"{ORDERS}{dead_letter.pk}/edit/", {"body": bytes(dead_letter.body).decode()})

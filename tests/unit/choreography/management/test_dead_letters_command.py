@@ -108,7 +108,18 @@ def test_a_body_that_is_no_text_is_shown_in_base64(shop: Shop) -> None:
     shop.drain()
     (dead_letter,) = shop.dead_letters("orders")
 
-    assert json.loads(run("show", "orders", dead_letter.pk, "--json"))["body_base64"] == "/w=="
+    assert json.loads(run("show", "orders", dead_letter.pk, "--personal", "--json"))["body_base64"] == "/w=="
+
+
+def test_personal_data_is_shown_only_if_asked_for(shop: Shop) -> None:
+    shop.send("orders", b"Ada Example")
+    shop.drain()
+    (dead_letter,) = shop.dead_letters("orders")
+    actions.discard(dead_letter, actions.By("ada", "it was a test"))
+
+    assert "Ada Example" not in run("show", "orders", dead_letter.pk)
+    assert json.loads(run("show", "orders", dead_letter.pk, "--json"))["body"] == "***"
+    assert "Ada Example" in run("show", "orders", dead_letter.pk, "--personal")
 
 
 def test_a_dry_run_shows_and_changes_nothing(shop: Shop) -> None:
