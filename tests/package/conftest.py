@@ -28,7 +28,7 @@ class WheelEnvironment:
         """Environment variables with which its programs come first, and nothing leads back to this repository."""
         kept = {name: os.environ[name] for name in ("HOME", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
         path = f"{self.folder / 'bin'}:{os.environ.get('PATH', os.defpath)}"
-        return {**kept, "PATH": path, "VIRTUAL_ENV": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1", **variables}
+        return {**kept, "PATH": path, "VIRTUAL_ENV": str(self.folder), **variables}
 
     def run(self, *command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a program, such as ``"python", "manage.py", "check"``, and capture what it prints."""
