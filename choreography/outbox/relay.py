@@ -33,7 +33,7 @@ from choreography.core.errors import PublishRefused, Transient
 from choreography.outbox.announcing import notification_channel
 from choreography.outbox.packing import Row, pack
 from choreography.outbox.reports import publish_reports, publish_status
-from choreography.storage.bulk import rows_locked
+from choreography.storage.bulk import locking_for_repeatable_work, rows_locked
 from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
@@ -219,14 +219,12 @@ def _announced_at(event_id: str) -> float:
 
 def _take(tables: ServiceTables, limit: int) -> list[Row]:
     """The oldest waiting events, locked against other relays where the database can."""
-    database = connections[tables.alias]
-    skip_locked = "FOR UPDATE SKIP LOCKED" if database.features.has_select_for_update_skip_locked else ""
-    with database.cursor() as cursor:
-        cursor.execute(
-            f"SELECT position, CAST(event_id AS text), event_type, subject, body FROM {_table(tables)}"  # noqa: S608
-            f" WHERE published_at IS NULL AND refusal = '' ORDER BY position LIMIT %s {skip_locked}",
-            [limit],
-        )
+    select = (
+        f"SELECT position, CAST(event_id AS text), event_type, subject, body FROM {_table(tables)}"  # noqa: S608
+        " WHERE published_at IS NULL AND refusal = '' ORDER BY position LIMIT %s"
+    )
+    with connections[tables.alias].cursor() as cursor:
+        cursor.execute(locking_for_repeatable_work(select, tables.alias), [limit])
         # The hyphens of an id are PostgreSQL's; SQLite has none.
         return [
             Row(position, str(UUID(event_id)), event_type, subject, body)

@@ -20,7 +20,7 @@ from choreography.core.errors import PublishRefused
 from choreography.events.messages import Event
 from choreography.events.registry import reactions
 from choreography.events.reports import ServiceStatus, report_type
-from choreography.storage.bulk import rows_locked
+from choreography.storage.bulk import locking_for_repeatable_work, rows_locked
 from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
@@ -62,13 +62,10 @@ def publish_reports(service: str, publisher: Publisher) -> int:
     if not are_reported(service):
         return 0
     tables = ServiceTables(service)
-    table, database = tables.reports.model._meta.db_table, connections[tables.alias]
-    skip_locked = "FOR UPDATE SKIP LOCKED" if database.features.has_select_for_update_skip_locked else ""
-    with rows_locked(tables.alias), database.cursor() as cursor:
-        cursor.execute(
-            f'SELECT position, body FROM "{table}" ORDER BY position LIMIT %s {skip_locked}',  # noqa: S608
-            [_ROWS],
-        )
+    table = tables.reports.model._meta.db_table
+    select = f'SELECT position, body FROM "{table}" ORDER BY position LIMIT %s'  # noqa: S608
+    with rows_locked(tables.alias), connections[tables.alias].cursor() as cursor:
+        cursor.execute(locking_for_repeatable_work(select, tables.alias), [_ROWS])
         rows = _that_fit(cursor.fetchall())
         if not rows:
             return 0

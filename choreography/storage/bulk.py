@@ -25,6 +25,17 @@ def rows_locked(alias: str) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
+def locking_for_repeatable_work(select: str, alias: str) -> str:
+    """A ``SELECT`` that locks its rows for work that is simply done again should its transaction be lost.
+
+    On PostgreSQL it passes over rows that others have locked, and the commit does not wait for the disk, nor for a
+    synchronous standby (https://www.postgresql.org/docs/current/wal-async-commit.html).
+    """
+    if not connections[alias].features.has_select_for_update_skip_locked:
+        return select
+    return f"SET LOCAL synchronous_commit TO off; {select} FOR UPDATE SKIP LOCKED"
+
+
 def insert_all(rows: Sequence[Row], using: str) -> None:
     """Insert rows, and give each the primary key that the database chose.
 

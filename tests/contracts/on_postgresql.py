@@ -27,6 +27,7 @@ from choreography.inbox.handler import handle, handle_one
 from choreography.outbox import relay
 from choreography.outbox.announcing import announce, transaction_of
 from choreography.storage import bulk, retention
+from choreography.storage.tables import ServiceTables
 from orders.events import OrderCancelled
 from orders.models import Inbox as OrdersInbox
 from orders.models import Outbox as OrdersOutbox
@@ -99,6 +100,21 @@ def test_two_relays_publish_each_event_once(elsewhere: Callable[[Callable[[], in
     assert len(first.bodies) == len(second.bodies) == 2
     assert len({*first.bodies, *second.bodies}) == 4
     assert not OrdersOutbox.objects.filter(published_at=None).exists()
+
+
+def test_a_relay_does_not_wait_for_the_disk_to_mark_what_it_has_published() -> None:
+    announce_one()
+    seen: list[str] = []
+
+    relay.publish_waiting("orders", Recorder(meanwhile=lambda: seen.append(_synchronous_commit())))
+
+    assert (seen, _synchronous_commit()) == (["off"], "on")
+
+
+def _synchronous_commit() -> str:
+    with connections[ServiceTables("orders").alias].cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        return str(cursor.fetchone()[0])
 
 
 def test_two_relays_that_hurry_publish_each_event_once() -> None:
