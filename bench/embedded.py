@@ -23,6 +23,7 @@ from tests.processes import ROOT, Process, clean_environment, eventually
 #: Deliveries that each order takes.
 _DELIVERIES = 8
 _PRODUCTS = """
+from bench import sample
 import django
 django.setup()
 from orders.models import Product
@@ -115,7 +116,7 @@ def bulk(folder: Path, orders: int) -> float:
         return orders / (end - start)
 
 
-def long_queue(folder: Path, orders: int) -> dict[str, float]:
+def long_queue(folder: Path, orders: int) -> dict[str, float | None]:
     """Deliveries per second in the first and in the last tenth of a queue that nobody worked on while it grew."""
     with files(folder) as shop:
         shop.placer.place(orders)
@@ -123,20 +124,22 @@ def long_queue(folder: Path, orders: int) -> dict[str, float]:
         eventually(lambda: shop.handled() > 0, 120, lambda: shop.processes["worker-orders"].says()[-2000:])
         seen = [*shop.complete(orders, each=0.5)]
     first, last = (_rate(seen, orders * _DELIVERIES, share) for share in (0.0, 0.9))
-    return {"first_tenth": first, "last_tenth": last, "ratio": last / first}
+    return {"first_tenth": first, "last_tenth": last, "ratio": last / first if first and last else None}
 
 
-def _rate(seen: list[tuple[float, int]], deliveries: int, since: float) -> float:
-    """Of the tenth of all deliveries that begins at a share of them."""
+def _rate(seen: list[tuple[float, int]], deliveries: int, since: float) -> float | None:
+    """Of the tenth of all deliveries that begins at a share of them; ``None`` if it went by too fast to be seen."""
     inside = [(at, count) for at, count in seen if since <= count / deliveries <= since + 0.1]
+    if len(inside) < 2:
+        return None
     (start, first), (end, last) = inside[0], inside[-1]
-    return (last - first) / (end - start) if end > start else float("nan")
+    return (last - first) / (end - start)
 
 
 def main() -> None:
     orders, queued = int(os.environ.get("ORDERS", "400")), int(os.environ.get("QUEUED", "20000"))
     with tempfile.TemporaryDirectory(prefix="bench-embedded-") as folder:
-        found = {"orders/s": bulk(Path(folder) / "bulk", orders), "queued": queued}
+        found: dict[str, float | None] = {"orders/s": bulk(Path(folder) / "bulk", orders), "queued": queued}
         sys.stderr.write(f"{found['orders/s']:.1f} orders/s\n")
         found |= long_queue(Path(folder) / "queue", queued)
     sys.stdout.write(json.dumps(found, indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import Any
 from uuid import UUID
 
@@ -15,18 +16,22 @@ from choreography.outbox.announcing import announce, transaction_of
 from choreography.storage.tables import ServiceTables
 
 _HOUR = timedelta(hours=1)
+#: Hours that are looked back for one that was missed.
+_LOOK_BACK = 48
 #: Subjects that go into one event, at most: some 40 kB.
 _SUBJECTS = 200
 
 
 def announce_accounts(service: str) -> None:
-    """Announce the accounts that are due: of each hour once for each of ``ACCOUNT_AGES``."""
+    """Announce the accounts that are due: of each hour once for each of ``ACCOUNT_AGES``.
+
+    Hours that were missed, because no tick came for a while, are accounted for as well.
+    """
     if service not in conf().reports:
         return
-    now = clock.now()
     for age in conf().account_ages:
-        hour = (now - age).replace(minute=0, second=0, microsecond=0) - _HOUR
-        _announce_once(service, hour, age)
+        for hour in _due(service, age):
+            _announce(service, hour, age)
 
 
 def account(service: str, first: UUID, last: UUID) -> list[SubjectAccount]:
@@ -59,10 +64,21 @@ def bounds_of(hour: datetime) -> tuple[UUID, UUID]:
     return _least_id(hour), _least_id(hour + _HOUR)
 
 
-def _announce_once(service: str, hour: datetime, age: timedelta) -> None:
-    subject = f"{hour:%Y-%m-%dT%H} after {int(age.total_seconds())} s"
-    if ServiceTables(service).outbox.filter(subject=subject).exists():
-        return
+def _due(service: str, age: timedelta) -> list[datetime]:
+    """The hours since the last one that was accounted for; where there is none, the newest that is due."""
+    newest = (clock.now() - age).replace(minute=0, second=0, microsecond=0) - _HOUR
+    hours = {_subject(hour, age): hour for hour in (newest - n * _HOUR for n in range(_LOOK_BACK))}
+    told = set(ServiceTables(service).outbox.filter(subject__in=hours).values_list("subject", flat=True))
+    missed = [hours[subject] for subject in takewhile(lambda subject: subject not in told, hours)]
+    return missed[::-1] if told else [newest]
+
+
+def _subject(hour: datetime, age: timedelta) -> str:
+    return f"{hour:%Y-%m-%dT%H} after {int(age.total_seconds())} s"
+
+
+def _announce(service: str, hour: datetime, age: timedelta) -> None:
+    subject = _subject(hour, age)
     first, last = bounds_of(hour)
     at, accounts = clock.now(), account(service, first, last)
     covers = {record.name: tuple(sorted(record.covers)) for record in records(service)}

@@ -121,6 +121,20 @@ def test_rates_and_growth(tmp_path: Path) -> None:
     assert re.search(r"^\| 20 \| \d+ \d+ \d+ / \d+ \d+ \d+ \| ", done.stdout, re.MULTILINE)
 
 
+def test_the_shop_on_files_alone(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.embedded"],
+        cwd=ROOT,
+        env=os.environ | {"ORDERS": "20", "QUEUED": "20"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert json.loads(done.stdout)["orders/s"] > 0
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [

@@ -99,6 +99,19 @@ def test_an_hour_is_accounted_for_once_per_age(shop: Shop) -> None:
     assert len(conf().account_ages) == 2
 
 
+def test_hours_in_which_no_tick_came_are_accounted_for_later(shop: Shop) -> None:
+    account(shop)
+    told = Account.objects.filter(service="orders").latest("hour")
+    ended(shop)
+
+    account(shop, hours=5)
+    account(shop, hours=0.01)
+
+    missed = Account.objects.filter(service="orders", hour__gt=told.hour).order_by("hour")
+    assert [it.hour for it in missed] == [told.hour + timedelta(hours=n) for n in range(1, 6)]
+    assert [it.flows for it in missed] == [1, 0, 0, 0, 0]
+
+
 def test_an_event_that_the_journal_has_lost_is_found(shop: Shop) -> None:
     order = ended(shop)
     Entry.objects.filter(flow=str(order.pk), type="payments.payment_captured.v1").delete()
