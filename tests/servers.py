@@ -31,15 +31,23 @@ _SHUTDOWN = 60.0
 class RabbitMQ:
     """A node with its own name, ports, cookie, data and port mapper."""
 
-    def __init__(self, folder: Path, beside: "RabbitMQ | None" = None) -> None:
-        """``beside``: a running node whose cluster this one joins when it is started for the first time."""
+    def __init__(self, folder: Path, beside: "RabbitMQ | None" = None, *, has_management: bool = False) -> None:
+        """A node that is not started yet.
+
+        Args:
+            folder: for all it writes.
+            beside: a running node whose cluster this one joins when it is started for the first time.
+            has_management: whether it has the management API.
+        """
         self._folder = folder
         self.name = f"{folder.name}@localhost"
-        self.port, self._dist_port, self._mapper_port = free_ports(3)
+        self.port, self._dist_port, self._mapper_port, self._management_port = free_ports(4)
         self._mapper: Process | None = None
         self._node: Process | None = None
-        (folder / "plugins").write_text("[].\n")
+        (folder / "plugins").write_text("[rabbitmq_management].\n" if has_management else "[].\n")
         settings = [f"listeners.tcp.local = 127.0.0.1:{self.port}"]
+        if has_management:
+            settings += ["management.tcp.ip = 127.0.0.1", f"management.tcp.port = {self._management_port}"]
         self._secret: str = folder.name
         if beside is not None:
             self._secret, self._mapper_port = beside._secret, beside._mapper_port
@@ -76,6 +84,11 @@ class RabbitMQ:
     @property
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    @property
+    def management_url(self) -> str:
+        """Of the management API, if it has one."""
+        return f"http://guest:guest@127.0.0.1:{self._management_port}"
 
     @property
     def lives(self) -> bool:
@@ -248,19 +261,20 @@ def own_pgbouncer(server: str) -> Iterator[PgBouncer]:
 
 
 @contextmanager
-def own_rabbitmq() -> Iterator[RabbitMQ]:
+def own_rabbitmq(*, has_management: bool = False) -> Iterator[RabbitMQ]:
     """A running node, gone afterwards."""
-    with own_rabbitmq_cluster(1) as (node,):
+    with own_rabbitmq_cluster(1, has_management=has_management) as (node,):
         yield node
 
 
 @contextmanager
-def own_rabbitmq_cluster(size: int) -> Iterator[list[RabbitMQ]]:
+def own_rabbitmq_cluster(size: int, *, has_management: bool = False) -> Iterator[list[RabbitMQ]]:
     """So many running nodes that form one cluster, gone afterwards."""
     with ExitStack() as stack:
         nodes: list[RabbitMQ] = []
         for _ in range(size):
-            node = RabbitMQ(stack.enter_context(_folder("rabbit")), beside=nodes[0] if nodes else None)
+            folder, first = stack.enter_context(_folder("rabbit")), nodes[0] if nodes else None
+            node = RabbitMQ(folder, beside=first, has_management=has_management)
             stack.callback(node.close)
             node.start()
             nodes.append(node)

@@ -22,6 +22,19 @@ from choreography.storage.tables import ServiceTables
 
 #: An event that waits longer than this in an outbox is late.
 _LATE = timedelta(seconds=30)
+#: What no policy may set for our queues (https://www.rabbitmq.com/docs/parameters#policies).
+_HARMFUL = frozenset(
+    {
+        "dead-letter-exchange",
+        "dead-letter-routing-key",
+        "delivery-limit",
+        "expires",
+        "max-length",
+        "max-length-bytes",
+        "message-ttl",
+        "overflow",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,7 @@ def findings() -> Iterator[Finding]:
             yield from _queues(connection, service)
             yield from _unheard(connection, service)
         yield from _bindings()
+        yield from _policies()
 
 
 def _database(service: str) -> Iterator[Finding]:
@@ -135,9 +149,31 @@ def _bindings_on_broker() -> set[tuple[str, str]] | None:
         return {(binding.exchange, binding.queue) for binding in open_store(url).bindings()}
     if not conf().rabbitmq_management_url:
         return None
-    vhost = urlsplit(url).path[1:] or "/"
-    rows: list[dict[str, Any]] = _get_json(f"{conf().rabbitmq_management_url}/api/bindings/{quote(vhost, safe='')}")
-    return {(row["source"], row["destination"]) for row in rows}
+    return {(row["source"], row["destination"]) for row in _listed_by_rabbitmq("bindings")}
+
+
+def _policies() -> Iterator[Finding]:
+    """Policies that lose or move messages behind the back of the arguments with which the queues are declared."""
+    if not conf().rabbitmq_management_url or conf().broker_url.startswith("embedded:"):
+        return
+    ours = {queue.name for service in conf().services for queue in topology.queues(service)}
+    for row in _listed_by_rabbitmq("queues"):
+        policy = row.get("operator_policy") or row.get("policy")
+        harmful = {name: it for name, it in (row.get("effective_policy_definition") or {}).items() if name in _HARMFUL}
+        if row["name"] in ours and harmful:
+            what = ", ".join(f"{name} {value}" for name, value in sorted(harmful.items()))
+            yield Finding(
+                row["name"],
+                f"the policy {policy} sets {what}: the broker may drop events, or move them where nobody looks",
+                "take it out of the policy's pattern (rabbitmqctl list_policies, list_operator_policies)",
+            )
+
+
+def _listed_by_rabbitmq(what: str) -> list[dict[str, Any]]:
+    """``bindings`` or ``queues``, as the management API lists them."""
+    base, vhost = conf().rabbitmq_management_url, urlsplit(conf().broker_url).path[1:] or "/"
+    rows: list[dict[str, Any]] = _get_json(f"{base}/api/{what}/{quote(vhost, safe='')}")
+    return rows
 
 
 def _get_json(url: str) -> Any:
