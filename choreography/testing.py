@@ -152,7 +152,7 @@ class Choreography:
         event = Event[Any](
             id=event_id or clock.new_id(),
             type=event_type,
-            source=parse_type(event_type)[0],
+            source=parse_type(event_type).service,
             subject=subject,
             time=clock.now(),
             correlationid=subject,

@@ -32,9 +32,8 @@ def contracts() -> dict[str, dict[str, Any]]:
 def event_types() -> list[str]:
     """The events that journal keeps: all that have a contract, without its own, reports and accounts."""
     others = {*report_types(), *account_types()}
-    return [
-        event_type for event_type in contracts() if parse_type(event_type)[0] != "journal" and event_type not in others
-    ]
+    others |= {event_type for event_type in contracts() if parse_type(event_type).service == "journal"}
+    return [event_type for event_type in contracts() if event_type not in others]
 
 
 def report_types() -> list[str]:
@@ -48,7 +47,7 @@ def account_types() -> list[str]:
 
 
 def _services() -> list[str]:
-    return sorted({parse_type(event_type)[0] for event_type in contracts()} - {"journal"})
+    return sorted({parse_type(event_type).service for event_type in contracts()} - {"journal"})
 
 
 def keywords_of(event_type: str, body: str) -> Iterator[tuple[str, bool]]:

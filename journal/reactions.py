@@ -18,7 +18,7 @@ def record_event(history: History, event: Event[Anything]) -> None:
 
 @reacts_to(*report_types(), rows=Histories())
 def record_outcomes(history: History, event: Event[Reports]) -> None:
-    service = parse_type(event.type)[0]
+    service = parse_type(event.type).service
     for report in event.data.deliveries:
         history.add_outcome(service, report)
     if event.data.status is not None:
@@ -27,4 +27,4 @@ def record_outcomes(history: History, event: Event[Reports]) -> None:
 
 @reacts_to(*account_types())
 def compare_account(event: Event[Account]) -> None:
-    reconcile(parse_type(event.type)[0], event.data)
+    reconcile(parse_type(event.type).service, event.data)

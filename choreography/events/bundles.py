@@ -33,7 +33,7 @@ def faults(path: Path) -> Iterator[str]:
     """
     try:
         events = json.loads(path.read_text())["events"]
-        announcers = {parse_type(event_type)[0] for event_type in events}
+        announcers = {parse_type(event_type).service for event_type in events}
         golden = {
             event_type: [examples.Example(event_type, name, json.dumps(it)) for name, it in each["examples"].items()]
             for event_type, each in events.items()
@@ -53,5 +53,5 @@ def faults(path: Path) -> Iterator[str]:
                 for name, why in examples.who_can_not_read(example, [reader]):
                     if name == reader.reaction:
                         yield f"the golden message {example.name} of {event_type} can't be read by {name}: {why}"
-        elif reader.is_subscribed and parse_type(event_type)[0] in announcers:
+        elif reader.is_subscribed and parse_type(event_type).service in announcers:
             yield f"{reader.reaction} reads {event_type}, which nobody announces: check its name and version"

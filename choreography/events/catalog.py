@@ -106,7 +106,7 @@ def catalog(changelog: Path | None = None) -> list[CatalogEvent]:
     contracts, readers, declared = compatibility.current(), all_readers(), everything()
     notes = [*_notes(changelog.read_text())] if changelog and changelog.exists() else []
     found = [_event(event_type, contracts, readers, declared, notes) for event_type in contracts]
-    return sorted(found, key=lambda each: (parse_type(each.event_type)[1] in OF_THE_MACHINERY, each.event_type))
+    return sorted(found, key=lambda each: (parse_type(each.event_type).name in OF_THE_MACHINERY, each.event_type))
 
 
 def _event(
@@ -119,10 +119,11 @@ def _event(
     contract = contracts[event_type]
     own = [reader for reader in readers if reader.event_type == event_type]
     family = family_of(event_type)
-    versions = sorted((each for each in contracts if family_of(each) == family), key=_version, reverse=True)
+    versions = [each for each in contracts if family_of(each) == family]
+    versions.sort(key=lambda each: parse_type(each).version, reverse=True)
     return CatalogEvent(
         event_type=event_type,
-        service=parse_type(event_type)[0],
+        service=parse_type(event_type).service,
         description=str(contract.get("description", "")),
         fields=tuple(_fields(contract, own)),
         examples=tuple(examples(event_type)),
@@ -150,7 +151,7 @@ def _marks(event_type: str, contract: Mapping[str, Any], declared: Declarations)
         yield "takes something back"
     if contract.get("for_others"):
         yield "for others"
-    if parse_type(event_type)[1] in OF_THE_MACHINERY:
+    if parse_type(event_type).name in OF_THE_MACHINERY:
         yield "of the machinery"
 
 
@@ -208,11 +209,7 @@ def _notes(changelog: str) -> Iterator[Note]:
 
 def _is_about(text: str, event_type: str) -> bool:
     """It names ``orders.order_placed.v1``, ``<service>.hour_accounted.v1``, or ``order_placed`` behind ``orders:``."""
-    service, name, _ = parse_type(event_type)
-    if f"`{event_type}`" in text or f"`<service>.{name}.v{_version(event_type)}`" in text:
+    service, name, version = parse_type(event_type)
+    if f"`{event_type}`" in text or f"`<service>.{name}.v{version}`" in text:
         return True
-    return _version(event_type) == 1 and text.startswith(f"`{service}`:") and f"`{name}`" in text
-
-
-def _version(event_type: str) -> int:
-    return parse_type(event_type)[2]
+    return version == 1 and text.startswith(f"`{service}`:") and f"`{name}`" in text

@@ -49,7 +49,7 @@ def faults(sources: Sequence[str] = ()) -> Iterator[str]:
         if path.stem not in published and service in conf().services:
             yield f"{path.stem} was published and is gone from the code: {_who(path.stem, known)}"
     for reader in known:
-        announcer = parse_type(reader.event_type)[0]
+        announcer = parse_type(reader.event_type).service
         is_known = reader.event_type in published or committed(reader.event_type) is not None
         if reader.is_subscribed and announcer in conf().services and not is_known:
             yield f"{reader.reaction} reads {reader.event_type}, which nobody announces: check its name and version"

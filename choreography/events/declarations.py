@@ -83,10 +83,10 @@ def declared_by(service: str) -> dict[str, Any]:
         "ends": {
             end.event_type: {"needs_person": end.needs_person}
             for end in ends()
-            if parse_type(end.event_type)[0] == service
+            if parse_type(end.event_type).service == service
         },
-        "never_both": [[each.one, each.other] for each in exclusions() if parse_type(each.one)[0] == service],
-        "compensations": sorted(each for each in compensations() if parse_type(each)[0] == service),
+        "never_both": [[each.one, each.other] for each in exclusions() if parse_type(each.one).service == service],
+        "compensations": sorted(each for each in compensations() if parse_type(each).service == service),
     }
 
 

@@ -183,7 +183,7 @@ def _resolved(schema: Any, root: Any) -> Any:
 
 
 def _draft(event_type: str, contract: Any, *, is_full: bool) -> Any:
-    service, data = parse_type(event_type)[0], _value(contract, contract, is_full)
+    service, data = parse_type(event_type).service, _value(contract, contract, is_full)
     event = Event[Any](id=_ID, type=event_type, source=service, subject=str(_ID), time=_TIME, data=data)
     return json.loads(event.to_json())
 

@@ -84,7 +84,7 @@ def expect(after: EventType, *, one_of: Sequence[EventType], within: timedelta |
         raise ContractError(f"nothing is expected after {_type(after)}: name one event at least")
     types = tuple(_type(each) for each in one_of)
     seconds = within if isinstance(within, timedelta) else timedelta(seconds=within)
-    expectation = Expectation(parse_type(types[0])[0], _type(after), types, seconds)
+    expectation = Expectation(parse_type(types[0]).service, _type(after), types, seconds)
     if expectation in _expectations:
         raise ContractError(f"the same is expected twice after {expectation.after}")
     _expectations.append(expectation)

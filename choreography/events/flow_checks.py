@@ -156,11 +156,12 @@ def _endless(declared: Declarations, contracts: Mapping[str, Any], follow: Graph
 
 def _same_meaning(contracts: Mapping[str, Any]) -> Iterator[Flaw]:
     """Newest versions alone: versions of one fact do mean the same."""
-    newest = {family_of(event_type): event_type for event_type in sorted(_steps(contracts), key=_version)}
+    by_version = sorted(_steps(contracts), key=lambda event_type: parse_type(event_type).version)
+    newest = {family_of(event_type): event_type for event_type in by_version}
     for one, other in combinations(sorted(newest.values()), 2):
         if _meaning(contracts[one]) == _meaning(contracts[other]) != "":
             why = "their descriptions are the same"
-        elif _are_alike(parse_type(one)[1], parse_type(other)[1]):
+        elif _are_alike(parse_type(one).name, parse_type(other).name):
             why = "their names are the same words"
         else:
             continue
@@ -177,7 +178,7 @@ def _steps(contracts: Mapping[str, Any]) -> list[str]:
     return [
         event_type
         for event_type in sorted(contracts)
-        if parse_type(event_type)[1] not in OF_THE_MACHINERY and not contracts[event_type].get("for_others")
+        if parse_type(event_type).name not in OF_THE_MACHINERY and not contracts[event_type].get("for_others")
     ]
 
 
@@ -201,10 +202,6 @@ def _from(start: str, follow: Graph) -> Iterator[tuple[str, ...]]:
                 yield path
             elif after > start and after not in path:
                 paths.append((*path, after))
-
-
-def _version(event_type: str) -> int:
-    return parse_type(event_type)[2]
 
 
 def _meaning(contract: Mapping[str, Any]) -> str:

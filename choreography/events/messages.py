@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -68,7 +68,7 @@ class Announced(BaseModel):
         super().__init_subclass__(**kwargs)
         if for_others:
             cls.model_config["json_schema_extra"] = {"for_others": True}
-        service, _, _ = parse_type(type)
+        service = parse_type(type).service
         if type in published:
             raise ContractError(f"{type} is defined twice: {published[type].__qualname__} and {cls.__qualname__}")
         cls.event_type, cls.service = type, service
@@ -112,7 +112,16 @@ class Event(BaseModel, Generic[Data]):
         return self.model_dump_json(exclude_none=True)
 
 
-def parse_type(event_type: str) -> tuple[str, str, int]:
+class TypeParts(NamedTuple):
+    """What an event type is made of."""
+
+    service: str
+    """Who announces it."""
+    name: str
+    version: int
+
+
+def parse_type(event_type: str) -> TypeParts:
     """``"orders.order_placed.v1"`` -> ``("orders", "order_placed", 1)``.
 
     Raises:
@@ -121,7 +130,7 @@ def parse_type(event_type: str) -> tuple[str, str, int]:
     match = _EVENT_TYPE.fullmatch(event_type)
     if match is None:
         raise ContractError(f"{event_type!r} is not an event type: write <service>.<event>.v<N>, all lower case")
-    return match["service"], match["name"], int(match["version"])
+    return TypeParts(match["service"], match["name"], int(match["version"]))
 
 
 class Envelope(BaseModel):

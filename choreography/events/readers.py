@@ -50,7 +50,7 @@ def readers_here(services: Sequence[str] | None = None) -> list[Reader]:
             found += [
                 Reader(reaction.service, reaction.name, event_type, _schema(reads(reaction, event_type)), True)
                 for event_type in reaction.event_types
-                if parse_type(event_type)[1] not in OF_THE_MACHINERY
+                if parse_type(event_type).name not in OF_THE_MACHINERY
                 and not _takes_anything(reads(reaction, event_type))
             ]
     for service in services:
@@ -106,12 +106,12 @@ def write() -> list[Path]:
 
 def hears_a_newer_version(reader: Reader, readers: Sequence[Reader]) -> bool:
     """Whether the same reaction hears a newer version of the event too."""
-    version = parse_type(reader.event_type)[2]
+    version = parse_type(reader.event_type).version
     return any(
         other.reaction == reader.reaction
         and other.is_subscribed
         and family_of(other.event_type) == family_of(reader.event_type)
-        and parse_type(other.event_type)[2] > version
+        and parse_type(other.event_type).version > version
         for other in readers
     )
 

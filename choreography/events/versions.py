@@ -55,8 +55,9 @@ def downcasts(function: Function) -> Function:
     newer, older = _annotations(function)
     if not (isinstance(newer, type) and issubclass(newer, Announced)) or not issubclass(older, Announced):
         raise ContractError(f"annotate {function.__qualname__} with the event class it takes and the older it returns")
-    if family_of(newer.event_type) != family_of(older.event_type) or _version(older.event_type) >= _version(
-        newer.event_type
+    if (
+        family_of(newer.event_type) != family_of(older.event_type)
+        or parse_type(older.event_type).version >= parse_type(newer.event_type).version
     ):
         raise ContractError(f"{function.__qualname__} must make an older version of {newer.event_type}")
     if newer in _downcasts:
@@ -124,8 +125,8 @@ def chain(reaction: Reaction, event_type: str) -> list[Upcast]:
     """
     found: list[Upcast] = []
     family = family_of(event_type)
-    newest = max((_version(other) for other in reaction.event_types if family_of(other) == family), default=0)
-    for version in range(_version(event_type), newest):
+    newest = max((parse_type(other).version for other in reaction.event_types if family_of(other) == family), default=0)
+    for version in range(parse_type(event_type).version, newest):
         upcast = _upcasts.get((reaction.service, f"{family}.v{version}"))
         if upcast is not None:
             found.append(upcast)
@@ -182,9 +183,5 @@ def _annotations(function: Callable[..., Any]) -> tuple[Any, Any]:
     return next(iter(hints.values())), returned
 
 
-def _version(event_type: str) -> int:
-    return parse_type(event_type)[2]
-
-
 def _is_newer(event_type: str, than: str) -> bool:
-    return family_of(event_type) == family_of(than) and _version(event_type) > _version(than)
+    return family_of(event_type) == family_of(than) and parse_type(event_type).version > parse_type(than).version

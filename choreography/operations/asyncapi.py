@@ -37,7 +37,9 @@ def document(service: str = "", *, title: str, version: str) -> Document:
         ContractError: nothing is known of that service.
     """
     contracts, readers = compatibility.current(), [reader for reader in all_readers() if reader.is_subscribed]
-    services = sorted({*map(_service, contracts), *(reader.service for reader in readers)})
+    services = sorted(
+        {*(parse_type(event_type).service for event_type in contracts), *(reader.service for reader in readers)}
+    )
     if service and service not in services:
         raise ContractError(f"there is no service {service}. There are {', '.join(services)}.")
     readers = [reader for reader in readers if service in ("", reader.service)]
@@ -45,7 +47,7 @@ def document(service: str = "", *, title: str, version: str) -> Document:
     chosen = {
         event_type: contract
         for event_type, contract in sorted(contracts.items())
-        if service in ("", _service(event_type)) or event_type in read
+        if service in ("", parse_type(event_type).service) or event_type in read
     }
     return {
         "asyncapi": "3.0.0",
@@ -104,10 +106,11 @@ def _channel(event_type: str, contract: Mapping[str, Any]) -> Document:
 
 def _operations(service: str, contracts: Mapping[str, Any], readers: list[Reader]) -> Iterator[tuple[str, Document]]:
     for event_type in contracts:
-        if service in ("", _service(event_type)):
+        announcer = parse_type(event_type).service
+        if service in ("", announcer):
             yield (
-                f"{_service(event_type)}.send.{event_type}",
-                _operation("send", event_type, _service(event_type), f"{_service(event_type)} announces it")
+                f"{announcer}.send.{event_type}",
+                _operation("send", event_type, announcer, f"{announcer} announces it")
                 | {"bindings": {"amqp": {"deliveryMode": 2, "mandatory": True, "bindingVersion": _BINDING}}},
             )
     for reader in sorted(readers, key=lambda reader: (reader.event_type, reader.reaction)):
@@ -213,7 +216,3 @@ def _as_asyncapi(schema: Any, event_type: str, parts: Mapping[str, str]) -> Any:
         }
 
     return changed(schema)
-
-
-def _service(event_type: str) -> str:
-    return parse_type(event_type)[0]

@@ -62,14 +62,14 @@ def check_contracts(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
     """Services announce only their own facts, and react only to facts someone announces."""
     for reaction in reactions():
         for event_type in sorted(reaction.announces):
-            if parse_type(event_type)[0] != reaction.service:
+            if parse_type(event_type).service != reaction.service:
                 yield Error(
                     f"{reaction.name} declares that it announces {event_type}, a fact of another service.",
                     hint="A service announces only its own facts: define an event of its own.",
                     id="choreography.E004",
                 )
         for event_type in reaction.event_types:
-            if parse_type(event_type)[0] in conf().services and event_type not in published:
+            if parse_type(event_type).service in conf().services and event_type not in published:
                 yield Error(
                     f"{reaction.name} reacts to {event_type}, which nobody announces.",
                     hint="Check the spelling and the version; manage.py choreography map lists what there is.",

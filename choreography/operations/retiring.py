@@ -29,7 +29,7 @@ def obstacles(event_type: str, sources: Sequence[str] = ()) -> Iterator[str]:
     for reader in readers:
         if reader.event_type == event_type and reader.is_subscribed and not hears_a_newer_version(reader, readers):
             yield f"{reader.reaction} reads it: have it read a newer version, and name both while that is rolled out"
-    announcer = parse_type(event_type)[0]
+    announcer = parse_type(event_type).service
     if announcer in conf().services:
         waiting = ServiceTables(announcer).outbox.filter(event_type=event_type, published_at=None, refusal="").count()
         if waiting:

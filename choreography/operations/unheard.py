@@ -40,7 +40,7 @@ def unheard(service: str, since: timedelta = SINCE, after: timedelta = AFTER) ->
     """
     now = clock.now()
     for reaction in reactions(service):
-        for announcer in sorted({parse_type(event_type)[0] for event_type in reaction.event_types}):
+        for announcer in sorted({parse_type(event_type).service for event_type in reaction.event_types}):
             if announcer in conf().services:
                 yield from _compare(reaction, ServiceTables(announcer), now - since, now - after)
 

@@ -29,12 +29,12 @@ class EventName:
 
     @property
     def service(self) -> str:
-        return parse_type(self.event_type)[0]
+        return parse_type(self.event_type).service
 
     @property
     def name(self) -> str:
         """``dish_cooked``"""
-        return parse_type(self.event_type)[1]
+        return parse_type(self.event_type).name
 
     @property
     def class_name(self) -> str:
@@ -104,7 +104,7 @@ def _check_name(name: str, service: str, folder: Path) -> None:
 
 def _event_heard(event_type: str, service: str) -> EventName:
     try:
-        publisher, _, _ = parse_type(event_type)
+        publisher = parse_type(event_type).service
     except ContractError as error:
         raise CommandError(f"--reacts-to: {error}") from None
     if publisher == service:
@@ -120,7 +120,7 @@ def _event_heard(event_type: str, service: str) -> EventName:
 def _event_announced(given: str, service: str) -> EventName:
     event_type = given if "." in given else f"{service}.{given}.v1"
     try:
-        publisher, _, _ = parse_type(event_type)
+        publisher = parse_type(event_type).service
     except ContractError as error:
         raise CommandError(f"--announces: {error}") from None
     if publisher != service:
