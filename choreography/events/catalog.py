@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from choreography.events import compatibility
-from choreography.events.changes import ContractField, fields_of
 from choreography.events.declarations import Declarations, everything
 from choreography.events.examples import Example, examples
 from choreography.events.messages import family_of, parse_type
 from choreography.events.readers import OF_THE_MACHINERY, Reader, all_readers
+from choreography.events.schemas import ContractField, fields_of
 
 #: The largest integer that every reader of JSON can hold (RFC 8259, section 6). As a limit it says nothing to people.
 _ANY_INTEGER = 2**53 - 1

@@ -8,16 +8,16 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jsoncompat
 
 from choreography.core.errors import ContractError
 from choreography.core.git import git
 from choreography.events.readers import Reader
+from choreography.events.schemas import ContractField, Schema, fields_of
 
 Level = Literal["breaking", "risky", "safe"]
-Schema = Mapping[str, Any]
 
 #: From the gravest.
 LEVELS: tuple[Level, ...] = ("breaking", "risky", "safe")
@@ -50,15 +50,6 @@ class Change:
         broken = f" It breaks {', '.join(self.breaks)}." if self.breaks else ""
         remedy = f" {self.remedy}." if self.remedy else ""
         return f"{self.level}: {about}: {self.what}.{broken}{remedy}"
-
-
-class ContractField(NamedTuple):
-    """A field of a contract."""
-
-    schema: Schema
-    """With references resolved, and without null."""
-    required: bool
-    nullable: bool
 
 
 def compare(old: Mapping[str, Schema], new: Mapping[str, Schema], readers: Sequence[Reader] = ()) -> list[Change]:
@@ -306,37 +297,6 @@ def satisfies(new: Schema, old: Schema) -> bool:
 
 
 # Schemas
-
-
-def fields_of(schema: Schema, root: Schema, path: str = "") -> Iterator[tuple[str, ContractField]]:
-    """All fields by their path, parents before what is in them."""
-    required = schema.get("required", ())
-    for name, given in schema.get("properties", {}).items():
-        below = f"{path}.{name}".lstrip(".")
-        yield from _field(given, root, below, name in required)
-
-
-def _field(given: Schema, root: Schema, path: str, required: bool) -> Iterator[tuple[str, ContractField]]:
-    resolved, nullable = _without_null(_resolved(given, root), root)
-    yield path, ContractField(resolved, required, nullable)
-    yield from fields_of(resolved, root, path)
-    if isinstance(resolved.get("items"), Mapping):
-        yield from _field(resolved["items"], root, f"{path}[]", True)
-
-
-def _resolved(schema: Schema, root: Schema) -> Schema:
-    if "$ref" not in schema:
-        return schema
-    target = root.get("$defs", {})[schema["$ref"].rpartition("/")[2]]
-    return {**_resolved(target, root), **{name: value for name, value in schema.items() if name != "$ref"}}
-
-
-def _without_null(schema: Schema, root: Schema) -> tuple[Schema, bool]:
-    kinds = [_resolved(each, root) for each in schema.get("anyOf", ())]
-    others = [each for each in kinds if each.get("type") != "null"]
-    if len(others) == len(kinds) or len(others) != 1:
-        return schema, len(others) < len(kinds)
-    return {**others[0], **{name: value for name, value in schema.items() if name != "anyOf"}}, True
 
 
 def _rest(schema: Schema, keep: Sequence[str] = ()) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from choreography.core.git import git
 from choreography.events.changes import Change
 from choreography.events.messages import CONTENT_TYPE, Event, parse_type, read_envelope, read_event
 from choreography.events.readers import Reader
+from choreography.events.schemas import alternatives
 from choreography.events.versions import lift, reaction_of, reads
 
 MINIMAL, FULL = "minimal", "full"
@@ -158,7 +159,7 @@ def who_can_not_read(example: Example, known: Sequence[Reader]) -> Iterator[tupl
 
 def _optional_fields(schema: Any, root: Any, value: Any, *, is_present: bool, at: str = "") -> Iterator[str]:
     """Paths of optional fields that are there, or are not; in a list, in one of its items."""
-    schema = _resolved(schema, root)
+    schema = _without_null(schema, root)
     if isinstance(value, dict) and "properties" in schema:
         for name, field in schema["properties"].items():
             path = f"{at}.{name}".lstrip(".")
@@ -171,15 +172,10 @@ def _optional_fields(schema: Any, root: Any, value: Any, *, is_present: bool, at
             yield from _optional_fields(schema["items"], root, item, is_present=is_present, at=f"{at}[]")
 
 
-def _resolved(schema: Any, root: Any) -> Any:
-    """A schema without references, and without null as another possibility."""
-    while True:
-        if "$ref" in schema:
-            schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
-        elif alternatives := [each for each in schema.get("anyOf", ()) if each.get("type") != "null"]:
-            schema = alternatives[0]
-        else:
-            return schema
+def _without_null(schema: Any, root: Any) -> Any:
+    """What a value may be that is there: the first of several."""
+    kinds = alternatives(schema, root)
+    return next((each for each in kinds if each.get("type") != "null"), kinds[0])
 
 
 def _draft(event_type: str, contract: Any, *, is_full: bool) -> Any:
@@ -190,7 +186,7 @@ def _draft(event_type: str, contract: Any, *, is_full: bool) -> Any:
 
 def _value(schema: Any, root: Any, is_full: bool) -> Any:
     """A value that satisfies a schema, for a person to replace by a likely one."""
-    schema = _resolved(schema, root)
+    schema = _without_null(schema, root)
     for word in ("const", "default"):
         if schema.get(word):
             return schema[word]

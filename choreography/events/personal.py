@@ -5,17 +5,17 @@ contract, a value of another shape, an event without a contract, a message that 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
 from django.core.signals import setting_changed
 
 from choreography.events.compatibility import committed
+from choreography.events.schemas import Schema, alternatives
 
 #: A path into an event's data: the names of its fields; ``[]`` for each item of an array.
 Path = tuple[str, ...]
-Schema = dict[str, Any]
 
 #: What stands in the place of what may not be seen.
 MASK = "***"
@@ -56,8 +56,8 @@ def _mask(value: Any) -> Any:
     return None if value is None else MASK
 
 
-def _masked(value: Any, schemas: list[Schema], contract: Schema) -> Any:
-    shapes = [shape for schema in schemas for shape in _shapes(schema, contract)]
+def _masked(value: Any, schemas: Sequence[Schema], contract: Schema) -> Any:
+    shapes = [shape for schema in schemas for shape in alternatives(schema, contract)]
     if any(shape.get("personal") for shape in shapes):
         return _mask(value)
     if isinstance(value, dict):
@@ -84,22 +84,11 @@ def _of_item(shape: Schema, at: int) -> Any:
     return first[at] if at < len(first) else shape.get("items")
 
 
-def _shapes(schema: Schema, contract: Schema) -> Iterator[Schema]:
-    """What a value may be: the schema with its reference followed, or each of its alternatives."""
-    if "$ref" in schema:
-        schema = contract["$defs"][schema["$ref"].rpartition("/")[2]] | {k: v for k, v in schema.items() if k != "$ref"}
-    alternatives = [one for name in ("anyOf", "oneOf") for one in schema.get(name, [])]
-    if not alternatives:
-        yield schema
-    for one in alternatives:
-        yield from _shapes(one | ({"personal": True} if schema.get("personal") else {}), contract)
-
-
 def _marked(schema: Schema, contract: Schema, mark: str, at: Path) -> Iterator[Path]:
     if schema.get(mark):
         yield at
         return
-    for shape in _shapes(schema, contract):
+    for shape in alternatives(schema, contract):
         if shape.get(mark):
             yield at
             continue
