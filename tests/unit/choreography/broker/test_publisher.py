@@ -115,7 +115,7 @@ def test_a_refused_message_fails_the_batch(publisher: BrokerPublisher, full_rout
 TOO_LARGE = {"note": "x" * 200_000}
 
 
-@pytest.mark.parametrize("positions", [{0}, {49}, {7, 8, 31}], ids=str)
+@pytest.mark.parametrize("positions", [{0}, {49}, {7, 8, 31}], ids=["the first", "the last", "some"])
 def test_what_the_broker_will_never_take_is_named_and_the_others_are_confirmed(
     publisher: BrokerPublisher, route: Route, positions: set[int]
 ) -> None:
