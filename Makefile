@@ -10,9 +10,6 @@ ifeq ($(origin DEBUG)$(shell grep -sE '^(export )?DEBUG=' .env),undefined)
 export DEBUG := true
 endif
 
-# Where Python is told to keep no bytecode, every process would compile the project anew: a fifth of its start.
-export PYTHONDONTWRITEBYTECODE :=
-
 .PHONY: help up down demo test simulate lint format check chaos bench screenshots package lock clean
 .DEFAULT_GOAL := help
 

@@ -1,15 +1,9 @@
-"""The shop on nothing but files: SQLite and the embedded broker. ``python -m bench.embedded``.
+"""The shop on nothing but files: SQLite and the embedded broker."""
 
-``ORDERS=400`` in bulk: orders completed per second. ``QUEUED=20000``: deliveries per second (rows that enter the
-inboxes) while a long queue is worked off, in its first and in its last tenth.
-"""
-
-import json
 import os
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -103,8 +97,25 @@ def files(folder: Path) -> Iterator[Files]:
         it.stop()
 
 
-def bulk(folder: Path, orders: int) -> float:
-    """Orders per second, from the first placed to the last completed."""
+def measure(folder: Path, orders: int, queued: int) -> dict[str, float | None]:
+    """Measure it once.
+
+    Args:
+        folder: for everything that is written.
+        orders: placed in bulk.
+        queued: orders whose events wait when the work begins.
+
+    Returns:
+        Orders completed per second in bulk, from the first placed to the last completed; and deliveries per second in
+        the first and in the last tenth of the queue, with their ratio. ``None``: too few to tell.
+
+    Raises:
+        WrongResult: not every order was completed.
+    """
+    return {"orders_per_second": _bulk(folder / "bulk", orders), **_long_queue(folder / "queue", queued)}
+
+
+def _bulk(folder: Path, orders: int) -> float:
     with files(folder) as shop:
         shop.start()
         shop.placer.place(1)
@@ -116,15 +127,15 @@ def bulk(folder: Path, orders: int) -> float:
         return orders / (end - start)
 
 
-def long_queue(folder: Path, orders: int) -> dict[str, float | None]:
-    """Deliveries per second in the first and in the last tenth of a queue that nobody worked on while it grew."""
+def _long_queue(folder: Path, orders: int) -> dict[str, float | None]:
+    """Deliveries per second, counted as rows that enter the inboxes."""
     with files(folder) as shop:
         shop.placer.place(orders)
         shop.start()
         eventually(lambda: shop.handled() > 0, 120, lambda: shop.processes["worker-orders"].says()[-2000:])
         seen = [*shop.complete(orders, each=0.5)]
     first, last = (_rate(seen, orders * _DELIVERIES, share) for share in (0.0, 0.9))
-    return {"first_tenth": first, "last_tenth": last, "ratio": last / first if first and last else None}
+    return {"first_tenth": first, "last_tenth": last, "rate_ratio": last / first if first and last else None}
 
 
 def _rate(seen: list[tuple[float, int]], deliveries: int, since: float) -> float | None:
@@ -134,16 +145,3 @@ def _rate(seen: list[tuple[float, int]], deliveries: int, since: float) -> float
         return None
     (start, first), (end, last) = inside[0], inside[-1]
     return (last - first) / (end - start)
-
-
-def main() -> None:
-    orders, queued = int(os.environ.get("ORDERS", "400")), int(os.environ.get("QUEUED", "20000"))
-    with tempfile.TemporaryDirectory(prefix="bench-embedded-") as folder:
-        found: dict[str, float | None] = {"orders/s": bulk(Path(folder) / "bulk", orders), "queued": queued}
-        sys.stderr.write(f"{found['orders/s']:.1f} orders/s\n")
-        found |= long_queue(Path(folder) / "queue", queued)
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

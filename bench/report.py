@@ -184,7 +184,7 @@ def targets(
     runs: Sequence[Run],
     relays: Mapping[str, float],
     rates: Sequence[AtRate],
-    long: Mapping[str, Mapping[str, float]],
+    long: Mapping[str, Mapping[str, Any]],
 ) -> list[Target]:
     """What the shop is to reach, as far as it was measured."""
     careless = [it.name for it in systems if it.peer and not it.peer.endswith("outbox")]
@@ -196,7 +196,9 @@ def targets(
         return min((it.median for it in found if it), default=None)
 
     relay = relays["ours"] / relays["py-amqp"] if "ours" in relays else None
-    queue, inbox = long.get("queue", {}), long.get("inbox", {})
+    queue, inbox, files = (long.get(name, {}) for name in ("queue", "inbox", "embedded"))
+    celery = [run.orders_per_second for it in systems if it.peer == "celery" for run in _of(it.name, runs)]
+    on_files = files["orders_per_second"] / median(celery) if files and celery else None
     candidates = [
         ("orders/s against the best peer without promises", against("orders/s", *careless), 6, 10),
         ("orders/s against the best peer with an outbox", against("orders/s", *careful), 10, 15),
@@ -226,6 +228,8 @@ def targets(
             1.05,
         ),
         ("full inboxes against empty ones", inbox.get("ratio"), 0.9, 1.0),
+        ("on SQLite and the embedded broker, orders/s against plain Celery on RabbitMQ", on_files, 1.0, 1.0),
+        ("its long queue: last tenth against first", files.get("rate_ratio"), 0.9, 1.0),
     ]
     return [Target(name, reached, low, aim) for name, reached, low, aim in candidates if reached is not None]
 

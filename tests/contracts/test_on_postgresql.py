@@ -26,14 +26,11 @@ FLOWS = (
 LAYERS = ("dead_letters", "inbox", "operations", "outbox", "storage")
 AGAIN = {
     "flows": ["tests/contracts/on_postgresql.py", *(f"tests/flows/test_{flow}.py" for flow in FLOWS)],
-    "journal": ["tests/journal/test_history.py", "tests/journal/test_marks.py", "tests/journal/test_commands.py"],
-    "machinery and services": [
-        *(f"tests/unit/choreography/{layer}" for layer in LAYERS),
-        *(f"tests/unit/{service}" for service in SERVICES),
-    ],
+    "journal": ["tests/journal/test_history.py"],
+    "machinery": [f"tests/unit/choreography/{layer}" for layer in LAYERS],
 }
 #: Without a database of Django's.
-ENOUGH_ONCE = ("sandbox_*", "retry_policy", "fingerprints", "deliveries")
+ENOUGH_ONCE = ("retry_policy", "fingerprints", "deliveries")
 
 
 @pytest.fixture
