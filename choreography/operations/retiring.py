@@ -1,12 +1,18 @@
 """Whether an old version of an event may go: who still reads it, and where it still waits."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+from kombu import Connection, Queue
+
+from choreography.broker import topology
+from choreography.broker.publisher import broker_errors, connect
 from choreography.core.conf import conf
 from choreography.core.errors import ContractError
 from choreography.events.compatibility import committed
-from choreography.events.messages import parse_type, published
+from choreography.events.messages import family_of, parse_type, published
 from choreography.events.readers import all_readers, hears_a_newer_version
+from choreography.events.registry import reactions
 from choreography.storage.tables import ServiceTables
 
 #: Rows of a ladder's records that are looked through, at most.
@@ -42,6 +48,32 @@ def obstacles(event_type: str, sources: Sequence[str] = ()) -> Iterator[str]:
         retries = sum(_is_of(event_type, bytes(body)) for body in tables.retries.values_list("body", flat=True)[:_MOST])
         if retries:
             yield f"{retries} are on the retry ladder of {service}: wait until they have come back"
+    yield from _queued(event_type)
+
+
+def _queued(event_type: str) -> Iterator[str]:
+    """Messages in the queues of those who hear any version of the event. Which they are, the broker does not tell."""
+    family = family_of(event_type)
+    hearing = {each.service for each in reactions() if any(family_of(it) == family for it in each.event_types)}
+    with connect() as connection:
+        try:
+            connection.ensure_connection(max_retries=1, timeout=5)
+        except broker_errors(connection) as error:
+            yield f"the broker can't be reached ({error}), so what waits in its queues is not known: start it"
+            return
+        for service in sorted(hearing):
+            waiting = sum(_waiting_in(connection, queue) for queue in topology.queues(service))
+            if waiting:
+                yield f"{waiting} messages wait in the queues of {service} and may be of it: wait until there are none"
+
+
+def _waiting_in(connection: Connection, queue: Queue) -> int:
+    try:
+        with connection.channel() as channel:
+            declared: Any = queue(channel).queue_declare(passive=True)
+            return int(declared.message_count)
+    except connection.channel_errors:
+        return 0  # there is no such queue
 
 
 def _is_of(event_type: str, body: bytes) -> bool:

@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
+from pytest_django.fixtures import Settings
 
+from choreography.broker import topology
+from choreography.broker.publisher import BrokerPublisher, Outgoing, connect
 from choreography.operations.retiring import obstacles
 from choreography.storage.tables import ServiceTables
 from tests.flows.providers import Gateway
@@ -59,6 +63,27 @@ def test_what_waits_stands_in_the_way(shop: Shop) -> None:
         "1 wait in the outbox of orders: see that its relay runs",
         "1 are parked at payments: mend them and send them again, or discard them",
     ]
+
+
+def test_messages_in_a_queue_stand_in_the_way(shop: Shop, settings: Settings, tmp_path: Path) -> None:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": f"embedded://{tmp_path}/broker.sqlite3"}
+    with connect() as connection:
+        topology.declare(connection)
+    with closing(BrokerPublisher()) as publisher:
+        publisher.publish([Outgoing(body=b"{}", exchange=V2), Outgoing(body=b"{}", exchange=V2)])
+
+    assert [*obstacles(V1)] == [
+        f"2 messages wait in the queues of {service} and may be of it: wait until there are none"
+        for service in ("payments", "shipping")
+    ]
+
+
+def test_a_broker_that_is_down_stands_in_the_way(shop: Shop, settings: Settings) -> None:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": "amqp://guest:guest@127.0.0.1:1//"}
+
+    [found] = obstacles(V1)
+
+    assert found.startswith("the broker can't be reached")
 
 
 def test_an_event_type_that_is_not_known_is_refused(shop: Shop) -> None:
