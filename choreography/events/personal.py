@@ -19,6 +19,8 @@ Path = tuple[str, ...]
 
 #: What stands in the place of what may not be seen.
 MASK = "***"
+#: What JSON Schema calls the types of plain values.
+_TYPES = {str: ("string",), bool: ("boolean",), int: ("integer", "number"), float: ("number",)}
 
 
 def masked(event_type: str, data: Any) -> Any:
@@ -66,8 +68,13 @@ def _masked(value: Any, schemas: Sequence[Schema], contract: Schema) -> Any:
         }
     if isinstance(value, list):
         return [_part(each, [_of_item(shape, at) for shape in shapes], contract) for at, each in enumerate(value)]
-    # Text where the contract has parts, of which some may be personal, is none of them.
-    return value if any(not {"properties", "items", "prefixItems"} & shape.keys() for shape in shapes) else _mask(value)
+    return value if any(_may_be(value, shape) for shape in shapes) else _mask(value)
+
+
+def _may_be(value: Any, shape: Schema) -> bool:
+    """Whether a plain value is of a type that the contract has there: text where it has a number may be anything."""
+    wanted = shape.get("type")
+    return not {None, *_TYPES.get(type(value), ())}.isdisjoint(wanted if isinstance(wanted, list) else [wanted])
 
 
 def _part(value: Any, schemas: list[Any], contract: Schema) -> Any:
