@@ -192,6 +192,8 @@ class Command(BaseCommand):
             return
         publisher = BrokerPublisher()
         try:
+            # Before it is told what is missing: what is published from now on reaches a queue that was deleted.
+            relay.declare_topology(service)
             sent = send(messages, publisher)
         except (Transient, PublishRefused) as error:
             raise CommandError(

@@ -1,8 +1,10 @@
 """What a service should have heard and has not is found, and sent again to it alone."""
 
 import json
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -11,9 +13,10 @@ from pytest_django.fixtures import Settings
 from choreography.broker import topology
 from choreography.broker.embedded.store import Store
 from choreography.broker.embedded.transport import open_store
-from choreography.broker.publisher import connect
+from choreography.broker.publisher import Outgoing, connect
 from choreography.core import clock
 from choreography.inbox.deliveries import Delivery
+from choreography.management.commands import choreography as command
 from choreography.operations import doctor
 from choreography.operations.unheard import unheard
 from choreography.storage.models import Inbox, Outbox
@@ -125,6 +128,22 @@ def test_the_command_sends_it_to_the_queue_of_that_service_alone(
     message = broker.get(["payments"], "test")
     assert message is not None
     assert bytes(message.body) == missing.body.encode()
+
+
+def test_what_is_published_while_it_is_told_what_is_missing_is_not_lost_with_a_deleted_queue(
+    broker: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published()
+    broker.delete_queue("payments")
+
+    def look(*arguments: Any) -> Iterator[Outgoing]:
+        broker.publish(PLACED, "", body=b"{}", content_type=None, content_encoding=None, headers={}, properties={})
+        yield from unheard(*arguments)
+
+    monkeypatch.setattr(command, "unheard", look)
+    call_command("choreography", "send_again", "payments")
+
+    assert broker.queue("payments").ready == 2
 
 
 def test_what_waits_in_the_queue_is_not_lost(broker: Store) -> None:
