@@ -46,7 +46,7 @@ def masked_message(event_type: str, body: str) -> str:
 def marked(event_type: str, mark: str) -> tuple[Path, ...]:
     """The fields of an event's data that its contract marks: ``personal`` or ``searchable``."""
     contract = _contract(event_type)
-    return tuple(_marked(contract, contract, mark, ())) if contract else ()
+    return tuple(dict.fromkeys(_marked(contract, contract, mark, ()))) if contract else ()
 
 
 @cache
@@ -92,9 +92,6 @@ def _of_item(shape: Schema, at: int) -> Any:
 
 
 def _marked(schema: Schema, contract: Schema, mark: str, at: Path) -> Iterator[Path]:
-    if schema.get(mark):
-        yield at
-        return
     for shape in alternatives(schema, contract):
         if shape.get(mark):
             yield at

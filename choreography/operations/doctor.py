@@ -158,13 +158,13 @@ def _policies() -> Iterator[Finding]:
         return
     ours = {queue.name for service in conf().services for queue in topology.queues(service)}
     for row in _listed_by_rabbitmq("queues"):
-        policy = row.get("operator_policy") or row.get("policy")
+        policies = " and ".join(name for name in (row.get("policy"), row.get("operator_policy")) if name)
         harmful = {name: it for name, it in (row.get("effective_policy_definition") or {}).items() if name in _HARMFUL}
         if row["name"] in ours and harmful:
             what = ", ".join(f"{name} {value}" for name, value in sorted(harmful.items()))
             yield Finding(
                 row["name"],
-                f"the policy {policy} sets {what}: the broker may drop events, or move them where nobody looks",
+                f"the policy {policies} sets {what}: the broker may drop events, or move them where nobody looks",
                 "take it out of the policy's pattern (rabbitmqctl list_policies, list_operator_policies)",
             )
 

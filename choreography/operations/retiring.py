@@ -62,7 +62,9 @@ def _queued(event_type: str) -> Iterator[str]:
             yield f"the broker can't be reached ({error}), so what waits in its queues is not known: start it"
             return
         for service in sorted(hearing):
-            waiting = sum(_waiting_in(connection, queue) for queue in topology.queues(service))
+            ticks = topology.timer_queue(service).name
+            queues = [queue for queue in topology.queues(service) if queue.name != ticks]
+            waiting = sum(_waiting_in(connection, queue) for queue in queues)
             if waiting:
                 yield f"{waiting} messages wait in the queues of {service} and may be of it: wait until there are none"
 

@@ -82,7 +82,7 @@ class ServiceTables:
         return self._rows("Suspect")
 
     def _rows(self, name: str) -> QuerySet[Any]:
-        # Not by way of a manager, which takes four times as long: this is asked for a dozen times per delivery.
+        # Not by way of a manager, which makes two on the way: this is asked for a dozen times per delivery.
         return QuerySet(apps.get_model(self.service, name), using=self.alias)
 
 

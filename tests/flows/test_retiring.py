@@ -69,8 +69,9 @@ def test_messages_in_a_queue_stand_in_the_way(shop: Shop, settings: Settings, tm
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": f"embedded://{tmp_path}/broker.sqlite3"}
     with connect() as connection:
         topology.declare(connection)
+    tick = Outgoing(body=b"{}", exchange="", routing_key=topology.timer_queue("payments").name)
     with closing(BrokerPublisher()) as publisher:
-        publisher.publish([Outgoing(body=b"{}", exchange=V2), Outgoing(body=b"{}", exchange=V2)])
+        publisher.publish([Outgoing(body=b"{}", exchange=V2), Outgoing(body=b"{}", exchange=V2), tick])
 
     assert [*obstacles(V1)] == [
         f"2 messages wait in the queues of {service} and may be of it: wait until there are none"
