@@ -185,9 +185,9 @@ class RunningShop:
     # Processes
 
     def start(self, *names: str, **environment: str) -> None:
-        """Start processes by name (see ``_command``); in place of those that had the name before."""
+        """Start processes by name (see ``command``); in place of those that had the name before."""
         for name in names:
-            self.run(name, _command(name), **environment)
+            self.run(name, command(name), **environment)
 
     def run(self, name: str, command: Sequence[str], **environment: str) -> Process:
         """Start a process with a command of its own."""
@@ -310,7 +310,7 @@ def worker(*services: str, name: str = "", pool: str = "threads", concurrency: i
     ]
 
 
-def _command(name: str) -> list[str]:
+def command(name: str) -> list[str]:
     """``relay-orders``, ``worker-orders``, ``beat``."""
     kind, _, service = name.partition("-")
     match kind:

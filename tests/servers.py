@@ -203,6 +203,10 @@ class PostgreSQL:
         return True
 
 
+#: Where Debian has it: not in everyone's PATH.
+_PGBOUNCER = Path("/usr/sbin/pgbouncer")
+
+
 class PgBouncer:
     """A connection pool before a PostgreSQL server, in transaction mode, with few connections to it."""
 
@@ -230,9 +234,13 @@ class PgBouncer:
 
     def start(self) -> None:
         """Start it and wait until it can be used."""
-        command = [_program("pgbouncer", Path("/usr/sbin/pgbouncer")), *self._user, str(self._settings)]
+        command = [_program("pgbouncer", _PGBOUNCER), *self._user, str(self._settings)]
         self._pool = Process("pgbouncer", command, {"PATH": os.environ["PATH"], "LANG": "C"}, self._log)
         eventually(self._answers, otherwise=self._pool.says)
+
+    def kill(self) -> None:
+        if self._pool is not None:
+            self._pool.kill()
 
     def close(self) -> None:
         if self._pool is not None:
@@ -350,6 +358,11 @@ def missing_programs() -> list[str]:
         "postgres": shutil.which("postgres") or any(_postgresql_programs("postgres")),
     }
     return [name for name, found in needed.items() if not found]
+
+
+def has_pgbouncer() -> bool:
+    """Whether it is installed."""
+    return shutil.which("pgbouncer") is not None or _PGBOUNCER.exists()
 
 
 def _program(name: str, *elsewhere: Path) -> str:

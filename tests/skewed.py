@@ -8,6 +8,7 @@ import datetime
 import runpy
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ _datetime = datetime.datetime
 class _Instances(type):
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, _datetime)
+
+
+def skewed(command: Sequence[str], file: Path) -> list[str]:
+    """The command of a Python program, with a clock of its own."""
+    python, *program = command
+    return [python, "-m", "tests.skewed", str(file), *(part for part in program if part != "-m")]
 
 
 def shift(file: Path) -> None:

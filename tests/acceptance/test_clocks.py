@@ -1,14 +1,14 @@
 """The clocks of several hosts differ by an hour or a day, or are set while it runs: orders go on, nothing is lost."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.processes import SERVICES, RunningShop, eventually, running_shop, worker
+from tests.processes import SERVICES, RunningShop, command, eventually, running_shop
 from tests.servers import a_corner_of_the_servers
+from tests.skewed import skewed
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.rabbitmq, pytest.mark.postgresql]
 
@@ -35,13 +35,7 @@ def start_skewed(shop: RunningShop, name: str, seconds: float) -> Path:
     """Start a process whose clock is ahead. Returns the file that says by how much."""
     file = shop.folder / f"{name}.ahead"
     file.write_text(str(seconds))
-    kind, _, service = name.partition("-")
-    arguments = {
-        "relay": ["manage.py", "relay", service],
-        "worker": ["celery", *worker(service)[worker(service).index("-A") :]] if kind == "worker" else [],
-        "beat": ["celery", "-A", "shop", "beat"],
-    }[kind]
-    shop.run(name, [sys.executable, "-m", "tests.skewed", str(file), *arguments])
+    shop.run(name, skewed(command(name), file))
     return file
 
 

@@ -93,8 +93,22 @@ def missing(submissions: list[str]) -> list[str]:
     return sorted(set(submissions) - stored)
 
 
-def parked() -> list[str]:
-    """Dead letters that wait for a person, with the way they came."""
+def not_kept(bodies: list[str]) -> list[str]:
+    """Which of these messages are not among the dead letters, each once."""
+    from django.conf import settings
+
+    from choreography.storage.tables import ServiceTables
+
+    kept = Counter(
+        bytes(body)
+        for service in settings.SERVICES
+        for body in ServiceTables(service).dead_letters.filter(reaction="").values_list("body", flat=True)
+    )
+    return [f"{body}: {kept[body.encode()]} times" for body in bodies if kept[body.encode()] != 1]
+
+
+def parked(but_for: list[str]) -> list[str]:
+    """Dead letters that wait for a person, with the way they came; but for messages with these bodies."""
     from django.conf import settings
 
     from choreography.storage.tables import ServiceTables
@@ -104,6 +118,7 @@ def parked() -> list[str]:
         f" (order {dead_letter.subject}, headers {dead_letter.headers})"
         for service in settings.SERVICES
         for dead_letter in ServiceTables(service).dead_letters.filter(state="parked").order_by("pk")
+        if bytes(dead_letter.body).decode(errors="replace") not in but_for
     ]
 
 

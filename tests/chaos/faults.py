@@ -1,6 +1,7 @@
 """What goes wrong in a run: one method each, called one after the other, in an order that the seed makes."""
 
 import random
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import amqp
 
+from tests.chaos import providers
 from tests.processes import SERVICES as ORDER_SERVICES
 
 if TYPE_CHECKING:
@@ -43,12 +45,21 @@ KINDS = (
     "queue_purged",
     "queue_deleted",
     "database_read_only",
+    "pool_restarted",
+    "rungs_deleted",
+    "clock_shifted",
+    "undecodable_messages",
+    "poison",
 )
 
 _DIRECTIONS: "tuple[Direction | Literal['both'], ...]" = ("to_server", "to_client", "both")
 
 #: Seconds a fault lasts that has a beginning and an end.
 _HOLD = 3.0
+#: Seconds within which a message that is of no use, or ends its worker, must be among the dead letters.
+_PARKED_WITHIN = 90.0
+#: Seconds by which a clock is ahead.
+_SHIFTS = (-86400, -3600, 3600, 86400)
 #: Part of the commits that fail while they do.
 _REFUSED = 0.1
 #: Headers in which the broker notes a message's way. With them it would take a message sent again for one that runs in
@@ -72,6 +83,10 @@ class Faults:
         """``pause`` passes time, and sees to the site meanwhile."""
         self._site, self._rng, self._pause = site, rng, pause
         self.counts: Counter[str] = Counter()
+        self.planted: list[str] = []
+        """The bodies of messages that must be found among the dead letters in the end."""
+        self.broken: list[str] = []
+        """What did not become of a fault as it must."""
 
     def inject(self, kind: str) -> None:
         getattr(self, f"_{kind}")()
@@ -111,6 +126,31 @@ class Faults:
         process.freeze()
         self._pause(_HOLD)
         process.thaw()
+
+    def _clock_shifted(self) -> None:
+        """On one host. While it is shifted, something else there is asked and committed as ever."""
+        service = self._rng.choice(SERVICES)
+        names = self._rng.choice([self._site.workers(service), (f"relay-{service}",), ("beat",)])
+        self._site.kill(*names)
+        self._site.start(*names, ahead=self._rng.choice(_SHIFTS))
+        self._pause(2 * _HOLD)
+        self._kill_and_start(*names)
+
+    def _poison(self) -> None:
+        """An authorization ends whatever process asks for it, until it is parked; then a person sends it again."""
+        lethal, [worker] = self._site.faults / providers.LETHAL, self._site.workers("payments")
+        (self._site.faults / providers.VICTIM).unlink(missing_ok=True)
+        lethal.touch()
+        with self._site.may_end(worker):
+            found = self._wait_for(
+                "SELECT id, subject FROM payments_deadletter WHERE state = 'parked' AND reaction <> ''"
+            )
+            lethal.unlink()
+        victim = (self._site.faults / providers.VICTIM).read_text()
+        if [subject for _, subject in found] != [victim]:
+            self.broken.append(f"order {victim} ends processes, and of {found} payments has dead letters")
+        for number, _ in found:
+            self._site.manage("dead_letters", "retry", "payments", str(number))
 
     # Servers
 
@@ -152,6 +192,14 @@ class Faults:
                 )
             self._pause(_HOLD)
 
+    def _pool_restarted(self) -> None:
+        """The connection pool before the database of payments."""
+        pool = self._site.pool
+        assert pool, "PgBouncer is not installed"
+        pool.kill()
+        self._pause(self._rng.random())
+        pool.start()
+
     def _memory_alarm(self) -> None:
         """The brokers take nothing more."""
         nodes = self._site.servers.brokers
@@ -169,6 +217,17 @@ class Faults:
         with self._while("gateway-fails"), self._while("carrier-fails"):
             self._pause(_HOLD)
         node.ctl("clear_policy", "full")
+
+    def _rungs_deleted(self) -> None:
+        """With what waits there, while much has to be tried again. The services have noted what they put there."""
+        with self._while("gateway-fails"), self._while("carrier-fails"):
+            self._pause(_HOLD / 2)
+            with self._site.broker() as channel:
+                for service in ("payments", "shipping"):
+                    for rung in ("1s", "5s"):
+                        queue = f"{self._site.namespace}{service}.retry.{rung}"
+                        self.counts["messages_deleted_with_rungs"] += channel.queue_delete(queue)
+            self._pause(_HOLD / 2)
 
     # Connections
 
@@ -255,6 +314,26 @@ class Faults:
         self._site.start(*workers)
         self._site.send_again(service)
 
+    def _undecodable_messages(self) -> None:
+        """Messages that are no events, with properties that AMQP clients can't decode."""
+        service = self._rng.choice(ORDER_SERVICES)
+        bodies: list[str] = []
+        with self._site.broker() as channel:
+            for properties in _UNDECODABLE:
+                bodies.append(f"planted {len(self.planted) + len(bodies)}")
+                queue = f"{self._site.namespace}{service}"
+                channel.basic_publish_confirm(_Raw(bodies[-1].encode(), properties), "", queue, mandatory=True)
+        self.planted += bodies
+        self.counts["messages_undecodable"] += len(bodies)
+        found = self._wait_for(
+            f"SELECT convert_from(body, 'UTF8') FROM {service}_deadletter"
+            f" WHERE convert_from(body, 'UTF8') IN ({', '.join(map(repr, bodies))})",
+            len(bodies),
+            service,
+        )
+        if len(found) != len(bodies):
+            self.broken.append(f"of {len(bodies)} messages that can't be decoded {service} has kept {len(found)}")
+
     # The external systems, and the databases' last word
 
     def _gateway_down(self) -> None:
@@ -277,6 +356,17 @@ class Faults:
 
     # Helpers
 
+    def _wait_for(self, query: str, rows: int = 1, service: str = "payments") -> list[Any]:
+        """What a query of a service's database finds, once that is enough, or when time is up."""
+        deadline = time.monotonic() + _PARKED_WITHIN
+        while True:
+            with self._site.database(service) as cursor:
+                cursor.execute(query)
+                found: list[Any] = cursor.fetchall()
+            if len(found) >= rows or time.monotonic() >= deadline:
+                return found
+            self._pause(0.3)
+
     def _kill_and_start(self, *names: str) -> None:
         self._site.kill(*names)
         self._site.start(*names)
@@ -298,6 +388,39 @@ class Faults:
             yield
         finally:
             file.unlink()
+
+
+class _Raw(amqp.Message):
+    """A message with properties as AMQP has them on the line: the flags, and what they announce."""
+
+    def __init__(self, body: bytes, properties: bytes) -> None:
+        super().__init__(body)
+        self._properties = properties
+
+    def _serialize_properties(self) -> bytes:
+        return self._properties
+
+
+def _header(value: bytes) -> bytes:
+    field = b"\x03odd" + value
+    return struct.pack(">HI", 0x2000, len(field)) + field
+
+
+def _nested(depth: int) -> bytes:
+    value = b"V"
+    for _ in range(depth):
+        value = b"A" + struct.pack(">I", len(value)) + value
+    return value
+
+
+#: A time in milliseconds, the largest number, lists in lists, an app_id and a content type that are not UTF-8.
+_UNDECODABLE = (
+    _header(b"T" + struct.pack(">Q", 1_700_000_000_000)),
+    _header(b"l" + b"\xff" * 8),
+    _header(_nested(3000)),
+    struct.pack(">H", 0x0008) + b"\x02\xff\xfe",
+    struct.pack(">H", 0x8000) + b"\x02\xff\xfe",
+)
 
 
 def _taken_from(queue: str, channel: Any) -> Iterator[Any]:

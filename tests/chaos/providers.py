@@ -6,6 +6,7 @@ Some calls are booked and their answer is lost, some fail at first, some take lo
 
 import hashlib
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,9 @@ Answer = TypeVar("Answer")
 
 #: The folder of the files that bring an external system down or make it fail; the seed that says which calls go wrong.
 FOLDER, SEED = "CHAOS_FAULTS", "CHAOS_SEED"
+
+#: While the first file is there, the process is killed that asks to authorize one order: the second file has its id.
+LETHAL, VICTIM = "gateway-kills", "victim"
 
 
 class BadDay:
@@ -67,6 +71,19 @@ class BadDay:
             self._tell("answer_lost", self._silent)
         return answer
 
+    def kill_for_one(self, order: str) -> None:
+        """The first order that comes is the one."""
+        if not (self._folder / LETHAL).exists():
+            return
+        try:
+            with (self._folder / VICTIM).open("x") as file:
+                file.write(order)
+        except FileExistsError:
+            if (self._folder / VICTIM).read_text() != order:
+                return
+        log.info("fault injected", fault=f"{self._system}_killed")
+        os.kill(os.getpid(), signal.SIGKILL)
+
     def _be_down(self) -> None:
         if (self._folder / f"{self._system}-down").exists():
             self._tell("was_down", self._down)
@@ -87,6 +104,7 @@ class UnreliableGateway(SandboxGateway):
         self._day = BadDay("gateway", 0.05, GatewayDown, GatewayError, GatewayTimeout)
 
     def authorize(self, *, key: str, token: str, amount: int, currency: str) -> Authorized | Declined:
+        self._day.kill_for_one(key.partition(":")[0])
         call = super().authorize
         return self._day.call(key, lambda: call(key=key, token=token, amount=amount, currency=currency))
 

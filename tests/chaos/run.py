@@ -98,11 +98,11 @@ def run(options: Options, servers: Servers, tell: Tell) -> Report:
     started = time.monotonic()
     with _folder(options) as folder, running_site(servers, folder, options) as site:
         tell(f"every process is ready; logs in {folder}")
-        load, last_fault = _through_chaos(site, options, report, tell)
+        load, last_fault, planted = _through_chaos(site, options, report, tell)
         still = _STILL_WHEN_SABOTAGED if options.sabotage else _STILL
         report.quiet = _wait_for_quiet(site, load, options.patience, still, tell)
         report.seconds_to_quiet = round(time.monotonic() - last_fault, 1)
-        _check(site, load, report)
+        _check(site, load, planted, report)
         _end(site, report)
         _count(site, report)
         report.versions = _versions(site)
@@ -110,8 +110,11 @@ def run(options: Options, servers: Servers, tell: Tell) -> Report:
     return report
 
 
-def _through_chaos(site: Site, options: Options, report: Report, tell: Tell) -> tuple[Load, float]:
-    """All orders are placed while faults are injected; then there are no more. Also tells when the last one ended."""
+def _through_chaos(site: Site, options: Options, report: Report, tell: Tell) -> tuple[Load, float, list[str]]:
+    """All orders are placed while faults are injected; then there are no more.
+
+    Also tells when the last one ended, and which messages must be found among the dead letters.
+    """
     rng = random.Random(f"{options.seed}:faults")
     begun = time.monotonic()
     with under_load(site, options) as (load, check):
@@ -127,7 +130,8 @@ def _through_chaos(site: Site, options: Options, report: Report, tell: Tell) -> 
                 time.sleep(min(left, 0.1))
 
         faults = Faults(site, rng, pause)
-        planned = schedule(options.faults, options.duration, rng)
+        kinds = tuple(kind for kind in options.faults if site.pool or kind != "pool_restarted")
+        planned = schedule(kinds, options.duration, rng)
         for number, (due, kind) in enumerate(planned):
             load.may_reach((number + 1) / (len(planned) + 1))
             pause(begun + due - time.monotonic())
@@ -143,7 +147,8 @@ def _through_chaos(site: Site, options: Options, report: Report, tell: Tell) -> 
         report.placing_seconds = round(time.monotonic() - begun, 1)
     report.people = dict(load.counts)
     report.faults = dict(faults.counts)
-    return load, last_fault
+    _note(report, "a_fault_costs_only_what_it_hits", "violated", faults.broken)
+    return load, last_fault, faults.planted
 
 
 def _wait_for_quiet(site: Site, load: Load, patience: float, still: float, tell: Tell) -> bool:
@@ -167,13 +172,14 @@ def _wait_for_quiet(site: Site, load: Load, patience: float, still: float, tell:
         time.sleep(0.3)
 
 
-def _check(site: Site, load: Load, report: Report) -> None:
+def _check(site: Site, load: Load, planted: list[str], report: Report) -> None:
     """Everything that must hold now."""
     for name, found in site.ask("violations").items():
         report.broken[name] = Broken(**found)
     report.orders = {"placed": len(load.placed), **site.ask("ends")}
     # Nothing here is for a person: whatever went wrong was down for a while.
-    _note(report, "nothing_is_parked_by_an_outage", "violated", site.ask("parked"))
+    _note(report, "nothing_is_parked_by_an_outage", "violated", site.ask("parked", but_for=planted))
+    _note(report, "every_unusable_message_is_kept", "lost", site.ask("not_kept", bodies=planted))
     _note(report, "every_order_taken_is_stored", "lost", site.ask("missing", submissions=list(load.placed)))
     _note(report, "no_process_ends_by_itself", "violated", [f"{name}: {n} times" for name, n in site.ended.items()])
     if not report.quiet:

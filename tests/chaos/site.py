@@ -17,10 +17,21 @@ import psycopg2
 from tests.chaos import providers
 from tests.chaos.options import Options
 from tests.chaos.sabotage import SABOTAGES
-from tests.processes import ROOT, Clerk, RunningShop, clean_environment, eventually, running_shop, worker
+from tests.processes import ROOT, Clerk, RunningShop, clean_environment, command, eventually, running_shop, worker
 from tests.processes import SERVICES as ORDER_SERVICES
 from tests.proxy import Proxy
-from tests.servers import PostgreSQL, RabbitMQ, free_ports, own_postgresql, own_rabbitmq_cluster, run_sql
+from tests.servers import (
+    PgBouncer,
+    PostgreSQL,
+    RabbitMQ,
+    free_ports,
+    has_pgbouncer,
+    own_pgbouncer,
+    own_postgresql,
+    own_rabbitmq_cluster,
+    run_sql,
+)
+from tests.skewed import skewed
 
 SERVICES = (*ORDER_SERVICES, "journal")
 RELAYS = tuple(f"relay-{service}" for service in SERVICES)
@@ -77,6 +88,8 @@ class Site:
     broker_lines: Mapping[str, list[Proxy]]
     """A line to each node."""
     database_lines: Mapping[str, Proxy]
+    pool: PgBouncer | None
+    """Between the line of payments and its database, if it is installed."""
     faults: Path
     """Files in here bring an external system down (see ``providers``)."""
     web_port: int
@@ -84,23 +97,27 @@ class Site:
     ended: dict[str, int] = field(default_factory=dict)
     """How often a process ended though nobody had killed it."""
     _killed: set[str] = field(default_factory=set)
+    _may_end: set[str] = field(default_factory=set)
 
     @property
     def web(self) -> str:
         return f"http://127.0.0.1:{self.web_port}"
 
-    def start(self, *names: str) -> None:
-        """Start processes in place of those that had the name before."""
+    def start(self, *names: str, ahead: int = 0) -> None:
+        """Start processes in place of those that had the name before, with a clock that is so many seconds ahead."""
         for name in names:
             self._killed.discard(name)
             kind, _, service = name.partition("-")
             broker = _failover(self.broker_lines[service or "orders"])
             if name == "web":
                 self.shop.run(name, _gunicorn(self.web_port))
-            elif kind == "worker2":
-                self.shop.run(name, worker(service, name=f"{service}2"), BROKER_URL=broker)
-            else:
-                self.shop.start(name, BROKER_URL=broker)
+                continue
+            program = worker(service, name=f"{service}2") if kind == "worker2" else command(name)
+            if ahead:
+                file = self.shop.folder / f"{name}.ahead"
+                file.write_text(str(ahead))
+                program = skewed(program, file)
+            self.shop.run(name, program, BROKER_URL=broker)
 
     def workers(self, service: str) -> tuple[str, ...]:
         """The names of a service's workers."""
@@ -115,8 +132,19 @@ class Site:
     def supervise(self) -> None:
         """Start again what has ended by itself, as a service manager would, and remember it."""
         for name in set(self.shop.have_ended()) - self._killed:
-            self.ended[name] = self.ended.get(name, 0) + 1
+            if name not in self._may_end:
+                self.ended[name] = self.ended.get(name, 0) + 1
             self.start(name)
+
+    @contextmanager
+    def may_end(self, name: str) -> Iterator[None]:
+        """For the duration it is no fault of a process that it ends."""
+        self._may_end.add(name)
+        try:
+            yield
+        finally:
+            self.supervise()
+            self._may_end.discard(name)
 
     def ask(self, question: str, **details: Any) -> Any:
         """Ask the auditor: see ``tests.chaos.audit``."""
@@ -160,11 +188,15 @@ class Site:
 
     def send_again(self, service: str) -> None:
         """Have a service get what others have published and it has not heard, as soon as its queue is there again."""
-        command = [sys.executable, "manage.py", "choreography", "send_again", service, "--after", "0"]
+        self.manage("choreography", "send_again", service, "--after", "0")
+
+    def manage(self, *arguments: str) -> None:
+        """Run a command of the shop, again until it succeeds: what it needs may be down."""
+        program = [sys.executable, "manage.py", *arguments]
         eventually(
             lambda: (
                 subprocess.run(
-                    command, cwd=ROOT, env=self.shop.environment, capture_output=True, check=False
+                    program, cwd=ROOT, env=self.shop.environment, capture_output=True, check=False
                 ).returncode
                 == 0
             )
@@ -200,7 +232,12 @@ def running_site(servers: Servers, folder: Path, options: Options) -> Iterator[S
     with ExitStack() as stack:
         owners = ("accounts", *SERVICES)
         databases = {owner: stack.enter_context(_own_database(servers.database, f"{name}_{owner}")) for owner in owners}
-        lines = {owner: stack.enter_context(closing(Proxy(servers.database.port))) for owner in owners}
+        ports, pool = dict.fromkeys(owners, servers.database.port), None
+        if has_pgbouncer():
+            payments = f"postgres://{name}_payments@127.0.0.1:{servers.database.port}/{name}_payments"
+            pool = stack.enter_context(own_pgbouncer(payments))
+            ports["payments"] = pool.port
+        lines = {owner: stack.enter_context(closing(Proxy(port))) for owner, port in ports.items()}
         broker_lines = {
             service: [stack.enter_context(closing(Proxy(node.port))) for node in servers.brokers]
             for service in SERVICES
@@ -233,7 +270,7 @@ def running_site(servers: Servers, folder: Path, options: Options) -> Iterator[S
         shop.ask("open_admin", password=ADMIN_PASSWORD)
         people = _hire(shop, folder)
         stack.callback(people.leave)
-        site = Site(servers, shop, f"{name}.", databases, broker_lines, lines, faults, web_port, People(people))
+        site = Site(servers, shop, f"{name}.", databases, broker_lines, lines, pool, faults, web_port, People(people))
         for service in SERVICES:
             with site.database(service) as cursor:
                 cursor.execute(_REFUSE_COMMITS.format(service=service))
