@@ -148,12 +148,14 @@ class MarkOfFlow(models.Model):
     culprit = models.CharField(_("culprit"), max_length=100, blank=True, help_text=_("The service to look at."))
     remedy = models.CharField(_("remedy"), max_length=400, blank=True)
     since = models.DateTimeField(_("since"), default=clock.now)
-    notified_at = models.DateTimeField(_("people told at"), null=True)
+    mailed_at = models.DateTimeField(_("mail sent at"), null=True)
+    called_at = models.DateTimeField(_("webhook called at"), null=True)
     cleared_at = models.DateTimeField(_("cleared at"), null=True)
 
     class Meta:
         indexes: ClassVar = [
-            models.Index(fields=["since"], condition=Q(notified_at=None), name="journal_mark_to_notify"),
+            models.Index(fields=["since"], condition=Q(mailed_at=None), name="journal_mark_to_mail"),
+            models.Index(fields=["since"], condition=Q(called_at=None), name="journal_mark_to_call"),
         ]
         verbose_name = _("mark on a flow")
         verbose_name_plural = _("marks on flows")

@@ -2,7 +2,7 @@
 
 import json
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from django.conf import settings
@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from choreography.core import clock
+from choreography.core.errors import describe
 from journal.history import number_of
 from journal.models import MarkOfFlow
 
@@ -22,27 +23,35 @@ _AT_ONCE, _NAMED = 1000, 20
 _TIMEOUT = 5
 
 
-def tell_people() -> int:
-    """Send one mail, and make one call, about all new marks. Returns how many marks.
+def tell_people() -> None:
+    """Send one mail, and make one call, about all new marks.
 
-    They are marked as told of afterwards: should the process die in between, people are told twice.
+    They are marked as told of afterwards: should the process die in between, people are told twice. Where one of the
+    two fails, it alone is tried again at the next tick.
     """
-    if not (settings.JOURNAL_MAIL_TO or settings.JOURNAL_WEBHOOK_URL):
-        return 0
-    new = MarkOfFlow.objects.filter(notified_at=None).order_by("since")
+    _tell("mailed_at", _send_mail if settings.JOURNAL_MAIL_TO else None)
+    _tell("called_at", _call if settings.JOURNAL_WEBHOOK_URL else None)
+
+
+def _tell(field: str, tell: Callable[[Sequence[MarkOfFlow]], None] | None) -> None:
+    new = MarkOfFlow.objects.filter(**{field: None}).order_by("since")
+    if tell is None:  # what is new while nobody wants to be told is old news to who wants to later
+        new.update(**{field: clock.now()})
+        return
     marks = [*new[:_AT_ONCE]]
-    if not marks:
-        return 0
     standing = [mark for mark in marks if mark.cleared_at is None]
     if standing:
-        if settings.JOURNAL_MAIL_TO:
-            send_mail(_subject(standing), _text(standing), None, settings.JOURNAL_MAIL_TO)
-        if settings.JOURNAL_WEBHOOK_URL:
-            _call(standing)
-        log.info("people told of marks", marks=len(standing))
-    told = MarkOfFlow.objects.filter(pk__in=[mark.pk for mark in marks])
-    told.update(notified_at=clock.now())
-    return len(standing)
+        try:
+            tell(standing)
+        except OSError as error:  # those of mail and of HTTP are
+            log.error("people not told of marks", by=field, marks=len(standing), error=describe(error))
+            return
+        log.info("people told of marks", by=field, marks=len(standing))
+    MarkOfFlow.objects.filter(pk__in=[mark.pk for mark in marks]).update(**{field: clock.now()})
+
+
+def _send_mail(marks: Sequence[MarkOfFlow]) -> None:
+    send_mail(_subject(marks), _text(marks), None, settings.JOURNAL_MAIL_TO)
 
 
 def _subject(marks: Sequence[MarkOfFlow]) -> str:

@@ -11,7 +11,7 @@ from journal.models import Entry, Flow, Keyword
 from journal.story import Story
 
 #: Events of one type, or of one service, among whose flows a search looks: the newest.
-LOOKED_AT = 10_000
+LOOKED_AT = 5_000
 #: Flows on one page.
 PAGE = 50
 

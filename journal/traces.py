@@ -37,7 +37,7 @@ _FAILED = ("retried", "parked")
 @cache
 def otlp_exporter() -> SpanExporter:
     """The exporter that the environment describes (``OTEL_EXPORTER_OTLP_ENDPOINT``)."""
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # type: ignore[import-not-found]
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     exporter: SpanExporter = OTLPSpanExporter()
     return exporter

@@ -16,13 +16,25 @@ _of_request: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 
 class TraceMiddleware:
-    """Has what a request announces belong to the request's trace (header ``traceparent``)."""
+    """Has what a request announces belong to the request's trace.
+
+    That is the span that OpenTelemetry has opened for it, where the project uses OpenTelemetry, or the one from which
+    it was sent (header ``traceparent``).
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
+        try:
+            from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+        except ImportError:
+            self._inject: Callable[[dict[str, str]], None] = lambda carrier: None
+        else:
+            self._inject = TraceContextTextMapPropagator().inject
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        token = _of_request.set(request.headers.get("traceparent"))
+        active: dict[str, str] = {}
+        self._inject(active)
+        token = _of_request.set(active.get("traceparent") or request.headers.get("traceparent"))
         try:
             return self._get_response(request)
         finally:

@@ -7,10 +7,13 @@ from uuid import uuid4
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import PASSWORD, logged_in, open_web
+from tests.browser import PASSWORD, expect_status, fill_in, logged_in, open_web
 from tests.processes import SERVICES, RunningShop, eventually, running_shop
+from tests.receiver import Receiver, receiver
 from tests.wire import event, sender
 
 pytestmark = pytest.mark.processes
@@ -28,11 +31,19 @@ PAGES = (
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningShop]:
-    """A whole shop that keeps a journal."""
-    with running_shop(
-        tmp_path_factory.mktemp("shop"), ADMIN_PASSWORD=PASSWORD, SHOP_SERVICES=",".join((*SERVICES, "journal"))
-    ) as shop:
+def collector() -> Iterator[Receiver]:
+    """Where the shop sends its traces."""
+    with receiver() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory, collector: Receiver) -> Iterator[RunningShop]:
+    """A whole shop that keeps a journal, and exports flows as traces."""
+    traces = {"JOURNAL_TRACES": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+    services = ",".join((*SERVICES, "journal"))
+    folder = tmp_path_factory.mktemp("shop")
+    with running_shop(folder, ADMIN_PASSWORD=PASSWORD, SHOP_SERVICES=services, **traces) as shop:
         shop.start(*NAMES)
         shop.started(*NAMES)
         yield shop
@@ -59,6 +70,33 @@ def test_a_person_watches_an_order_until_it_has_ended(shop: RunningShop, page: P
     expect(page.locator("[hx-trigger]")).to_have_count(0)
     page.locator("svg.sequence a text", has_text="payment_authorized").click()
     assert re.search(r"#event-[0-9a-f]{12}$", page.url)
+
+
+def test_one_trace_leads_from_the_request_that_placed_the_order_to_its_end(
+    shop: RunningShop, page: Page, collector: Receiver
+) -> None:
+    fill_in(page)
+    page.click("text=Save >> nth=0")
+    expect_status(page, "completed")
+
+    def trace() -> dict[str, Span]:
+        """The spans of the newest trace that a form has begun, by name."""
+        found = [*spans(collector)]
+        forms = [span.trace_id for span in found if span.name == "POST admin/orders/order/add/"]
+        return {span.name: span for span in found if span.trace_id in forms[-1:]}
+
+    eventually(lambda: "publish orders.order_completed.v1" in trace(), within=60, otherwise=lambda: [*trace()])
+    placed, form = trace()["publish orders.order_placed.v2"], trace()["POST admin/orders/order/add/"]
+    assert placed.parent_span_id == form.span_id
+    assert form.parent_span_id == b""
+    assert form.kind == Span.SPAN_KIND_SERVER
+
+
+def spans(collector: Receiver) -> Iterator[Span]:
+    for body in collector.bodies:
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            for scope in resource.scope_spans:
+                yield from scope.spans
 
 
 def test_a_declined_card_shows_how_it_ended(shop: RunningShop, page: Page) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,25 @@ def test_every_alert_says_what_to_do() -> None:
             assert rule["labels"]["severity"] in ("page", "ticket")
             assert rule["annotations"]["summary"]
             assert (ROOT / rule["annotations"]["runbook_url"]).exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("check", "config", "prometheus.yml"), ("check", "rules", "alerts.yml"), ("test", "rules", "alerts_test.yml")],
+)
+def test_promtool_finds_nothing_wrong(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """It also has each alert fire where it should, and none where all is well (``alerts_test.yml``)."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    shutil.copytree(FOLDER, tmp_path / "monitoring")
+    (tmp_path / "monitoring" / "token").write_text("a token")
+
+    done = subprocess.run(
+        [promtool, *arguments], cwd=tmp_path / "monitoring", capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_prometheus_is_told_where_the_shop_is() -> None:

@@ -12,6 +12,7 @@ from django.db import IntegrityError, connections, transaction
 from django.http import HttpResponse
 from django.test import RequestFactory
 from django.test.utils import CaptureQueriesContext
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 from pytest_django.fixtures import Settings
 
 from choreography.core import clock
@@ -349,7 +350,7 @@ def test_a_cause_ends_with_its_reaction_even_if_that_failed() -> None:
     assert Outbox.objects.get().caused_by is None
 
 
-TRACE = "0af7651916cd43dd8448eb211c80319c"
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "00f067aa0ba902b7"
 
 
 def traces() -> list[str]:
@@ -367,6 +368,22 @@ def test_an_event_belongs_to_the_trace_of_its_cause() -> None:
 
     [row], [traceparent] = Outbox.objects.all(), traces()
     assert traceparent == f"00-{TRACE}-{row.event_id.hex[-16:]}-00"
+
+
+@everywhere
+def test_an_event_belongs_to_the_span_that_opentelemetry_has_opened_for_the_request() -> None:
+    def view(_request: object) -> HttpResponse:
+        with transaction_of("payments"):
+            announce(DECLINED, subject=ORDER)
+        return HttpResponse()
+
+    span = SpanContext(int(TRACE, 16), int(SPAN, 16), is_remote=False, trace_flags=TraceFlags(1))
+    with use_span(NonRecordingSpan(span)):
+        TraceMiddleware(view)(RequestFactory().get("/", headers={"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}))
+
+    [row] = Outbox.objects.all()
+    assert json.loads(row.body)["parentspan"] == SPAN
+    assert traces() == [f"00-{TRACE}-{row.event_id.hex[-16:]}-01"]
 
 
 @everywhere
