@@ -12,12 +12,20 @@ _SHARED: list[Any] = [
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
 #: One list for all calls of ``logging_config``: structlog's cached loggers keep the list they were created with.
-_OURS: list[Any] = [
-    structlog.stdlib.filter_by_level,
-    *_SHARED,
-    structlog.processors.format_exc_info,
-    structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-]
+_OURS: list[Any] = []
+
+
+class _Line(str):
+    """A record of structlog, which is a line already."""
+
+    __slots__ = ()
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """Formats the records of libraries. Ours would be copied first, which takes longer than formatting them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return record.msg if isinstance(record.msg, _Line) else super().format(record)
 
 
 def _as_text(_logger: Any, _method: str, event: dict[str, Any]) -> str:
@@ -45,16 +53,19 @@ def logging_config(level: str, style: str) -> dict[str, Any]:
     # https://docs.python.org/3/howto/logging.html#optimization
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    renderer: Any = _as_text if style == "console" else structlog.processors.JSONRenderer()
+
+    def render(logger: Any, method: str, event: dict[str, Any]) -> tuple[tuple[_Line], dict[str, Any]]:
+        return (_Line(renderer(logger, method, event)),), {}
+
+    _OURS[:] = [structlog.stdlib.filter_by_level, *_SHARED, structlog.processors.format_exc_info, render]
     structlog.configure(
         processors=_OURS,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    renderer: Any = _as_text
-    if style == "json":
-        renderer = structlog.processors.JSONRenderer()
     formatter = {
-        "()": structlog.stdlib.ProcessorFormatter,
+        "()": _Formatter,
         "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         "foreign_pre_chain": [*_SHARED, structlog.processors.format_exc_info],
     }
