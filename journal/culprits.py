@@ -1,10 +1,10 @@
 """Why a flow is overdue: which process of which service to look at, and what to do."""
 
 from datetime import timedelta
-from typing import Any, NamedTuple
 
 from choreography.broker import topology
 from choreography.broker.publisher import broker_errors, connect, instead
+from choreography.broker.topology import Waiting
 from choreography.core import clock
 from journal.flow_state import FlowState
 from journal.models import Flow, MarkOfFlow, ServiceStatus
@@ -13,21 +13,14 @@ from journal.models import Flow, MarkOfFlow, ServiceStatus
 SILENT_AFTER = timedelta(seconds=15)
 
 
-class Queue(NamedTuple):
-    """A service's inbox on the broker."""
-
-    messages: int
-    consumers: int
-
-
 class Surroundings:
     """What can be seen of the services from outside, looked up once per service."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, Queue | None] = {}
+        self._queues: dict[str, Waiting | None] = {}
         self._statuses = {status.service: status for status in ServiceStatus.objects.all()}
 
-    def queue(self, service: str) -> Queue | None:
+    def queue(self, service: str) -> Waiting | None:
         """``None``: there is none. Where the broker can't be asked, one that says nothing."""
         if service not in self._queues:
             self._queues[service] = look_at_queue(service)
@@ -42,22 +35,17 @@ class Surroundings:
         return status is None or clock.now() - status.at > SILENT_AFTER
 
 
-def look_at_queue(service: str) -> Queue | None:
+def look_at_queue(service: str) -> Waiting | None:
     """A service's queue on the broker, if it is there. Nothing is known of it where the broker can't be reached."""
-    unknown = Queue(0, 1)
+    unknown = Waiting(0, 1)
     if instead() is not None:
         return unknown
     with connect() as connection:
         try:
             connection.ensure_connection(max_retries=1, timeout=5)
-            with connection.channel() as channel:
-                queue: Any = topology.inbox_queue(service)(channel)
-                found = queue.queue_declare(passive=True)
-        except connection.channel_errors:
-            return None
+            return topology.look_at(connection, topology.inbox_queue(service))
         except broker_errors(connection):
             return unknown
-    return Queue(found.message_count, found.consumer_count)
 
 
 def explain(mark: MarkOfFlow, state: FlowState, around: Surroundings) -> None:

@@ -12,10 +12,11 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from choreography.broker.topology import Waiting
 from choreography.core import clock
 from choreography.events.declarations import Declarations
 from journal.contracts import declarations
-from journal.culprits import SILENT_AFTER, Queue, Surroundings
+from journal.culprits import SILENT_AFTER, Surroundings
 from journal.durations import duration
 from journal.models import Entry, Flow, Minute, ServiceStatus
 
@@ -46,7 +47,7 @@ class Node:
 
     service: str
     status: ServiceStatus | None
-    queue: Queue | None
+    queue: Waiting | None
     failures: int
     """Attempts that failed within the last minutes."""
     troubles: list[Trouble] = field(default_factory=list)

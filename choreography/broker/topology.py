@@ -13,7 +13,7 @@ All names carry the namespace where one is set.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from kombu import Connection, Exchange, Queue, binding
 
@@ -143,6 +143,28 @@ def _arguments_of_a_read_queue(service: str) -> dict[str, Any]:
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
     }
+
+
+class Waiting(NamedTuple):
+    """What a queue holds, and who reads it."""
+
+    messages: int
+    """Those that are ready: no consumer has them."""
+    consumers: int
+
+
+def look_at(connection: Connection, queue: Queue) -> Waiting | None:
+    """A queue as it is on the broker; ``None`` if it is not there. Nothing is declared.
+
+    Raises:
+        connection.connection_errors: the broker can't be reached.
+    """
+    try:
+        with connection.channel() as channel:
+            found: Any = queue(channel).queue_declare(passive=True)
+    except connection.channel_errors:
+        return None
+    return Waiting(found.message_count, found.consumer_count)
 
 
 def declare(connection: Connection, services: Iterable[str] | None = None) -> None:

@@ -92,10 +92,8 @@ def _database(service: str) -> Iterator[Finding]:
 
 def _queues(connection: Connection, service: str) -> Iterator[Finding]:
     for queue in topology.queues(service):
-        try:
-            with connection.channel() as channel:
-                found: Any = queue(channel).queue_declare(passive=True)
-        except connection.channel_errors:
+        found = topology.look_at(connection, queue)
+        if found is None:
             yield Finding(queue.name, "the queue is missing", "run manage.py declare_topology")
             continue
         try:
@@ -103,21 +101,19 @@ def _queues(connection: Connection, service: str) -> Iterator[Finding]:
                 queue(channel).queue_declare()
         except connection.channel_errors as error:
             yield Finding(queue.name, f"it differs from the code: {error}", "empty it, remove it, run declare_topology")
-        if queue.name == topology.queue_name(service) and found.consumer_count == 0:
+        if queue.name == topology.queue_name(service) and found.consumers == 0:
             yield Finding(queue.name, "no worker reads it", f"start a worker with -Q {service}")
 
 
 def _unheard(connection: Connection, service: str) -> Iterator[Finding]:
     """Events that are lost, unless they are still in the service's queue."""
+    inbox = topology.look_at(connection, topology.inbox_queue(service))
+    if inbox is None or inbox.messages:
+        return
     try:
-        with connection.channel() as channel:
-            queue: Any = topology.worker_queues(service)[0](channel)
-            waiting = queue.queue_declare(passive=True).message_count
-        lost = 0 if waiting else sum(1 for _ in unheard(service))
+        lost = sum(1 for _ in unheard(service))
     except DatabaseError:
         return  # said already
-    except connection.channel_errors:
-        return  # likewise
     if lost:
         yield Finding(
             service,

@@ -1,9 +1,6 @@
 """Whether an old version of an event may go: who still reads it, and where it still waits."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-from kombu import Connection, Queue
 
 from choreography.broker import topology
 from choreography.broker.publisher import broker_errors, connect
@@ -64,18 +61,9 @@ def _queued(event_type: str) -> Iterator[str]:
         for service in sorted(hearing):
             ticks = topology.timer_queue(service).name
             queues = [queue for queue in topology.queues(service) if queue.name != ticks]
-            waiting = sum(_waiting_in(connection, queue) for queue in queues)
+            waiting = sum(found.messages for queue in queues if (found := topology.look_at(connection, queue)))
             if waiting:
                 yield f"{waiting} messages wait in the queues of {service} and may be of it: wait until there are none"
-
-
-def _waiting_in(connection: Connection, queue: Queue) -> int:
-    try:
-        with connection.channel() as channel:
-            declared: Any = queue(channel).queue_declare(passive=True)
-            return int(declared.message_count)
-    except connection.channel_errors:
-        return 0  # there is no such queue
 
 
 def _is_of(event_type: str, body: bytes) -> bool:

@@ -9,11 +9,11 @@ from django.db import connections
 from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
+from choreography.broker.topology import Waiting
 from choreography.dead_letters.actions import By, discard
 from choreography.outbox.announcing import announce, transaction_of
 from choreography.testing import override
 from journal import culprits
-from journal.culprits import Queue
 from journal.models import Flow, MarkOfFlow, Outbox, ServiceStatus
 from orders.events import OrderCancelled
 from orders.models import Order
@@ -23,10 +23,10 @@ CHECK = "journal.check_flows"
 
 
 @pytest.fixture(autouse=True)
-def queues(monkeypatch: pytest.MonkeyPatch) -> dict[str, Queue | None]:
+def queues(monkeypatch: pytest.MonkeyPatch) -> dict[str, Waiting | None]:
     """What is seen of the services' queues: by default a worker, and nothing that waits."""
-    seen: dict[str, Queue | None] = {}
-    monkeypatch.setattr(culprits, "look_at_queue", lambda service: seen.get(service, Queue(0, 1)))
+    seen: dict[str, Waiting | None] = {}
+    monkeypatch.setattr(culprits, "look_at_queue", lambda service: seen.get(service, Waiting(0, 1)))
     return seen
 
 
@@ -53,9 +53,9 @@ def without_worker(shop: Shop, service: str) -> Order:
     return order
 
 
-def test_a_worker_that_is_off_is_named(shop: Shop, queues: dict[str, Queue | None]) -> None:
+def test_a_worker_that_is_off_is_named(shop: Shop, queues: dict[str, Waiting | None]) -> None:
     order = without_worker(shop, "payments")
-    queues["payments"] = Queue(1, 0)
+    queues["payments"] = Waiting(1, 0)
 
     mark = overdue(shop)
 
@@ -100,7 +100,7 @@ def test_a_relay_that_is_off_is_named(shop: Shop) -> None:
     assert "manage.py relay payments" in mark.remedy
 
 
-def test_a_message_that_vanished_is_told_from_one_that_waits(shop: Shop, queues: dict[str, Queue | None]) -> None:
+def test_a_message_that_vanished_is_told_from_one_that_waits(shop: Shop, queues: dict[str, Waiting | None]) -> None:
     shop.place()
     shop.relay("orders")
     lost = shop.take("payments")
@@ -114,7 +114,7 @@ def test_a_message_that_vanished_is_told_from_one_that_waits(shop: Shop, queues:
     assert "send_again payments" in mark.remedy
 
 
-def test_a_queue_that_is_missing_is_named(shop: Shop, queues: dict[str, Queue | None]) -> None:
+def test_a_queue_that_is_missing_is_named(shop: Shop, queues: dict[str, Waiting | None]) -> None:
     without_worker(shop, "shipping")
     queues["shipping"] = None
 

@@ -12,10 +12,10 @@ from django.db import connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from choreography.broker.topology import Waiting
 from choreography.dead_letters.actions import By, discard
 from choreography.testing import override
 from journal import culprits
-from journal.culprits import Queue
 from journal.models import Entry, Flow, ServiceStatus
 from journal.services import PAGE
 from orders.models import Order
@@ -26,10 +26,10 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(autouse=True)
-def queues(monkeypatch: pytest.MonkeyPatch) -> dict[str, Queue | None]:
+def queues(monkeypatch: pytest.MonkeyPatch) -> dict[str, Waiting | None]:
     """What is seen of the services' queues: by default a worker, and nothing that waits."""
-    seen: dict[str, Queue | None] = {}
-    monkeypatch.setattr(culprits, "look_at_queue", lambda service: seen.get(service, Queue(0, 1)))
+    seen: dict[str, Waiting | None] = {}
+    monkeypatch.setattr(culprits, "look_at_queue", lambda service: seen.get(service, Waiting(0, 1)))
     return seen
 
 
@@ -294,10 +294,10 @@ def test_the_map_says_that_the_shop_works(shop: Shop, viewer: Client) -> None:
     assert "The shop works" in page(viewer, "/")
 
 
-def test_the_map_says_what_does_not_work(shop: Shop, viewer: Client, queues: dict[str, Queue | None]) -> None:
+def test_the_map_says_what_does_not_work(shop: Shop, viewer: Client, queues: dict[str, Waiting | None]) -> None:
     placed(shop)
     alive(shop)
-    queues["payments"] = Queue(3, 0)
+    queues["payments"] = Waiting(3, 0)
     queues["shipping"] = None
 
     text = page(viewer, "/")

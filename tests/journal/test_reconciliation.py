@@ -7,11 +7,11 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
+from choreography.broker.topology import Waiting
 from choreography.core.conf import conf
 from choreography.operations.accounting import bounds_of
 from choreography.storage.tables import ServiceTables
 from journal import culprits
-from journal.culprits import Queue
 from journal.models import Account, Entry, Flow, MarkOfFlow, Outcome
 from orders.models import Order
 from payments.models import Payment
@@ -23,7 +23,7 @@ from tests.shop_in_a_box import SERVICES, Shop
 @pytest.fixture(autouse=True)
 def queues(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits in the services' queues."""
-    monkeypatch.setattr(culprits, "look_at_queue", lambda service: Queue(0, 1))
+    monkeypatch.setattr(culprits, "look_at_queue", lambda service: Waiting(0, 1))
 
 
 @pytest.fixture
