@@ -123,6 +123,10 @@ def test_a_worker_holds_back_while_the_payment_gateway_is_down(shop: RunningShop
 
     assert list(steps) == []
     eventually(lambda: states(tasks, "payments.wait_for_payment_gateway") == ["SUCCESS"], otherwise=payments.says)
+    payments.end()  # what Flower shows next it has not heard again
+    assert shop["flower"].end() == 0
+    tasks = flower(shop)
+    assert states(tasks, "payments.wait_for_payment_gateway") == ["SUCCESS"]
 
 
 @pytest.mark.rabbitmq
@@ -188,7 +192,7 @@ def flower(shop: RunningShop) -> str:
     """Start Flower. Returns where its API lists tasks."""
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "celery", "-A", "shop", "flower", "--address=127.0.0.1", f"--port={port}"]
-    shop.run("flower", command)
+    shop.run("flower", [*command, "--persistent=true", f"--db={shop.environment['DATA_DIR']}/flower"])
     url = f"http://127.0.0.1:{port}/api/"
     eventually(lambda: asked(url + "workers"), otherwise=shop["flower"].says)
     return url + "tasks"
