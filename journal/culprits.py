@@ -7,7 +7,7 @@ from choreography.broker.publisher import broker_errors, connect, instead
 from choreography.broker.topology import Waiting
 from choreography.core import clock
 from journal.flow_state import FlowState
-from journal.models import Flow, MarkOfFlow, ServiceStatus
+from journal.models import Flow, MarkOfFlow, Pause, ServiceStatus
 
 #: A relay says every 5 seconds how its service is doing.
 SILENT_AFTER = timedelta(seconds=15)
@@ -19,6 +19,7 @@ class Surroundings:
     def __init__(self) -> None:
         self._queues: dict[str, Waiting | None] = {}
         self._statuses = {status.service: status for status in ServiceStatus.objects.all()}
+        self._pauses = {pause.service: pause for pause in Pause.objects.going_on()}
 
     def queue(self, service: str) -> Waiting | None:
         """``None``: there is none. Where the broker can't be asked, one that says nothing."""
@@ -28,6 +29,10 @@ class Surroundings:
 
     def status(self, service: str) -> ServiceStatus | None:
         return self._statuses.get(service)
+
+    def pause(self, service: str) -> Pause | None:
+        """What it pauses for at this moment."""
+        return self._pauses.get(service)
 
     def is_silent(self, service: str) -> bool:
         """Its relay has not been heard lately."""
@@ -65,10 +70,12 @@ def _why(service: str, state: FlowState, around: Surroundings) -> tuple[str, str
     queue, of_service = around.queue(service), f" {service}."
     if queue is None:
         return f"the queue of {service} is missing", "run manage.py declare_topology"
+    if pause := around.pause(service):
+        return f"{service} pauses: {pause}", f"see to it: {service} goes on by itself when it answers"
     if queue.consumers == 0:
         return (
             f"no worker of {service} takes messages, and {queue.messages} wait",
-            f"start it, or see what it is paused for: celery -A shop worker -Q {service}",
+            f"start it, or see whether its database is down: celery -A shop worker -Q {service}",
         )
     if around.is_silent(service):
         return f"the relay of {service} does not run", f"start it: manage.py relay {service}"

@@ -83,7 +83,7 @@ class Box:
     label: str
     note: str
     kind: str
-    """How it stands: ``done``, ``pending``, ``retrying``, ``waiting``, ``parked``, ``discarded``."""
+    """How it stands, as ``story.Standing`` has it."""
     href: str
     title: str
     offset: str
@@ -244,6 +244,8 @@ def _note(story: Story, handling: Handling) -> str:
             return handling.error[:48]
         case "discarded":
             return _("discarded")
+        case "held back" if handling.pause:
+            return _("held back: %s is down") % handling.pause.dependency
     return _("pending")
 
 

@@ -43,6 +43,16 @@ class Status(Heard):
     parked: int
 
 
+class PauseReport(Heard):
+    """A worker of a service takes nothing because something is down; or it goes on."""
+
+    dependency: str
+    error: str = ""
+    since: datetime
+    at: datetime
+    is_over: bool
+
+
 class AccountedFact(Heard):
     """What a record has: that an event was, or should have been, announced."""
 
@@ -74,3 +84,4 @@ class Account(Heard):
 class Reports(Heard):
     deliveries: tuple[DeliveryReport, ...]
     status: Status | None = None
+    pauses: tuple[PauseReport, ...] = ()

@@ -21,8 +21,8 @@ from choreography.storage.bulk import find, insert_new, update_rows
 from journal import marks
 from journal.contracts import declarations, keywords_of
 from journal.flow_state import FlowState
-from journal.heard import DeliveryReport, Status
-from journal.models import ALIAS, Entry, Flow, Keyword, Outcome, ServiceStatus
+from journal.heard import DeliveryReport, PauseReport, Status
+from journal.models import ALIAS, Entry, Flow, Keyword, Outcome, Pause, ServiceStatus
 
 _CHANGING = [
     "started_at",
@@ -46,6 +46,7 @@ class History:
         self.entries: dict[UUID, Entry] = {}
         self.outcomes: dict[UUID, Outcome] = {}
         self.statuses: dict[str, ServiceStatus] = {}
+        self.pauses: dict[tuple[str, str], PauseReport] = {}
 
     def add_event(self, event: Event[Any], data: dict[str, Any]) -> None:
         """An event was announced. ``data``: as it was published."""
@@ -94,6 +95,12 @@ class History:
         if known is None or known.at < status.at:
             self.statuses[service] = ServiceStatus(service=service, **status.model_dump())
 
+    def add_pause(self, service: str, pause: PauseReport) -> None:
+        """A service pauses, or goes on. Of several for one thing that is down, the newest counts."""
+        known = self.pauses.get((service, pause.dependency))
+        if known is None or known.at <= pause.at:
+            self.pauses[service, pause.dependency] = pause
+
     def write(self) -> None:
         """Write all of it, in the open transaction."""
         entries = insert_new(_sorted(self.entries), by=["event_id"], using=ALIAS)
@@ -108,6 +115,8 @@ class History:
             insert_new(rows, by=["word", "flow"], using=ALIAS)
         for service in sorted(self.statuses):
             _write_status(self.statuses[service])
+        for (service, dependency), pause in sorted(self.pauses.items()):
+            _write_pause(service, dependency[:100], pause)
 
 
 class Histories:
@@ -227,3 +236,12 @@ def _write_status(status: ServiceStatus) -> None:
     known = ServiceStatus.objects.filter(pk=status.pk).first()
     if known is None or known.at < status.at:
         status.save()
+
+
+def _write_pause(service: str, dependency: str, pause: PauseReport) -> None:
+    known = Pause.objects.filter(service=service, dependency=dependency)
+    if pause.is_over:
+        known.filter(seen_at__lte=pause.at).delete()
+    elif not known.filter(seen_at__gt=pause.at).exists():
+        new = {"error": pause.error[:300], "since": pause.since, "seen_at": pause.at}
+        Pause.objects.update_or_create(service=service, dependency=dependency, defaults=new)

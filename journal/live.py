@@ -18,7 +18,7 @@ from choreography.events.declarations import Declarations
 from journal.contracts import declarations
 from journal.culprits import SILENT_AFTER, Surroundings
 from journal.durations import duration
-from journal.models import Entry, Flow, Minute, ServiceStatus
+from journal.models import Entry, Flow, Minute, Pause, ServiceStatus
 
 #: An event may wait so long in an outbox.
 _LATE = timedelta(seconds=30)
@@ -48,6 +48,7 @@ class Node:
     service: str
     status: ServiceStatus | None
     queue: Waiting | None
+    pause: Pause | None
     failures: int
     """Attempts that failed within the last minutes."""
     troubles: list[Trouble] = field(default_factory=list)
@@ -170,8 +171,8 @@ def look() -> Map:
     minutes = _minutes(now)
     failed = _failures(now)
     nodes = {
-        service: Node(service, around.status(service), around.queue(service), failed[service])
-        for service in declared.services
+        each: Node(each, around.status(each), around.queue(each), around.pause(each), failed[each])
+        for each in declared.services
     }
     for index, node in enumerate(nodes.values()):
         node.x, node.y = _position(index, len(nodes))
@@ -259,12 +260,20 @@ def _troubles_of(node: Node, now: datetime) -> Iterator[Trouble]:
     service, status, queue = node.service, node.status, node.queue
     if queue is None:
         yield Trouble(service, _("the queue of %s is missing") % service, "manage.py declare_topology")
+    elif node.pause is not None:
+        what = _("%(service)s pauses for %(ago)s: %(pause)s, and %(count)d wait") % {
+            "service": service,
+            "ago": duration((now - node.pause.since).total_seconds()),
+            "pause": node.pause,
+            "count": queue.messages,
+        }
+        yield Trouble(service, what, _("see to it: %s goes on by itself when it answers") % service)
     elif queue.consumers == 0:
         what = _("no worker of %(service)s takes messages, and %(count)d wait") % {
             "service": service,
             "count": queue.messages,
         }
-        remedy = _("start it, or see what it is paused for: celery -A shop worker -Q %s") % service
+        remedy = _("start it, or see whether its database is down: celery -A shop worker -Q %s") % service
         yield Trouble(service, what, remedy)
     if status is None:
         yield Trouble(service, _("the relay of %s was never heard") % service, f"manage.py relay {service}")

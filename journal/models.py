@@ -1,6 +1,7 @@
 """Journal's own tables: a row per flow with what is known of it, a row per event, a row per outcome of a delivery."""
 
-from typing import ClassVar, Final
+from datetime import timedelta
+from typing import ClassVar, Final, Self
 
 from django.db import models
 from django.db.models import Q
@@ -12,6 +13,8 @@ from choreography.core.conf import SUBJECT_LENGTH
 
 #: The alias of journal's database.
 ALIAS: Final = "journal"
+#: A pause that nobody has told of for so long is over: its worker was killed. Workers tell every five seconds.
+PAUSE_LASTS: Final = timedelta(seconds=15)
 
 
 class Flow(models.Model):
@@ -218,6 +221,39 @@ class ServiceStatus(models.Model):
 
     def __str__(self) -> str:
         return self.service
+
+
+class PauseQuerySet(models.QuerySet["Pause"]):
+    """Pauses."""
+
+    def going_on(self) -> Self:
+        """Those that were told of lately: a worker that pauses says so every few seconds."""
+        return self.filter(seen_at__gt=clock.now() - PAUSE_LASTS)
+
+
+class Pause(models.Model):
+    """A service takes no deliveries, because something it needs is down."""
+
+    id = models.BigAutoField(primary_key=True)
+    service = models.CharField(_("service"), max_length=100)
+    dependency = models.CharField(_("what is down"), max_length=100)
+    error = models.CharField(_("error"), max_length=300, blank=True)
+    since = models.DateTimeField(_("since"))
+    seen_at = models.DateTimeField(_("last told at"))
+
+    objects = PauseQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("pause")
+        verbose_name_plural = _("pauses")
+        default_permissions = ("view",)
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["service", "dependency"], name="journal_one_pause_per_dependency"),
+        ]
+
+    def __str__(self) -> str:
+        """``payment gateway is down (GatewayDown: ...)``."""
+        return f"{self.dependency} is down ({self.error})"
 
 
 class Minute(models.Model):

@@ -23,6 +23,8 @@ def record_outcomes(history: History, event: Event[Reports]) -> None:
         history.add_outcome(service, report)
     if event.data.status is not None:
         history.add_status(service, event.data.status)
+    for pause in event.data.pauses:
+        history.add_pause(service, pause)
 
 
 @reacts_to(*account_types())

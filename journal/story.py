@@ -1,4 +1,4 @@
-"""The story of one flow: its events in order, and what became of each in every service. Read only, four queries."""
+"""The story of one flow: its events in order, and what became of each in every service. Read only, five queries."""
 
 import json
 from collections import defaultdict
@@ -14,9 +14,9 @@ from choreography.events.personal import masked
 from journal.contracts import declarations
 from journal.flow_state import FlowState, short_id
 from journal.latency import between
-from journal.models import Entry, Flow, MarkOfFlow, Outcome
+from journal.models import Entry, Flow, MarkOfFlow, Outcome, Pause
 
-Standing = Literal["done", "pending", "retrying", "waiting", "parked", "discarded"]
+Standing = Literal["done", "pending", "retrying", "waiting", "held back", "parked", "discarded"]
 
 
 @dataclass
@@ -29,6 +29,8 @@ class Handling:
     outcomes: list[Outcome]
     calls: str = ""
     announced_at: datetime | None = None
+    pause: Pause | None = None
+    """What its service pauses for at this moment."""
 
     @property
     def service(self) -> str:
@@ -59,9 +61,9 @@ class Handling:
                 return "discarded"
             case "waiting":
                 return "waiting"
-            case "retried":
+            case "retried" if self.pause is None:
                 return "retrying"
-        return "pending"
+        return "held back" if self.pause else "pending"
 
     @property
     def failures(self) -> list[Outcome]:
@@ -96,6 +98,8 @@ class Handling:
 
     @property
     def error(self) -> str:
+        if self.pause and self.standing == "held back":
+            return f"{self.service} pauses: {self.pause}"
         return self.last.error if self.last and self.standing != "done" else ""
 
 
@@ -146,7 +150,7 @@ class Expected:
 
 
 class Story:
-    """Everything that is known of a flow."""
+    """Everything that is known of a flow, and what the services that it waits for pause for."""
 
     def __init__(self, flow: Flow, *, personal: bool) -> None:
         self.flow = flow
@@ -157,6 +161,7 @@ class Story:
         self._entries = [*Entry.objects.filter(flow=flow.pk)]
         self._outcomes = [*Outcome.objects.filter(flow=flow.pk).order_by("ended_at", "id")]
         self.marks = [*MarkOfFlow.objects.filter(flow=flow.pk).order_by("-since")]
+        self._pauses = {pause.service: pause for pause in Pause.objects.going_on()} if self.is_running else {}
 
     @cached_property
     def events(self) -> list[Told]:
@@ -292,6 +297,7 @@ class Story:
                 handlings[reaction.name] = _blank(reaction, entry)
         for handling in handlings.values():
             handling.announced_at = entry.announced_at
+            handling.pause = self._pauses.get(handling.service)
         return Told(
             entry,
             data if self.personal else masked(entry.type, data),

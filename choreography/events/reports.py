@@ -52,6 +52,18 @@ class ServiceStatus(BaseModel):
     parked: int = Field(ge=0, description="parked dead letters")
 
 
+class PauseReport(BaseModel):
+    """A worker of the service takes no deliveries, because something it needs is down; or it takes them again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dependency: str = Field(description="what is down")
+    error: str = Field(default="", description="why, without data of events")
+    since: datetime = Field(description="when the pause began")
+    at: datetime = Field(description="when this was so; it is told again every few seconds")
+    is_over: bool = Field(description="whether the worker goes on")
+
+
 def report_type(service: str) -> str:
     """The event type of a service's reports."""
     return f"{service}.deliveries_reported.v1"
@@ -70,3 +82,4 @@ def _define(service: str) -> None:
 
         deliveries: tuple[DeliveryReport, ...] = Field(description="in the order in which they were handled")
         status: ServiceStatus | None = Field(default=None, description="how the service is doing, every few seconds")
+        pauses: tuple[PauseReport, ...] = Field(default=(), description="what its workers pause for")

@@ -1,8 +1,8 @@
 """Reports on deliveries: written in the transaction that decides the outcome, published by the relay, then deleted.
 
-A report row is small and short-lived: an array of ``DeliveryReport`` in JSON. The relay puts the rows of many
-transactions into one event. A relay that dies after publishing publishes them again: who reads them must take the same
-report twice.
+A report row is small and short-lived: an array of ``DeliveryReport``, or one ``PauseReport``, in JSON. The relay puts
+the rows of many transactions into one event. A relay that dies after publishing publishes them again: who reads them
+must take the same report twice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from choreography.core.conf import conf
 from choreography.core.errors import PublishRefused
 from choreography.events.messages import Event
 from choreography.events.registry import reactions
-from choreography.events.reports import ServiceStatus, report_type
+from choreography.events.reports import PauseReport, ServiceStatus, report_type
 from choreography.storage.bulk import locking_for_repeatable_work, rows_locked
 from choreography.storage.tables import ServiceTables
 
@@ -48,6 +48,12 @@ def write(service: str, reports: Sequence[Mapping[str, Any]]) -> None:
             f'INSERT INTO "{tables.reports.model._meta.db_table}" (body) VALUES (%s)',  # noqa: S608
             [to_json(reports).decode()],
         )
+
+
+def report_pause(service: str, pause: PauseReport) -> None:
+    """Keep a report on a pause for the relay, in a transaction of its own, if the service reports."""
+    if are_reported(service):
+        ServiceTables(service).reports.create(body=pause.model_dump_json())
 
 
 def publish_reports(service: str, publisher: Publisher) -> int:
@@ -130,9 +136,11 @@ def _outgoing(service: str, bodies: Sequence[str], status: ServiceStatus | None 
         correlationid=str(event_id),
         data=None,
     )
-    # The rows are JSON already.
-    deliveries = ",".join(body[1:-1] for body in bodies)
+    # The rows are JSON already: an array of deliveries, or one pause.
+    deliveries = ",".join(body[1:-1] for body in bodies if body.startswith("["))
+    pauses = ",".join(body for body in bodies if body.startswith("{"))
     more = f',"status":{status.model_dump_json()}' if status else ""
+    more += f',"pauses":[{pauses}]' if pauses else ""
     body = event.model_dump_json(exclude_none=True)[:-1] + f',"data":{{"deliveries":[{deliveries}]{more}}}}}'
     return Outgoing(
         body=body.encode(),

@@ -9,18 +9,21 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Protocol
 from uuid import UUID
 
 import structlog
-from django.db import connections
+from django.db import DatabaseError, InterfaceError, connections
 
 from choreography.core import clock, metrics
 from choreography.core.classification import classify
 from choreography.core.errors import Outage, describe
 from choreography.events.registry import reactions
+from choreography.events.reports import PauseReport
 from choreography.inbox.deliveries import DATABASE
+from choreography.outbox.reports import report_pause
 from choreography.storage.tables import ServiceTables
 
 log = structlog.get_logger(__name__)
@@ -94,20 +97,23 @@ class CircuitBreakers:
             failure = _failure_of(circuit, probe)
             if failure is None:
                 return
-            opened_at, pause = time.monotonic(), _FIRST_PAUSE
+            opened_at, since, pause = time.monotonic(), clock.now(), _FIRST_PAUSE
             self._set_open(circuit, True)
             log.warning("circuit opened", service=circuit.service, dependency=circuit.dependency, error=failure)
+            _report(circuit, since, failure)
             self._listener.opened(circuit, failure)
             while not self._stopping.wait(pause):
                 pause = min(pause * 2, _LAST_PAUSE)
                 failure = _failure_of(circuit, probe)
                 if failure is None:
                     break
+                _report(circuit, since, failure)
                 self._listener.still_open(circuit, failure)
             else:
                 return
             seconds = time.monotonic() - opened_at
             self._set_open(circuit, False)
+            _report(circuit, since)
             log.warning(
                 "circuit closed", service=circuit.service, dependency=circuit.dependency, seconds=round(seconds, 1)
             )
@@ -120,6 +126,20 @@ class CircuitBreakers:
         with self._lock:
             (self._open.add if is_open else self._open.discard)(circuit)
         metrics.circuit_changed(circuit.service, circuit.dependency, is_open)
+
+
+def _report(circuit: Circuit, since: datetime, error: str = "") -> None:
+    """Tell who follows flows that the service pauses, and why; without an error, that it goes on."""
+    if circuit.dependency == DATABASE:
+        return  # there is nowhere to write it
+    at = clock.now()
+    pause = PauseReport(dependency=circuit.dependency, error=error, since=since, at=at, is_over=not error)
+    try:
+        report_pause(circuit.service, pause)
+    except (DatabaseError, InterfaceError) as down:
+        log.warning("pause not reported", service=circuit.service, error=type(down).__name__)
+    finally:
+        connections.close_all()  # those of this thread, which now waits for seconds
 
 
 def _failure_of(circuit: Circuit, probe: Callable[[], None]) -> str | None:

@@ -14,9 +14,11 @@ from django.test.utils import CaptureQueriesContext
 
 from choreography.broker.topology import Waiting
 from choreography.dead_letters.actions import By, discard
+from choreography.events.reports import PauseReport
+from choreography.outbox.reports import report_pause
 from choreography.testing import override
 from journal import culprits
-from journal.models import Entry, Flow, ServiceStatus
+from journal.models import Entry, Flow, Pause, ServiceStatus
 from journal.services import PAGE
 from orders.models import Order
 from tests.shop_in_a_box import Shop
@@ -305,6 +307,66 @@ def test_the_map_says_what_does_not_work(shop: Shop, viewer: Client, queues: dic
     assert "no worker of payments takes messages, and 3 wait" in text
     assert "the queue of shipping is missing" in text
     assert "The shop works" not in text
+
+
+def test_the_map_says_what_a_service_pauses_for_until_it_goes_on(
+    shop: Shop, viewer: Client, queues: dict[str, Waiting | None]
+) -> None:
+    order, since = without(shop, "payments"), shop.time.now()
+    queues["payments"] = Waiting(1, 0)
+    shop.time.advance(7)
+    pauses(shop, since)
+    alive(shop)
+
+    text, flow = page(viewer, "/"), page(viewer, f"/flows/{order.pk}/")
+
+    assert "payments pauses for 7.0 s: payment gateway is down (GatewayDown: no answer), and 1 wait" in text
+    assert "no worker" not in text
+    assert "held back" in flow
+    assert "payments pauses: payment gateway is down (GatewayDown: no answer)" in flow
+
+    pauses(shop, since, is_over=True)
+
+    assert "pauses" not in page(viewer, "/")
+    assert "held back" not in page(viewer, f"/flows/{order.pk}/")
+
+
+def test_a_pause_ends_with_the_worker_that_was_killed_meanwhile(shop: Shop, viewer: Client) -> None:
+    pauses(shop, shop.time.now())
+    shop.time.advance(16)
+
+    assert "pauses" not in page(viewer, "/")
+
+
+def test_old_news_of_a_pause_do_not_bring_it_back(shop: Shop) -> None:
+    since = shop.time.now()
+    shop.time.advance(5)
+    pauses(shop, since)
+    pauses(shop, since, at=since)
+    assert Pause.objects.get().seen_at == shop.time.now()
+
+    pauses(shop, since, at=since, is_over=True)
+    assert Pause.objects.exists(), "it goes on since"
+
+
+def pauses(shop: Shop, since: datetime, *, at: datetime | None = None, is_over: bool = False) -> None:
+    """A worker of payments tells that it pauses, or that it goes on."""
+    error = "" if is_over else "GatewayDown: no answer"
+    pause = PauseReport(
+        dependency="payment gateway", error=error, since=since, at=at or shop.time.now(), is_over=is_over
+    )
+    report_pause("payments", pause)
+    shop.relay("payments")
+    shop.hear_all("journal")
+
+
+def without(shop: Shop, service: str) -> Order:
+    """An order of which one service has not handled anything."""
+    order = shop.place()
+    shop.services.remove(service)
+    shop.come_to_rest()
+    shop.services.append(service)
+    return order
 
 
 def test_the_map_counts_events_by_the_minute(shop: Shop, viewer: Client) -> None:

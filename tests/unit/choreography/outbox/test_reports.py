@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from pytest_django.fixtures import Settings
 
+from choreography.core.clock import now
 from choreography.core.errors import NotYet, PublishFailed, PublishRefused, Transient
 from choreography.events.messages import published, read_event
-from choreography.events.reports import report_type
+from choreography.events.reports import PauseReport, report_type
 from choreography.inbox.deliveries import PUBLISHED
 from choreography.inbox.handler import handle_one
-from choreography.outbox.reports import publish_reports, publish_status
+from choreography.outbox.reports import publish_reports, publish_status, report_pause
 from payments.models import Report
 from tests.unit.choreography.authorizing import calling, failing, placed
 from tests.unit.choreography.outbox.recording import Recorder
@@ -99,6 +100,28 @@ def test_an_error_is_told_without_data_of_others(change: Change) -> None:
     handle_one(placed())
 
     assert reports()[0]["error"] == "ValueError"
+
+
+def test_pauses_go_out_with_the_deliveries_in_an_event_that_keeps_to_its_contract() -> None:
+    handle_one(placed())
+    report_pause("payments", PauseReport(dependency="gateway", error="down", since=now(), at=now(), is_over=False))
+    report_pause("payments", PauseReport(dependency="gateway", since=now(), at=now(), is_over=True))
+    recorder = Recorder()
+
+    assert publish_reports("payments", recorder) == 3
+
+    [[message]] = recorder.batches
+    data: Any = read_event(message.body, published[report_type("payments")]).data
+    assert [report.outcome for report in data.deliveries] == ["done"]
+    assert [(pause.dependency, pause.is_over) for pause in data.pauses] == [("gateway", False), ("gateway", True)]
+
+
+def test_a_service_that_does_not_report_tells_of_no_pause(settings: Settings) -> None:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"REPORTS": ()}
+
+    report_pause("payments", PauseReport(dependency="gateway", error="down", since=now(), at=now(), is_over=False))
+
+    assert not Report.objects.exists()
 
 
 def test_a_service_that_does_not_report_writes_nothing(settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """A circuit opens only when its probe fails, and closes when the probe succeeds."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -7,11 +8,13 @@ from typing import Any
 
 import pytest
 from django.db import OperationalError, connections
+from pytest_django.fixtures import Settings
 
 from choreography.core.errors import Outage
 from choreography.events.external_systems import ExternalSystem
 from choreography.events.registry import reactions
 from choreography.inbox.deliveries import DATABASE
+from choreography.storage.tables import ServiceTables
 from choreography.testing import override
 from choreography.worker import circuit_breaker
 from choreography.worker.circuit_breaker import Circuit, CircuitBreakers
@@ -96,6 +99,25 @@ def test_a_circuit_opens_probes_and_closes(breakers: CircuitBreakers, listener: 
     assert listener.words == ["opened", "still open", "still open", "closed"]
     assert listener.told[0] == ("opened", "payments.wait_for_payment_gateway: Outage: down")
     assert breakers.open == frozenset()
+
+
+@pytest.mark.django_db(databases="__all__", transaction=True)
+def test_who_follows_flows_is_told_of_a_pause_until_it_is_over(
+    breakers: CircuitBreakers, listener: Listener, answers: Answers, settings: Settings
+) -> None:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"REPORTS": ("payments",)}
+    answers([Outage("down"), Outage("down"), None])
+
+    breakers.suspect("payments", GATEWAY)
+    eventually(lambda: "closed" in listener.words)
+
+    told = [json.loads(row.body) for row in ServiceTables("payments").reports.order_by("position")]
+    assert [(each["dependency"], each["error"], each["is_over"]) for each in told] == [
+        (GATEWAY, "Outage: down", False),
+        (GATEWAY, "Outage: down", False),
+        (GATEWAY, "", True),
+    ]
+    assert len({each["since"] for each in told}) == 1
 
 
 def test_an_open_circuit_is_known_and_opens_once(
