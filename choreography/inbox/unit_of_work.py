@@ -60,7 +60,7 @@ def take_effect(
         if handled:
             outcomes |= _commit_some(reaction, _those(handled, by_id), {}, claims)
         to_ask = [each.event for each in by_id.values() if each.event.id not in handled]
-        for answers, unhandled in _ask(reaction, to_ask, calls_at_once):
+        for answers, unhandled in _ask(reaction, to_ask, calls_at_once, is_single=len(deliveries) == 1):
             outcomes |= unhandled
             if answers:
                 outcomes |= _commit_some(reaction, _those(answers, by_id), answers, claims)
@@ -103,7 +103,7 @@ def _handled(reaction: Reaction, tables: ServiceTables, event_ids: Collection[UU
 
 
 def _ask(
-    reaction: Reaction, events: Sequence[Event[Any]], calls_at_once: int
+    reaction: Reaction, events: Sequence[Event[Any]], calls_at_once: int, *, is_single: bool
 ) -> Iterator[tuple[dict[UUID, Any], dict[UUID, Unhandled | Failed]]]:
     """Call the external system for each event, until time is up or the system is down.
 
@@ -111,7 +111,7 @@ def _ask(
         Answers by event id, a few times a second while there are new ones, and the events that have none.
 
     Raises:
-        Exception: whatever went wrong, if it is the only event.
+        Exception: whatever went wrong, if this is about a single delivery.
     """
     if not events or reaction.ask is None:
         return
@@ -131,7 +131,7 @@ def _ask(
                 try:
                     answers[event.id] = call.result()
                 except Exception as error:
-                    if len(events) == 1:
+                    if is_single:
                         raise
                     is_outage = issubclass(classify(error), Outage)
                     is_down = is_down or is_outage

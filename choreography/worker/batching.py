@@ -52,15 +52,14 @@ class Batcher:
     _waiting: deque[Delivery] = field(default_factory=deque)
     #: How many of them each task has.
     _tasks: Counter[str] = field(default_factory=Counter)
-    _busy: set[Hashable] = field(default_factory=set)
+    #: The subjects of which an event is being handled, and which delivery that is.
+    _busy: dict[Hashable, Delivery] = field(default_factory=dict)
     #: The batches being handled, by their first delivery.
     _running: dict[int, _Running] = field(default_factory=dict)
     #: A delivery is being handled that allows no other.
     _is_exclusive: bool = False
     #: The tasks that were not slow, last time.
     _quick: set[str] = field(default_factory=set)
-    #: Deliveries of batches still being handled, by identity, whose subjects are not busy any more.
-    _freed: set[int] = field(default_factory=set)
     _pause_until: datetime = field(default_factory=clock.now)
     _limits: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -82,7 +81,7 @@ class Batcher:
             if batch:
                 now = clock.now()
                 self._running[id(batch[0])] = _Running(batch[0].task, now, now + self._slow_after(len(batch)))
-                self._busy.update(delivery.flow for delivery in batch)
+                self._busy.update((delivery.flow, delivery) for delivery in batch)
                 self._is_exclusive = batch[0].exclusive
                 self._tasks[batch[0].task] -= len(batch)
                 self._remove(set(map(id, batch)))
@@ -91,8 +90,7 @@ class Batcher:
     def free(self, deliveries: Sequence[Delivery]) -> None:
         """They have taken effect, though not all of their batch have: the next of their subjects may be handled."""
         with self._lock:
-            self._busy.difference_update(delivery.flow for delivery in deliveries)
-            self._freed.update(map(id, deliveries))
+            self._free(deliveries)
 
     def release(self, batch: Sequence[Delivery], again: Sequence[Delivery] = ()) -> float:
         """A batch has been handled, but for ``again``, which is put in front of everything that waits.
@@ -114,8 +112,7 @@ class Batcher:
             pause = _PAUSE * (now - since) if has_pause else timedelta()
             if pause:
                 self._pause_until = now + pause
-            self._busy.difference_update(delivery.flow for delivery in batch if id(delivery) not in self._freed)
-            self._freed.difference_update(map(id, batch))
+            self._free(batch)
             self._waiting.extendleft(reversed(again))
             self._tasks[task] += len(again)
             out_of_time = sum(not delivery.alone for delivery in again)
@@ -130,6 +127,13 @@ class Batcher:
         with self._lock:
             self._waiting.clear()
             self._tasks.clear()
+
+    def _free(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            # Not if it was freed before, and the next of its subject is being handled by now; nor if it is not being
+            # handled here at all, as one that waits on the ladder and is resumed.
+            if self._busy.get(delivery.flow) is delivery:
+                del self._busy[delivery.flow]
 
     def _remove(self, taken: set[int]) -> None:
         """They wait no longer. Mostly they were the first, and what comes after them need not be looked at."""

@@ -174,6 +174,16 @@ def test_those_that_took_effect_before_are_duplicates_and_no_call_is_made_for_th
     assert handled() == {0, 1, 2, 3}
 
 
+def test_the_only_one_that_is_asked_for_fails_alone(change: Change) -> None:
+    waiting = orders(3)
+    handle(waiting[:2])
+    change(ask=calling(lambda event: _raise(GatewayError("no"))))
+
+    outcomes = handle(waiting)
+
+    assert [type(outcome) for outcome in outcomes] == [Duplicate, Duplicate, RetryLater]
+
+
 def test_those_that_took_effect_before_are_duplicates_where_no_call_is_made(change: Change) -> None:
     without_rows(change, lambda event: None)
     waiting = orders(3)

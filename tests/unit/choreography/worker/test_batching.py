@@ -66,6 +66,36 @@ def test_those_for_another_reaction_wait_for_a_batch_of_their_own() -> None:
     assert batcher.take() == [other]
 
 
+def test_one_that_is_resumed_elsewhere_lets_no_other_of_its_subject_be_taken() -> None:
+    """It was released when it went to the retry ladder, and takes effect in the task of another of its subject."""
+    waits, other, third = delivery_of(1), delivery_of(1, DISPATCH), delivery_of(1)
+    batcher = batcher_with(waits, other, third, slots=2)
+    batcher.release(batcher.take())
+    assert batcher.take() == [other]
+
+    batcher.free([waits])
+
+    assert batcher.take() == []
+    batcher.release([other])
+    assert batcher.take() == [third]
+
+
+def test_one_that_was_resumed_leaves_nothing_behind_that_another_could_be_taken_for() -> None:
+    """Python gives its identity to a later delivery, whose subject stayed busy for ever."""
+    batcher = batcher_with()
+    bodies = [text(event(EVENT_TYPES[CAPTURE], subject=str(UUID(int=subject)))) for subject in (1, 2)]
+    identity = id(resumed := Delivery("orders", bodies[0], CONTENT_TYPE))
+    batcher.free([resumed])
+    del resumed
+    others = [Delivery("orders", bodies[1], CONTENT_TYPE) for _ in range(1000)]
+    batcher.add(next((each for each in others if id(each) == identity), others[0]))
+    batcher.release(batcher.take())
+
+    batcher.add(later := delivery_of(2))
+
+    assert batcher.take() == [later]
+
+
 def test_the_second_of_a_subject_waits_until_the_first_is_done_whatever_it_is_for() -> None:
     first, second, third = delivery_of(1), delivery_of(1, DISPATCH), delivery_of(1)
     batcher = batcher_with(first, second, third, slots=3)
