@@ -244,8 +244,8 @@ def _note(story: Story, handling: Handling) -> str:
             return handling.error[:48]
         case "discarded":
             return _("discarded")
-        case "held back" if handling.pause:
-            return _("held back: %s is down") % handling.pause.dependency
+        case "paused" if handling.pause:
+            return _("paused: %s is down") % handling.pause.dependency
     return _("pending")
 
 

@@ -16,7 +16,7 @@ from journal.flow_state import FlowState, short_id
 from journal.latency import between
 from journal.models import Entry, Flow, MarkOfFlow, Outcome, Pause
 
-Standing = Literal["done", "pending", "retrying", "waiting", "held back", "parked", "discarded"]
+Standing = Literal["done", "pending", "retrying", "waiting", "paused", "parked", "discarded"]
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Handling:
                 return "waiting"
             case "retried" if self.pause is None:
                 return "retrying"
-        return "held back" if self.pause else "pending"
+        return "paused" if self.pause else "pending"
 
     @property
     def failures(self) -> list[Outcome]:
@@ -98,7 +98,7 @@ class Handling:
 
     @property
     def error(self) -> str:
-        if self.pause and self.standing == "held back":
+        if self.pause and self.standing == "paused":
             return f"{self.service} pauses: {self.pause}"
         return self.last.error if self.last and self.standing != "done" else ""
 

@@ -1,6 +1,5 @@
 """Web requests as OpenTelemetry spans: the trace of a flow begins with the request that placed the order."""
 
-import os
 from typing import TYPE_CHECKING
 
 from django.core.exceptions import ImproperlyConfigured
@@ -35,7 +34,6 @@ def trace_requests(exporter: "SpanExporter | None" = None) -> None:
         raise ImproperlyConfigured(
             f"JOURNAL_TRACES is true, and {error.name} is not installed: pip install -r requirements-otel.txt"
         ) from error
-    provider = TracerProvider(resource=Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "web")}))
+    provider = TracerProvider(resource=Resource.create({"service.name": "web"}))
     provider.add_span_processor(BatchSpanProcessor(exporter))
-    left_out = os.environ.get("OTEL_PYTHON_DJANGO_EXCLUDED_URLS", _LEFT_OUT)
-    DjangoInstrumentor().instrument(tracer_provider=provider, excluded_urls=left_out)
+    DjangoInstrumentor().instrument(tracer_provider=provider, excluded_urls=_LEFT_OUT)

@@ -100,24 +100,24 @@ class CircuitBreakers:
             opened_at, since, pause = time.monotonic(), clock.now(), _FIRST_PAUSE
             self._set_open(circuit, True)
             log.warning("circuit opened", service=circuit.service, dependency=circuit.dependency, error=failure)
+            self._listener.opened(circuit, failure)  # first: nothing more is to be taken
             _report(circuit, since, failure)
-            self._listener.opened(circuit, failure)
             while not self._stopping.wait(pause):
                 pause = min(pause * 2, _LAST_PAUSE)
                 failure = _failure_of(circuit, probe)
                 if failure is None:
                     break
-                _report(circuit, since, failure)
                 self._listener.still_open(circuit, failure)
+                _report(circuit, since, failure)
             else:
                 return
             seconds = time.monotonic() - opened_at
             self._set_open(circuit, False)
-            _report(circuit, since)
             log.warning(
                 "circuit closed", service=circuit.service, dependency=circuit.dependency, seconds=round(seconds, 1)
             )
             self._listener.closed(circuit, seconds)
+            _report(circuit, since)
         finally:
             with self._lock:
                 self._watched.discard(circuit)

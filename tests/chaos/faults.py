@@ -128,7 +128,7 @@ class Faults:
         process.thaw()
 
     def _clock_shifted(self) -> None:
-        """On one host. While it is shifted, something else there is asked and committed as ever."""
+        """On one machine: processes that share what they write have other clocks."""
         service = self._rng.choice(SERVICES)
         names = self._rng.choice([self._site.workers(service), (f"relay-{service}",), ("beat",)])
         self._site.kill(*names)

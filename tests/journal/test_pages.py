@@ -322,13 +322,13 @@ def test_the_map_says_what_a_service_pauses_for_until_it_goes_on(
 
     assert "payments pauses for 7.0 s: payment gateway is down (GatewayDown: no answer), and 1 wait" in text
     assert "no worker" not in text
-    assert "held back" in flow
+    assert "paused" in flow
     assert "payments pauses: payment gateway is down (GatewayDown: no answer)" in flow
 
     pauses(shop, since, is_over=True)
 
     assert "pauses" not in page(viewer, "/")
-    assert "held back" not in page(viewer, f"/flows/{order.pk}/")
+    assert "paused" not in page(viewer, f"/flows/{order.pk}/")
 
 
 def test_a_pause_ends_with_the_worker_that_was_killed_meanwhile(shop: Shop, viewer: Client) -> None:

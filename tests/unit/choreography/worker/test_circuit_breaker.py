@@ -109,7 +109,7 @@ def test_who_follows_flows_is_told_of_a_pause_until_it_is_over(
     answers([Outage("down"), Outage("down"), None])
 
     breakers.suspect("payments", GATEWAY)
-    eventually(lambda: "closed" in listener.words)
+    eventually(lambda: "closed" in listener.words and is_idle(breakers))
 
     told = [json.loads(row.body) for row in ServiceTables("payments").reports.order_by("position")]
     assert [(each["dependency"], each["error"], each["is_over"]) for each in told] == [
