@@ -4,6 +4,7 @@ Lanes from left to right: the outside (people and external systems), then each s
 order of time: an event is an arrow from its service to each that reacts, a reaction a box on its service's lane.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -16,8 +17,8 @@ from journal.story import Handling, Story, Told
 #: Pixels: the gutter with the times, between two lanes, a box, its first row.
 GUTTER, LANE, BOX, TOP = 84, 190, 150, 58
 _EVENT_ROW, _BOX_ROW, _NOTE_ROW = 44, 34, 19
-#: To the right of the last lane, for what is said beside its boxes.
-_MARGIN = 150
+#: To the right of the last lane, at least; and what a letter takes of what is said there.
+_MARGIN, _LETTER = 150, 7
 #: Attempts of one reaction that are drawn.
 _DRAWN = 4
 
@@ -156,7 +157,15 @@ def draw(story: Story) -> Drawing:
             )
         )
     drawing.height += 28
+    drawing.width = max([drawing.width, *_ends_of_texts(drawing)])
     return drawing
+
+
+def _ends_of_texts(drawing: Drawing) -> Iterator[int]:
+    """Where the texts end, about, that begin beside a lane."""
+    yield from (note.x + 10 + _LETTER * len(note.text) for note in drawing.notes)
+    yield from (box.left + box.width + 6 + _LETTER * len(box.note) for box in drawing.boxes)
+    yield from (arrow.x1 + 84 + _LETTER * len(arrow.label) for arrow in drawing.arrows if not arrow.targets)
 
 
 def _rows(story: Story) -> list[Told | Handling]:

@@ -331,6 +331,18 @@ def test_the_map_says_what_a_service_pauses_for_until_it_goes_on(
     assert "paused" not in page(viewer, f"/flows/{order.pk}/")
 
 
+def test_no_text_of_the_diagram_is_cut_off(shop: Shop, viewer: Client) -> None:
+    order = without(shop, "payments")
+    pauses(shop, shop.time.now())
+
+    drawing = ElementTree.fromstring(page(viewer, f"/flows/{order.pk}.svg"))
+
+    beside = [text for text in drawing.iter(f"{SVG}text") if text.get("text-anchor") != "middle"]
+    assert any("payment gateway is down" in (text.text or "") for text in beside)
+    for text in beside:
+        assert int(text.get("x", "")) + 6 * len(text.text or "") <= int(drawing.get("width", "")), text.text
+
+
 def test_a_pause_ends_with_the_worker_that_was_killed_meanwhile(shop: Shop, viewer: Client) -> None:
     pauses(shop, shop.time.now())
     shop.time.advance(16)
