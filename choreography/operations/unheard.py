@@ -99,7 +99,7 @@ def _missing(reaction: Reaction, event_ids: Sequence[UUID]) -> set[UUID]:
 
 
 def _messages(service: str, rows: Any) -> Iterator[Outgoing]:
-    """Those that are not on the ladder."""
+    """Those that are not on the ladder. What was lost there once has been published to the queue since."""
     messages = {
         Delivery(service, row.body.encode(), Outgoing.content_type).key: Outgoing(
             body=row.body.encode(),
@@ -109,5 +109,6 @@ def _messages(service: str, rows: Any) -> Iterator[Outgoing]:
         )
         for row in rows
     }
-    waiting = {*ServiceTables(service).retries.filter(key__in=[*messages]).values_list("key", flat=True)}
+    on_ladder = ServiceTables(service).retries.filter(key__in=[*messages], copies=0)
+    waiting = {*on_ladder.values_list("key", flat=True)}
     yield from (message for key, message in messages.items() if key not in waiting)

@@ -93,6 +93,15 @@ def test_what_is_parked_or_on_the_ladder_is_left_alone() -> None:
     assert lost() == {str(missing.event_id)}
 
 
+def test_a_retry_that_the_ladder_has_lost_before_is_sent_again() -> None:
+    """A copy of it was published to the queue, and is lost with that. The next would follow in up to an hour."""
+    retried = published()
+    key = Delivery("payments", retried.body.encode(), "application/cloudevents+json").key
+    due = clock.now() + timedelta(hours=1)
+    ServiceTables("payments").retries.create(key=key, body=b"", due_back_at=due, copies=1)
+    assert lost() == {str(retried.event_id)}
+
+
 def test_a_reaction_that_is_new_need_not_hear_what_was_published_before_it() -> None:
     published()
     hear(published())
