@@ -219,7 +219,10 @@ class Faults:
         node.ctl("clear_policy", "full")
 
     def _rungs_deleted(self) -> None:
-        """With what waits there, while much has to be tried again. The services have noted what they put there."""
+        """With what waits there, while much has to be tried again.
+
+        The services have noted what they put there, but for what waits because their database was down just before.
+        """
         with self._while("gateway-fails"), self._while("carrier-fails"):
             self._pause(_HOLD / 2)
             with self._site.broker() as channel:
@@ -228,6 +231,8 @@ class Faults:
                         queue = f"{self._site.namespace}{service}.retry.{rung}"
                         self.counts["messages_deleted_with_rungs"] += channel.queue_delete(queue)
             self._pause(_HOLD / 2)
+        for service in ("payments", "shipping"):
+            self._site.send_again(service)
 
     # Connections
 
