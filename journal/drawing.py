@@ -17,8 +17,8 @@ from journal.story import Handling, Story, Told
 #: Pixels: the gutter with the times, between two lanes, a box, its first row.
 GUTTER, LANE, BOX, TOP = 84, 190, 150, 58
 _EVENT_ROW, _BOX_ROW, _NOTE_ROW = 44, 34, 19
-#: To the right of the last lane, at least; and what a letter takes of what is said there.
-_MARGIN, _LETTER = 150, 7
+#: To the right of the last lane, at least; and what a character takes of what is said there.
+_MARGIN, _CHARACTER = 150, 7
 #: Attempts of one reaction that are drawn.
 _DRAWN = 4
 
@@ -163,9 +163,9 @@ def draw(story: Story) -> Drawing:
 
 def _ends_of_texts(drawing: Drawing) -> Iterator[int]:
     """Where the texts end, about, that begin beside a lane."""
-    yield from (note.x + 10 + _LETTER * len(note.text) for note in drawing.notes)
-    yield from (box.left + box.width + 6 + _LETTER * len(box.note) for box in drawing.boxes)
-    yield from (arrow.x1 + 84 + _LETTER * len(arrow.label) for arrow in drawing.arrows if not arrow.targets)
+    yield from (note.x + 10 + _CHARACTER * len(note.text) for note in drawing.notes)
+    yield from (box.left + box.width + 6 + _CHARACTER * len(box.note) for box in drawing.boxes)
+    yield from (arrow.x1 + 84 + _CHARACTER * len(arrow.label) for arrow in drawing.arrows if not arrow.targets)
 
 
 def _rows(story: Story) -> list[Told | Handling]:
