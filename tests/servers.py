@@ -243,8 +243,8 @@ class PgBouncer:
             self._pool.kill()
 
     def close(self) -> None:
+        self.kill()
         if self._pool is not None:
-            self._pool.kill()
             self._pool.log.unlink()
 
     def _answers(self) -> bool:

@@ -1,6 +1,7 @@
 """Messages as a program sends them that shares nothing with the shop but the broker."""
 
 import json
+import struct
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,25 @@ class Wire:
     headers: dict[str, Any] = field(default_factory=dict)
 
 
+class Raw(amqp.Message):
+    """A message with properties as AMQP has them on the line: the flags, and what they announce."""
+
+    def __init__(self, body: bytes, properties: bytes) -> None:
+        super().__init__(body)
+        self._properties = properties
+
+    def _serialize_properties(self) -> bytes:
+        return self._properties
+
+
+def nested_lists(depth: int) -> bytes:
+    """A field of AMQP: lists in lists."""
+    value = b"V"
+    for _ in range(depth):
+        value = b"A" + struct.pack(">I", len(value)) + value
+    return value
+
+
 class Sender:
     """Sends to a shop's broker. Create it with ``sender``."""
 
@@ -47,12 +67,8 @@ class Sender:
 
     def send_raw(self, body: bytes, properties: bytes, exchange: str = "orders.order_placed.v2") -> None:
         """Send a message with properties as bytes: the flags and what they announce, as AMQP has them on the line."""
-
-        class Raw(amqp.Message):
-            def _serialize_properties(self) -> bytes:
-                return properties
-
-        self._connection.default_channel.basic_publish(Raw(body), exchange=self._namespace + exchange, routing_key="")
+        message = Raw(body, properties)
+        self._connection.default_channel.basic_publish(message, exchange=self._namespace + exchange, routing_key="")
 
     def delete_queue(self, queue: str) -> None:
         with self._connection.channel() as channel:

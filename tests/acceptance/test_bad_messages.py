@@ -13,7 +13,7 @@ import pytest
 from choreography.events.messages import CONTENT_TYPE
 from tests.processes import RunningShop, eventually, running_shop
 from tests.servers import a_corner_of_the_servers
-from tests.wire import Sender, Wire, event, sender, text
+from tests.wire import Sender, Wire, event, nested_lists, sender, text
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
@@ -281,13 +281,6 @@ def short(value: bytes) -> bytes:
 
 def long(value: bytes) -> bytes:
     return struct.pack(">I", len(value)) + value
-
-
-def nested_lists(depth: int) -> bytes:
-    value = b"V"
-    for _ in range(depth):
-        value = b"A" + long(value)
-    return value
 
 
 #: AMQP's field types, with values that a decoder may stumble over. What is cut off, not a number or infinite, RabbitMQ

@@ -12,6 +12,7 @@ import amqp
 
 from tests.chaos import providers
 from tests.processes import SERVICES as ORDER_SERVICES
+from tests.wire import Raw, nested_lists
 
 if TYPE_CHECKING:
     from tests.chaos.site import Site
@@ -336,7 +337,7 @@ class Faults:
             for properties in _UNDECODABLE:
                 bodies.append(f"planted {len(self.planted) + len(bodies)}")
                 queue = f"{self._site.namespace}{service}"
-                channel.basic_publish_confirm(_Raw(bodies[-1].encode(), properties), "", queue, mandatory=True)
+                channel.basic_publish_confirm(Raw(bodies[-1].encode(), properties), "", queue, mandatory=True)
         self.planted += bodies
         self.counts["messages_undecodable"] += len(bodies)
         found = self._wait_for(
@@ -404,34 +405,16 @@ class Faults:
             file.unlink()
 
 
-class _Raw(amqp.Message):
-    """A message with properties as AMQP has them on the line: the flags, and what they announce."""
-
-    def __init__(self, body: bytes, properties: bytes) -> None:
-        super().__init__(body)
-        self._properties = properties
-
-    def _serialize_properties(self) -> bytes:
-        return self._properties
-
-
 def _header(value: bytes) -> bytes:
     field = b"\x03odd" + value
     return struct.pack(">HI", 0x2000, len(field)) + field
-
-
-def _nested(depth: int) -> bytes:
-    value = b"V"
-    for _ in range(depth):
-        value = b"A" + struct.pack(">I", len(value)) + value
-    return value
 
 
 #: A time in milliseconds, the largest number, lists in lists, an app_id and a content type that are not UTF-8.
 _UNDECODABLE = (
     _header(b"T" + struct.pack(">Q", 1_700_000_000_000)),
     _header(b"l" + b"\xff" * 8),
-    _header(_nested(3000)),
+    _header(nested_lists(3000)),
     struct.pack(">H", 0x0008) + b"\x02\xff\xfe",
     struct.pack(">H", 0x8000) + b"\x02\xff\xfe",
 )
