@@ -8,6 +8,7 @@ https://prometheus.github.io/client_python/multiprocess/
 
 import os
 import socket
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ class _Metrics:
 _metrics: _Metrics | None = None
 
 
+@cache
+def _series(metric: str, *labels: str) -> Any:
+    """The series of a metric with these labels. The client would look for it anew each time."""
+    return getattr(_metrics, metric).labels(*labels)
+
+
 def folder() -> Path:
     """Where the processes of this machine write. Containers may share a data folder, and have the same process ids."""
     return conf().data_dir / "metrics" / socket.gethostname()
@@ -111,27 +118,27 @@ def _forget_dead_gauges() -> None:
 def event_published(service: str, event_type: str, seconds: float) -> None:
     """The broker has confirmed an event, so long after it was announced."""
     if _metrics is not None:
-        _metrics.published.labels(service, event_type).inc()
-        _metrics.outbox.labels(service).observe(max(seconds, 0.0))
+        _series("published", service, event_type).inc()
+        _series("outbox", service).observe(max(seconds, 0.0))
 
 
 def delivery_ended(service: str, reaction: str, outcome: str, queue: float | None, handling: float | None) -> None:
     """Something became of a delivery. ``queue`` and ``handling``: seconds, where they are known."""
     if _metrics is not None:
-        _metrics.deliveries.labels(service, reaction, outcome).inc()
+        _series("deliveries", service, reaction, outcome).inc()
         if queue is not None:
-            _metrics.queue.labels(service, reaction).observe(max(queue, 0.0))
+            _series("queue", service, reaction).observe(max(queue, 0.0))
         if handling is not None:
-            _metrics.handling.labels(service, reaction).observe(max(handling, 0.0))
+            _series("handling", service, reaction).observe(max(handling, 0.0))
 
 
 def circuit_changed(service: str, dependency: str, is_open: bool) -> None:
     """A service's worker has begun to pause for something, or has ended its pause."""
     if _metrics is not None:
-        _metrics.circuit.labels(service, dependency).set(int(is_open))
+        _series("circuit", service, dependency).set(int(is_open))
 
 
 def flow_ended(end: str, seconds: float) -> None:
     """A flow has ended, so long after its first event."""
     if _metrics is not None:
-        _metrics.flows.labels(end).observe(max(seconds, 0.0))
+        _series("flows", end).observe(max(seconds, 0.0))

@@ -99,6 +99,11 @@ class Delivery:
         is_sensible = first_seen.tzinfo is not None and 0 <= attempts <= _MOST and 0 <= waits <= _MOST
         return History(first_seen, attempts, waits) if is_sensible else History(clock.now())
 
+    @property
+    def attempts(self) -> int:
+        """How often it was tried before."""
+        return self.history.attempts if ATTEMPTS in self.headers else 0
+
     @cached_property
     def envelope(self) -> Envelope:
         """Which event it holds.
@@ -144,7 +149,7 @@ class Delivery:
             event = event.model_copy(update={"published_at": self.published_at})
         return event
 
-    @property
+    @cached_property
     def published_at(self) -> datetime | None:
         """When the relay gave it to the broker, as the relay says."""
         try:
@@ -189,7 +194,7 @@ class Delivery:
             return False
         if DEAD_LETTER in self.headers:
             return True
-        return ATTEMPTS in self.headers and self.history.attempts > 0
+        return self.attempts > 0
 
     @property
     def is_suspect(self) -> bool:

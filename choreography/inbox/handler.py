@@ -303,7 +303,7 @@ def _what_is_down(error: Exception, reaction: Reaction | None) -> str | None:
 
 def _measure(delivery: Delivery, outcome: Outcome) -> None:
     began, published = delivery.started_at, delivery.published_at
-    is_first = delivery.history.attempts == 0
+    is_first = delivery.attempts == 0
     metrics.delivery_ended(
         delivery.service,
         delivery.task.partition(".")[2],

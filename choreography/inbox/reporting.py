@@ -35,7 +35,7 @@ def outcome_of(
     return {
         **_about(delivery),
         "outcome": outcome,
-        "attempt": delivery.history.attempts + 1,
+        "attempt": delivery.attempts + 1,
         "error": storable(describe(error))[:_LONGEST_ERROR] if error else "",
         "dead_letter": dead_letter,
         "published_at": delivery.published_at,

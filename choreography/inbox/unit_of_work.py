@@ -239,7 +239,7 @@ def _commit(
             reaction=reaction.name,
             event_type=each.event.type,
             subject=each.event.subject,
-            attempts=each.history.attempts + 1,
+            attempts=each.attempts + 1,
         )
         for each in deliveries
     ]

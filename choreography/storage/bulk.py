@@ -7,9 +7,10 @@ that receivers learn of each row.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
+from uuid import UUID
 
 from django.db import connections
-from django.db.models import Model, QuerySet
+from django.db.models import CharField, Model, PositiveIntegerField, QuerySet, TextField, UUIDField
 from django.db.models.signals import post_save, pre_save
 from django.db.transaction import TransactionManagementError, atomic
 
@@ -222,8 +223,23 @@ def _values(rows: int, columns: int) -> str:
 
 def _prepared(rows: Iterable[Model], fields: Iterable[Any], connection: Any) -> list[Any]:
     """The values of these fields as the driver takes them, row after row."""
-    columns = [(field.attname, field.get_db_prep_save) for field in fields]
-    return [prepare(getattr(row, name), connection) for row in rows for name, prepare in columns]
+    columns = [(field.attname, _as_it_is(field, connection), field.get_db_prep_save) for field in fields]
+    values = []
+    for row in rows:
+        for name, kind, prepare in columns:
+            value = getattr(row, name)
+            values.append(value if type(value) is kind else prepare(value, connection))
+    return values
+
+
+def _as_it_is(field: Any, connection: Any) -> type | None:
+    """Of which type a value needs no preparing: asking Django's fields takes longer than all the rest of a row."""
+    if type(field) is UUIDField and not connection.features.has_native_uuid_field:
+        return None
+    return _TYPES.get(type(field))
+
+
+_TYPES: dict[type[Any], type] = {CharField: str, TextField: str, PositiveIntegerField: int, UUIDField: UUID}
 
 
 def _send_saving(rows: Sequence[Model], using: str, names: Iterable[str] | None) -> None:
