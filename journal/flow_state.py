@@ -6,7 +6,7 @@ anew from its rows (``replayed``), for reports of several workers may arrive in 
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self
 
@@ -73,7 +73,7 @@ class FlowState:
 
     def document(self) -> dict[str, Any]:
         """As JSON takes it, without what is empty."""
-        return {name: value for name, value in asdict(self).items() if value}
+        return {name: value for name, value in vars(self).items() if value}
 
     def hear(self, entry: Entry, declared: Declarations) -> None:
         """An event was announced."""
