@@ -7,7 +7,7 @@ from choreography.broker.publisher import broker_errors, connect, instead
 from choreography.broker.topology import Waiting
 from choreography.core import clock
 from journal.flow_state import FlowState
-from journal.models import Flow, MarkOfFlow, Pause, ServiceStatus
+from journal.models import Flow, MarkOfFlow, Pause, ServiceStatus, Standstill
 
 #: A relay says every 5 seconds how its service is doing.
 SILENT_AFTER = timedelta(seconds=15)
@@ -19,7 +19,7 @@ class Surroundings:
     def __init__(self) -> None:
         self._queues: dict[str, Waiting | None] = {}
         self._statuses = {status.service: status for status in ServiceStatus.objects.all()}
-        self._pauses = {pause.service: pause for pause in Pause.objects.going_on()}
+        self._pauses = Pause.objects.going_on()
 
     def queue(self, service: str) -> Waiting | None:
         """``None``: there is none. Where the broker can't be asked, one that says nothing."""
@@ -30,7 +30,7 @@ class Surroundings:
     def status(self, service: str) -> ServiceStatus | None:
         return self._statuses.get(service)
 
-    def pause(self, service: str) -> Pause | None:
+    def pause(self, service: str) -> Standstill | None:
         """What it pauses for at this moment."""
         return self._pauses.get(service)
 

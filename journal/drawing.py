@@ -254,7 +254,7 @@ def _note(story: Story, handling: Handling) -> str:
         case "discarded":
             return _("discarded")
         case "paused" if handling.pause:
-            return _("paused: %s is down") % handling.pause.dependency
+            return _("paused: %s is down") % handling.pause.dependencies
     return _("pending")
 
 

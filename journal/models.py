@@ -1,7 +1,8 @@
 """Journal's own tables: a row per flow with what is known of it, a row per event, a row per outcome of a delivery."""
 
-from datetime import timedelta
-from typing import ClassVar, Final, Self
+from collections import defaultdict
+from datetime import datetime, timedelta
+from typing import ClassVar, Final, NamedTuple
 
 from django.db import models
 from django.db.models import Q
@@ -226,9 +227,12 @@ class ServiceStatus(models.Model):
 class PauseQuerySet(models.QuerySet["Pause"]):
     """Pauses."""
 
-    def going_on(self) -> Self:
-        """Those that were told of lately: a worker that pauses says so every few seconds."""
-        return self.filter(seen_at__gt=clock.now() - PAUSE_LASTS)
+    def going_on(self) -> "dict[str, Standstill]":
+        """By service, those that were told of lately: a worker that pauses says so every few seconds."""
+        found: dict[str, list[Pause]] = defaultdict(list)
+        for pause in self.filter(seen_at__gt=clock.now() - PAUSE_LASTS).order_by("since", "pk"):
+            found[pause.service].append(pause)
+        return {service: Standstill(tuple(pauses)) for service, pauses in found.items()}
 
 
 class Pause(models.Model):
@@ -254,6 +258,24 @@ class Pause(models.Model):
     def __str__(self) -> str:
         """``payment gateway is down (GatewayDown: ...)``."""
         return f"{self.dependency} is down ({self.error})"
+
+
+class Standstill(NamedTuple):
+    """All that a service pauses for at this moment, the longest first."""
+
+    pauses: tuple[Pause, ...]
+
+    @property
+    def since(self) -> datetime:
+        return self.pauses[0].since
+
+    @property
+    def dependencies(self) -> str:
+        """``payment gateway, database``."""
+        return ", ".join(pause.dependency for pause in self.pauses)
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.pauses))
 
 
 class Minute(models.Model):

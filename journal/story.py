@@ -14,7 +14,7 @@ from choreography.events.personal import masked
 from journal.contracts import declarations
 from journal.flow_state import FlowState, short_id
 from journal.latency import between
-from journal.models import Entry, Flow, MarkOfFlow, Outcome, Pause
+from journal.models import Entry, Flow, MarkOfFlow, Outcome, Pause, Standstill
 
 Standing = Literal["done", "pending", "retrying", "waiting", "paused", "parked", "discarded"]
 
@@ -29,7 +29,7 @@ class Handling:
     outcomes: list[Outcome]
     calls: str = ""
     announced_at: datetime | None = None
-    pause: Pause | None = None
+    pause: Standstill | None = None
     """What its service pauses for at this moment."""
 
     @property
@@ -161,7 +161,7 @@ class Story:
         self._entries = [*Entry.objects.filter(flow=flow.pk)]
         self._outcomes = [*Outcome.objects.filter(flow=flow.pk).order_by("ended_at", "id")]
         self.marks = [*MarkOfFlow.objects.filter(flow=flow.pk).order_by("-since")]
-        self._pauses = {pause.service: pause for pause in Pause.objects.going_on()} if self.is_running else {}
+        self._pauses = Pause.objects.going_on() if self.is_running else {}
 
     @cached_property
     def events(self) -> list[Told]:

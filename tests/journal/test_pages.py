@@ -331,6 +331,23 @@ def test_the_map_says_what_a_service_pauses_for_until_it_goes_on(
     assert "paused" not in page(viewer, f"/flows/{order.pk}/")
 
 
+def test_the_map_says_everything_that_a_service_pauses_for(
+    shop: Shop, viewer: Client, queues: dict[str, Waiting | None]
+) -> None:
+    order, since = without(shop, "payments"), shop.time.now()
+    queues["payments"] = Waiting(1, 0)
+    shop.time.advance(7)
+    pauses(shop, since + timedelta(seconds=3), dependency="database", error="OperationalError: no route")
+    pauses(shop, since)
+    alive(shop)
+
+    text, flow = page(viewer, "/"), page(viewer, f"/flows/{order.pk}/")
+
+    both = "payment gateway is down (GatewayDown: no answer); database is down (OperationalError: no route)"
+    assert f"payments pauses for 7.0 s: {both}, and 1 wait" in text
+    assert f"payments pauses: {both}" in flow
+
+
 def test_no_text_of_the_diagram_is_cut_off(shop: Shop, viewer: Client) -> None:
     order = without(shop, "payments")
     pauses(shop, shop.time.now())
@@ -361,12 +378,18 @@ def test_old_news_of_a_pause_do_not_bring_it_back(shop: Shop) -> None:
     assert Pause.objects.exists(), "it goes on since"
 
 
-def pauses(shop: Shop, since: datetime, *, at: datetime | None = None, is_over: bool = False) -> None:
+def pauses(
+    shop: Shop,
+    since: datetime,
+    *,
+    at: datetime | None = None,
+    is_over: bool = False,
+    dependency: str = "payment gateway",
+    error: str = "GatewayDown: no answer",
+) -> None:
     """A worker of payments tells that it pauses, or that it goes on."""
-    error = "" if is_over else "GatewayDown: no answer"
-    pause = PauseReport(
-        dependency="payment gateway", error=error, since=since, at=at or shop.time.now(), is_over=is_over
-    )
+    error = "" if is_over else error
+    pause = PauseReport(dependency=dependency, error=error, since=since, at=at or shop.time.now(), is_over=is_over)
     report_pause("payments", pause)
     shop.relay("payments")
     shop.hear_all("journal")
