@@ -156,7 +156,19 @@ def test_the_diagram_has_a_lane_for_each_service_and_an_arrow_for_each_event(sho
     ]
     arrows = [group for group in drawing.iter(f"{SVG}g") if (group.get("class") or "").startswith("arrow")]
     assert len(arrows) == Entry.objects.filter(flow=str(order.pk)).count()
-    assert sum((text or "").startswith("retried, again after") for text in texts) == 2
+    assert sum((text or "").startswith("authorize_payment retried, again after") for text in texts) == 2
+
+
+def test_what_failed_and_what_came_of_it_are_drawn_when_they_were(shop: Shop, viewer: Client) -> None:
+    order = placed(shop, "tok_fails_twice")
+
+    drawing = ElementTree.fromstring(page(viewer, f"/flows/{order.pk}.svg"))
+
+    rows = sorted((float(text.get("y") or 0), text.text or "") for text in drawing.iter(f"{SVG}text"))
+    said = [text.partition(", again")[0] for _, text in rows]
+    steps = [text for text in said if text in ("authorize_payment retried", "authorize_payment", "payment_authorized")]
+    assert steps == ["authorize_payment retried"] * 2 + ["authorize_payment", "payment_authorized"]
+    assert said.index("plan_shipment") < said.index("authorize_payment"), "it was done while payments waited"
 
 
 def test_compensation_is_drawn_in_a_style_of_its_own(shop: Shop, viewer: Client) -> None:
