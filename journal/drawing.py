@@ -12,16 +12,15 @@ from django.utils.translation import gettext as _
 
 from journal.durations import duration
 from journal.latency import between
-from journal.models import Outcome
-from journal.story import Handling, Story, Told
+from journal.story import Failure, Handling, Story, Told
 
 #: Pixels: the gutter with the times, between two lanes, a box, its first row.
 GUTTER, LANE, BOX, TOP = 84, 190, 150, 58
 _EVENT_ROW, _BOX_ROW, _NOTE_ROW = 44, 34, 19
 #: To the right of the last lane, at least; and what a character takes of what is said there.
 _MARGIN, _CHARACTER = 150, 7
-#: Failed attempts of one reaction that are drawn, the last ones; and how many characters of what is said of each.
-_DRAWN, _LONGEST_NOTE = 4, 80
+#: Characters that are drawn of what is said of a failed attempt.
+_LONGEST_NOTE = 80
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def draw(story: Story) -> Drawing:
     lanes = [Lane(name, GUTTER + 60 + index * LANE, index == 0) for index, name in enumerate(names)]
     drawing = Drawing(max((lane.x for lane in lanes), default=0) + LANE // 2 + _MARGIN, lanes)
     x_of = {lane.name: lane.x for lane in lanes[1:]}
-    for row in _rows(story):
+    for row in story.rows:
         match row:
             case Told():
                 _add_event(drawing, story, row, x_of)
@@ -171,56 +170,6 @@ def _ends_of_texts(drawing: Drawing) -> Iterator[int]:
     yield from (note.x + 10 + _CHARACTER * len(note.text) for note in drawing.notes)
     yield from (box.left + box.width + 6 + _CHARACTER * len(box.note) for box in drawing.boxes)
     yield from (arrow.x1 + 84 + _CHARACTER * len(arrow.label) for arrow in drawing.arrows if not arrow.targets)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What became of a delivery before the end: an attempt that failed, or what a person did."""
-
-    handling: Handling
-    outcome: Outcome
-
-
-_Row = Told | Handling | Failure
-
-
-def _rows(story: Story) -> list[_Row]:
-    """Events, reactions and failed attempts by time; nothing before what caused it. What is pending comes last."""
-    rows: list[tuple[datetime, int, _Row]] = []
-    placed: dict[str, datetime] = {}
-    for order, told in enumerate(story.events):
-        at = told.entry.announced_at
-        cause = placed.get(f"{told.entry.caused_by} {told.entry.source}")
-        at = max(at, cause) if cause else at
-        rows.append((at, 2 * order, told))
-        for handling in told.handlings:
-            *_, (ended, *_) = of_handling = [*_rows_of(handling, at, 2 * order + 1)]
-            rows += of_handling
-            placed[f"{told.entry.event_id} {handling.service}"] = ended
-    for stray in story.strays:
-        rows += _rows_of(stray, story.flow.started_at, -1)
-    return [row for _, _, row in sorted(rows, key=lambda row: (row[0], row[1]))]
-
-
-def _rows_of(handling: Handling, not_before: datetime, order: int) -> Iterator[tuple[datetime, int, _Row]]:
-    """Its last failures, then itself, each with its time."""
-    failures = handling.failures
-    if handling.standing in ("parked", "discarded"):
-        failures = failures[:-1]
-    at = not_before
-    for outcome in failures[-_DRAWN:]:
-        at = max(at, outcome.ended_at)
-        yield at, order, Failure(handling, outcome)
-    ended = _ended_at(handling)
-    yield max(at, ended) if ended else datetime.max.replace(tzinfo=at.tzinfo), order, handling
-
-
-def _ended_at(handling: Handling) -> datetime | None:
-    """When the attempt began that was the last; ``None`` while there is more to come."""
-    if handling.standing not in ("done", "parked", "discarded"):
-        return None
-    chosen = handling.done or handling.last
-    return (chosen.started_at or chosen.ended_at) if chosen else None
 
 
 def _add_event(drawing: Drawing, story: Story, told: Told, x_of: dict[str, int]) -> None:
@@ -260,24 +209,20 @@ def _add_handling(drawing: Drawing, story: Story, handling: Handling, x_of: dict
             href=f"#handling-{handling.event_id}-{handling.name}",
             title=f"{handling.reaction}: {handling.standing}, {_('in the queue')} {duration(handling.queue_seconds)}, "
             f"{_('in the reaction')} {duration(done)}",
-            offset=_offset(story, _ended_at(handling)),
+            offset=_offset(story, handling.ended_at),
             calls=handling.calls if handling.outcomes else "",
         )
     )
 
 
 def _add_failure(drawing: Drawing, story: Story, failure: Failure, x_of: dict[str, int]) -> None:
-    handling, outcome = failure.handling, failure.outcome
+    outcome = failure.outcome
     drawing.height += _NOTE_ROW
-    wait = between(outcome.ended_at, outcome.next_at)
-    text = f"{handling.name} {outcome.what.replace('_', ' ')}"
-    text += f", {_('again after')} {duration(wait)}" if wait is not None else ""
-    text += f": {outcome.error or outcome.who}"
     drawing.notes.append(
         Note(
-            x_of.get(handling.service, drawing.outside),
+            x_of.get(failure.handling.service, drawing.outside),
             drawing.height - 6,
-            text[:_LONGEST_NOTE],
+            failure.text[:_LONGEST_NOTE],
             outcome.what,
             _offset(story, outcome.ended_at),
         )

@@ -2,21 +2,27 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
+from django.utils.translation import gettext as _
+
 from choreography.core import clock
 from choreography.events.declarations import Declarations, DeclaredReaction
 from choreography.events.personal import masked
 from journal.contracts import declarations
+from journal.durations import duration
 from journal.flow_state import FlowState, short_id
 from journal.latency import between
 from journal.models import Entry, Flow, MarkOfFlow, Outcome, Pause, Standstill
 
 Standing = Literal["done", "pending", "retrying", "waiting", "paused", "parked", "discarded"]
+
+#: Failed attempts of one delivery that are told, the last ones.
+_TOLD = 4
 
 
 @dataclass
@@ -78,6 +84,14 @@ class Handling:
     def began_at(self) -> datetime | None:
         first = self.outcomes[0] if self.outcomes else None
         return (first.started_at or first.ended_at) if first else None
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When the attempt began that was the last; ``None`` while there is more to come."""
+        if self.standing not in ("done", "parked", "discarded"):
+            return None
+        chosen = self.done or self.last
+        return (chosen.started_at or chosen.ended_at) if chosen else None
 
     @property
     def queue_seconds(self) -> float | None:
@@ -149,6 +163,25 @@ class Expected:
         return " or ".join(event_type.split(".")[1] for event_type in self.one_of)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What became of a delivery before the end: an attempt that failed, or what a person did."""
+
+    handling: Handling
+    outcome: Outcome
+
+    @property
+    def text(self) -> str:
+        """``authorize_payment retried, again after 1.2 s: GatewayError: ...``."""
+        outcome = self.outcome
+        wait = between(outcome.ended_at, outcome.next_at)
+        again = f", {_('again after')} {duration(wait)}" if wait is not None else ""
+        return f"{self.handling.name} {outcome.what.replace('_', ' ')}{again}: {outcome.error or outcome.who}"
+
+
+Row = Told | Handling | Failure
+
+
 class Story:
     """Everything that is known of a flow, and what the services that it waits for pause for."""
 
@@ -177,6 +210,23 @@ class Story:
         for entry in self._entries:
             found.pop(str(entry.event_id), None)
         return [handling for by_reaction in found.values() for handling in by_reaction.values()]
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Events, reactions and failed attempts by time; nothing before what caused it. What is pending comes last."""
+        rows: list[tuple[datetime, int, Row]] = []
+        placed: dict[str, datetime] = {}
+        for order, told in enumerate(self.events):
+            at = told.entry.announced_at
+            cause = placed.get(f"{told.entry.caused_by} {told.entry.source}")
+            at = max(at, cause) if cause else at
+            rows.append((at, 2 * order, told))
+            for handling in told.handlings:
+                rows += _rows_of(handling, at, 2 * order + 1)
+                placed[f"{told.entry.event_id} {handling.service}"] = rows[-1][0]
+        for stray in self.strays:
+            rows += _rows_of(stray, self.flow.started_at, -1)
+        return [row for *_time, row in sorted(rows, key=lambda row: row[:2])]
 
     @property
     def expected(self) -> list[Expected]:
@@ -305,6 +355,19 @@ class Story:
             is_compensation=self._declared.is_compensation(entry.type),
             is_end=self._declared.end_of(entry.type) is not None,
         )
+
+
+def _rows_of(handling: Handling, not_before: datetime, order: int) -> Iterator[tuple[datetime, int, Row]]:
+    """Its last failures, then itself, each with its time."""
+    failures = handling.failures
+    if handling.standing in ("parked", "discarded"):
+        failures = failures[:-1]
+    at = not_before
+    for outcome in failures[-_TOLD:]:
+        at = max(at, outcome.ended_at)
+        yield at, order, Failure(handling, outcome)
+    ended = handling.ended_at
+    yield max(at, ended) if ended else datetime.max.replace(tzinfo=at.tzinfo), order, handling
 
 
 def _blank(reaction: DeclaredReaction, entry: Entry) -> Handling:

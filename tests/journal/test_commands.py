@@ -31,7 +31,10 @@ def test_show_tells_a_flow_in_the_terminal(shop: Shop) -> None:
 
     assert lines[0].startswith(f"{order.number}  ended")
     assert any("orders    announced order_placed v2" in line for line in lines)
-    assert any("authorize_payment: done" in line and "2 failed" in line for line in lines)
+    steps = [line.partition("authorize_payment")[2] for line in lines if "authorize_payment" in line]
+    assert [step.partition(" after")[0] for step in steps[:2]] == [" retried, again"] * 2
+    assert steps[2].startswith(": done (")
+    assert steps[2].endswith(", attempt 3")
 
 
 def test_show_tells_a_program(shop: Shop) -> None:

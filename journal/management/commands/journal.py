@@ -3,6 +3,7 @@
 import json
 from argparse import ArgumentParser
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -12,7 +13,7 @@ from journal.backfilling import backfill
 from journal.durations import duration
 from journal.forgetting import forget
 from journal.services import flow_of, story_of
-from journal.story import Handling, Story, Told
+from journal.story import Failure, Handling, Story, Told
 
 
 class Command(BaseCommand):
@@ -80,9 +81,16 @@ def _lines(story: Story) -> list[str]:
     flow = story.flow
     state = "ended" if flow.ended_at else flow.get_mark_display() if flow.mark else "running"
     lines = [f"{flow.number}  {state}  {flow.pk}"]
-    for told in story.events:
-        lines.append(f"{_offset(story, told.entry.announced_at)}  {told.entry.source:<9} announced {_event(told)}")
-        lines += [f"{_offset(story, it.began_at)}  {it.service:<9}   {_handling(it)}" for it in told.handlings]
+    for row in story.rows:
+        at: datetime | None
+        match row:
+            case Told():
+                at, service, what = row.entry.announced_at, row.entry.source, f"announced {_event(row)}"
+            case Handling():
+                at, service, what = row.ended_at, row.service, f"  {_handling(row)}"
+            case Failure():
+                at, service, what = row.outcome.ended_at, row.handling.service, f"  {row.text}"
+        lines.append(f"{_offset(story, at)}  {service:<9} {what}")
     for expected in story.expected:
         late = "overdue" if expected.is_overdue else "expected"
         lines.append(f"{_offset(story, expected.by)}  {expected.service:<9} {late}: {expected.names}")
@@ -98,8 +106,8 @@ def _handling(handling: Handling) -> str:
     text = f"{handling.name}: {handling.standing}"
     if handling.outcomes:
         text += f" (queue {duration(handling.queue_seconds)}, reaction {duration(handling.handle_seconds)})"
-    if failed := len(handling.failures):
-        text += f", {failed} failed"
+    if handling.standing == "done" and handling.failures:
+        text += f", attempt {len(handling.failures) + 1}"
     if handling.error:
         text += f": {handling.error}"
     return text
