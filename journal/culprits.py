@@ -7,7 +7,7 @@ from choreography.broker.publisher import broker_errors, connect, instead
 from choreography.broker.topology import Waiting
 from choreography.core import clock
 from journal.flow_state import FlowState
-from journal.models import Flow, MarkOfFlow, Pause, ServiceStatus, Standstill
+from journal.models import Flow, MarkOfFlow, Pause, Pauses, ServiceStatus
 
 #: A relay says every 5 seconds how its service is doing.
 SILENT_AFTER = timedelta(seconds=15)
@@ -30,7 +30,7 @@ class Surroundings:
     def status(self, service: str) -> ServiceStatus | None:
         return self._statuses.get(service)
 
-    def pause(self, service: str) -> Standstill | None:
+    def pause(self, service: str) -> Pauses | None:
         """What it pauses for at this moment."""
         return self._pauses.get(service)
 

@@ -18,7 +18,7 @@ from choreography.events.declarations import Declarations
 from journal.contracts import declarations
 from journal.culprits import SILENT_AFTER, Surroundings
 from journal.durations import duration
-from journal.models import Entry, Flow, Minute, ServiceStatus, Standstill
+from journal.models import Entry, Flow, Minute, Pauses, ServiceStatus
 
 #: An event may wait so long in an outbox.
 _LATE = timedelta(seconds=30)
@@ -48,7 +48,7 @@ class Node:
     service: str
     status: ServiceStatus | None
     queue: Waiting | None
-    pause: Standstill | None
+    pause: Pauses | None
     failures: int
     """Attempts that failed within the last minutes."""
     troubles: list[Trouble] = field(default_factory=list)

@@ -227,12 +227,12 @@ class ServiceStatus(models.Model):
 class PauseQuerySet(models.QuerySet["Pause"]):
     """Pauses."""
 
-    def going_on(self) -> "dict[str, Standstill]":
+    def going_on(self) -> "dict[str, Pauses]":
         """By service, those that were told of lately: a worker that pauses says so every few seconds."""
         found: dict[str, list[Pause]] = defaultdict(list)
         for pause in self.filter(seen_at__gt=clock.now() - PAUSE_LASTS).order_by("since", "pk"):
             found[pause.service].append(pause)
-        return {service: Standstill(tuple(pauses)) for service, pauses in found.items()}
+        return {service: Pauses(tuple(pauses)) for service, pauses in found.items()}
 
 
 class Pause(models.Model):
@@ -260,7 +260,7 @@ class Pause(models.Model):
         return f"{self.dependency} is down ({self.error})"
 
 
-class Standstill(NamedTuple):
+class Pauses(NamedTuple):
     """All that a service pauses for at this moment, the longest first."""
 
     pauses: tuple[Pause, ...]

@@ -17,7 +17,7 @@ from journal.contracts import declarations
 from journal.durations import duration
 from journal.flow_state import FlowState, short_id
 from journal.latency import between
-from journal.models import Entry, Flow, MarkOfFlow, Outcome, Pause, Standstill
+from journal.models import Entry, Flow, MarkOfFlow, Outcome, Pause, Pauses
 
 Standing = Literal["done", "pending", "retrying", "waiting", "paused", "parked", "discarded"]
 
@@ -35,7 +35,7 @@ class Handling:
     outcomes: list[Outcome]
     calls: str = ""
     announced_at: datetime | None = None
-    pause: Standstill | None = None
+    pause: Pauses | None = None
     """What its service pauses for at this moment."""
 
     @property
