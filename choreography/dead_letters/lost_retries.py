@@ -3,7 +3,8 @@
 The ladder is the broker's, and brokers have been seen to lose what they were to return: RabbitMQ's at-least-once
 dead-lettering can stall when queues change their leaders (https://github.com/rabbitmq/rabbitmq-server/issues/16652).
 So a service records what it puts there, in its own database, and a timer looks for records that should be gone. If the
-message was only late, the inbox absorbs the copy.
+message was only late, the inbox absorbs the copy. While a long queue stands before the worker, what came back may be at
+its end: copies would only make it longer, so none are published.
 """
 
 from datetime import timedelta
@@ -11,7 +12,7 @@ from datetime import timedelta
 import structlog
 
 from choreography.broker import topology
-from choreography.broker.publisher import Outgoing
+from choreography.broker.publisher import Outgoing, broker_errors, connect, instead
 from choreography.core import clock
 from choreography.core.conf import conf
 from choreography.core.errors import PublishRefused, Transient
@@ -22,19 +23,21 @@ log = structlog.get_logger(__name__)
 
 #: Records looked at in one tick.
 _BATCH = 100
+#: While more messages than these wait for the service, what is late may be among them.
+_LONG_QUEUE = 100
 #: Pauses between copies of one message double, as it may wait in a long queue, up to this.
 _LONGEST_PAUSE = timedelta(hours=1)
 
 
 def resend_lost_retries(service: str) -> int:
-    """Publish lost retries to the service's inbox. A broker that is down is left to the next tick.
+    """Publish lost retries to the service's inbox. A broker that is down, or a long queue, is left to the next tick.
 
     Returns:
         How many messages were published.
     """
     retries = ServiceTables(service).retries
     lost = list(retries.filter(due_back_at__lte=clock.now()).order_by("due_back_at")[:_BATCH])
-    if not lost:
+    if not lost or _may_be_waiting(service):
         return 0
     inbox = topology.queue_name(service)
     try:
@@ -54,3 +57,15 @@ def resend_lost_retries(service: str) -> int:
         )
     log.warning("lost retries published again", service=service, messages=len(lost))
     return len(lost)
+
+
+def _may_be_waiting(service: str) -> bool:
+    if instead() is not None:
+        return False
+    with connect() as connection:
+        try:
+            found = topology.look_at(connection, topology.inbox_queue(service))
+        except broker_errors(connection) as error:
+            log.warning("lost retries wait", service=service, error=type(error).__name__)
+            return True
+    return found is not None and found.messages > _LONG_QUEUE
