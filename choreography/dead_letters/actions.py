@@ -221,7 +221,7 @@ def publish_again(service: str, dead_letters: Sequence[DeadLetter], publisher: P
         state=DeadLetter.State.RETRYING, sent_at=clock.now()
     )
     report(service, (_as_reported(dead_letter, "sent_again", by) for dead_letter in dead_letters))
-    publisher.publish([_message(dead_letter) for dead_letter in dead_letters])
+    publisher.publish([message_of(dead_letter) for dead_letter in dead_letters])
 
 
 def _as_reported(dead_letter: DeadLetter, what: What, by: By) -> dict[str, Any]:
@@ -294,7 +294,8 @@ def overdue() -> Q:
     return Q(state=DeadLetter.State.RETRYING) & (Q(sent_at=None) | Q(sent_at__lte=clock.now() - OUTCOME_WITHIN))
 
 
-def _message(dead_letter: DeadLetter) -> Outgoing:
+def message_of(dead_letter: DeadLetter) -> Outgoing:
+    """The message with which it is sent again."""
     return Outgoing(
         body=bytes(dead_letter.body),
         exchange="",

@@ -1,13 +1,13 @@
 """Events that were published and that a service has not heard: its queue was purged, deleted or not bound meanwhile.
 
 The outbox says what was published, the inbox of each service what it has heard. What is in the one and not in the
-other, neither parked nor on the retry ladder, is sent again to that one service; the inbox keeps what was only late
-from taking effect twice. Only services whose databases this process reaches can be compared.
+other, neither parked nor on the retry ladder, is sent again to that one service; so are dead letters that a person sent
+again and that have no outcome. The inbox keeps what was only late from taking effect twice. Only services whose
+databases this process reaches can be compared.
 """
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from django.db.models.functions import Coalesce
@@ -16,9 +16,11 @@ from choreography.broker import topology
 from choreography.broker.publisher import Outgoing, Publisher
 from choreography.core import clock
 from choreography.core.conf import conf
+from choreography.dead_letters.actions import message_of
 from choreography.events.messages import parse_type
 from choreography.events.registry import Reaction, reactions
 from choreography.inbox.deliveries import Delivery
+from choreography.storage.models import DeadLetter
 from choreography.storage.tables import ServiceTables
 
 #: How far back to look. What is older has been looked at before.
@@ -43,6 +45,9 @@ def unheard(service: str, since: timedelta = SINCE, after: timedelta = AFTER) ->
         for announcer in sorted({parse_type(event_type).service for event_type in reaction.event_types}):
             if announcer in conf().services:
                 yield from _compare(reaction, ServiceTables(announcer), now - since, now - after)
+    retrying = ServiceTables(service).dead_letters.filter(state=DeadLetter.State.RETRYING)
+    sent_again = retrying.filter(sent_at__gte=now - since, sent_at__lte=now - after)
+    yield from _not_on_ladder(service, [message_of(dead_letter) for dead_letter in sent_again.order_by("-pk")])
 
 
 def send(messages: Iterator[Outgoing], publisher: Publisher) -> int:
@@ -77,7 +82,18 @@ def _compare(reaction: Reaction, announcer: ServiceTables, since: datetime, unti
         missing = _missing(reaction, ids)
         if missing:
             of_facts = announced.alias(fact=_FACT).filter(fact__in=missing)
-            yield from _messages(reaction.service, of_facts.order_by("-position"))
+            yield from _not_on_ladder(
+                reaction.service,
+                [
+                    Outgoing(
+                        body=row.body.encode(),
+                        exchange="",
+                        routing_key=topology.queue_name(reaction.service),
+                        message_id=str(row.event_id),
+                    )
+                    for row in of_facts.order_by("-position")
+                ],
+            )
         if rows[-1][2] < since:
             return
 
@@ -98,17 +114,9 @@ def _missing(reaction: Reaction, event_ids: Sequence[UUID]) -> set[UUID]:
     return {*event_ids} - known
 
 
-def _messages(service: str, rows: Any) -> Iterator[Outgoing]:
-    """Those that are not on the ladder. What was lost there once has been published to the queue since."""
-    messages = {
-        Delivery(service, row.body.encode(), Outgoing.content_type).key: Outgoing(
-            body=row.body.encode(),
-            exchange="",
-            routing_key=topology.queue_name(service),
-            message_id=str(row.event_id),
-        )
-        for row in rows
-    }
-    on_ladder = ServiceTables(service).retries.filter(key__in=[*messages], copies=0)
+def _not_on_ladder(service: str, messages: Sequence[Outgoing]) -> Iterator[Outgoing]:
+    """What was lost on the ladder once has been published to the queue since."""
+    by_key = {Delivery(service, message.body, message.content_type).key: message for message in messages}
+    on_ladder = ServiceTables(service).retries.filter(key__in=[*by_key], copies=0)
     waiting = {*on_ladder.values_list("key", flat=True)}
-    yield from (message for key, message in messages.items() if key not in waiting)
+    yield from (message for key, message in by_key.items() if key not in waiting)

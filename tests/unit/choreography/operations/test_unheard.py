@@ -15,7 +15,7 @@ from choreography.broker.embedded.store import Store
 from choreography.broker.embedded.transport import open_store
 from choreography.broker.publisher import Outgoing, connect
 from choreography.core import clock
-from choreography.inbox.deliveries import Delivery
+from choreography.inbox.deliveries import DEAD_LETTER, Delivery
 from choreography.management.commands import choreography as command
 from choreography.operations import doctor
 from choreography.operations.unheard import unheard
@@ -91,6 +91,28 @@ def test_what_is_parked_or_on_the_ladder_is_left_alone() -> None:
     key = Delivery("payments", retried.body.encode(), "application/cloudevents+json").key
     tables.retries.create(key=key, body=b"", due_back_at=clock.now())
     assert lost() == {str(missing.event_id)}
+
+
+def test_a_dead_letter_that_was_sent_again_and_is_lost_with_its_queue_is_sent_again() -> None:
+    """As it is now: a person may have edited it."""
+    dead_letters, minutes_ago = ServiceTables("payments").dead_letters, clock.now() - timedelta(minutes=2)
+    for number, state, sent_at in (
+        (1, "retrying", minutes_ago),
+        (2, "retrying", clock.now()),
+        (3, "retrying", minutes_ago),
+        (4, "parked", minutes_ago),
+        (5, "resolved", minutes_ago),
+    ):
+        body = f"edited {number}".encode()
+        dead_letters.create(key=f"{number}", state=state, sent_at=sent_at, error="", message="", body=body)
+    on_ladder = Delivery("payments", b"edited 3").key
+    ServiceTables("payments").retries.create(key=on_ladder, body=b"", due_back_at=clock.now())
+
+    [message] = unheard("payments")
+
+    assert message.body == b"edited 1"
+    assert message.headers == {DEAD_LETTER: "1"}
+    assert message.routing_key == topology.queue_name("payments")
 
 
 def test_a_retry_that_the_ladder_has_lost_before_is_sent_again() -> None:
