@@ -30,7 +30,7 @@ demo: $(VENV)/installed ## Start the shop, place five orders, check how each end
 
 # ALL=1 runs the slow ones too, most of which wait for other processes; JOBS=2 tests at a time, 3 with ALL=1
 test: $(VENV)/installed-dev ## Run the tests
-	@PYTEST_ADDOPTS="--numprocesses $(or $(JOBS),$(if $(ALL),3,2)) --dist loadfile --no-loadscope-reorder $(PYTEST_ADDOPTS)" $(BIN)/python manage.py test
+	@PYTEST_ADDOPTS="--numprocesses $(or $(JOBS),$(if $(ALL),3,2)) --dist worksteal $(PYTEST_ADDOPTS)" $(BIN)/python manage.py test
 
 # SEEDS=1000 FIRST_SEED=1; JOBS=2 processes; ONLY=3,7,12 of a seed's actions; PLANT=no_inbox, a bug on purpose;
 # COVER=1 fails unless every line of the reactions was visited; JSON=1

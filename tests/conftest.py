@@ -25,8 +25,6 @@ def leaves_out_slow_tests(config: pytest.Config) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the slow tests, or begin with their files: at the end everyone has something short to do."""
-    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("longest", "slow")])
     if leaves_out_slow_tests(config):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
         items[:] = [item for item in items if not item.get_closest_marker("slow")]

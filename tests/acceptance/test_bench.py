@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import unavailable
 from tests.processes import ROOT
 
-pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.longest]
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 #: The shop, a peer and the floor. The others run when the benchmark does, which refuses wrong results all the same.
 SYSTEMS = ["ours", "dramatiq", "floor100"]

@@ -15,7 +15,7 @@ from tests.chaos.sabotage import SABOTAGES
 from tests.chaos.site import Servers, own_servers
 from tests.processes import ROOT
 
-real = [pytest.mark.processes, pytest.mark.slow, pytest.mark.longest, pytest.mark.rabbitmq, pytest.mark.postgresql]
+real = [pytest.mark.processes, pytest.mark.slow, pytest.mark.rabbitmq, pytest.mark.postgresql]
 
 LOST = {"every_event_is_heard"}
 

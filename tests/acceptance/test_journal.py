@@ -241,7 +241,6 @@ def opened(page: Page, order: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.longest
 def test_a_stall_is_marked_within_a_minute_with_who_must_act(
     tmp_path_factory: pytest.TempPathFactory, rabbitmq_url: str, namespace: str
 ) -> None:
