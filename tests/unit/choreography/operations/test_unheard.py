@@ -3,17 +3,14 @@
 import json
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from pytest_django.fixtures import Settings
 
 from choreography.broker import topology
 from choreography.broker.embedded.store import Store
-from choreography.broker.embedded.transport import open_store
-from choreography.broker.publisher import Outgoing, connect
+from choreography.broker.publisher import Outgoing
 from choreography.core import clock
 from choreography.inbox.deliveries import DEAD_LETTER, Delivery
 from choreography.management.commands import choreography as command
@@ -24,16 +21,6 @@ from choreography.storage.tables import ServiceTables
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 PLACED, AUTHORIZE = "orders.order_placed.v2", "payments.authorize_payment"
-
-
-@pytest.fixture
-def broker(settings: Settings, tmp_path: Path) -> Store:
-    """An embedded broker on which everything is declared."""
-    url = f"embedded://{tmp_path / 'broker.sqlite3'}"
-    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": url}
-    with connect() as connection:
-        topology.declare(connection)
-    return open_store(url)
 
 
 def published(ago: timedelta = timedelta(minutes=5), event_type: str = PLACED) -> Outbox:
@@ -140,7 +127,7 @@ def test_many_are_compared_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_command_sends_it_to_the_queue_of_that_service_alone(
-    broker: Store, capsys: pytest.CaptureFixture[str]
+    embedded_broker: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = published()
     assert "1 event(s) that were published more than a minute ago did not reach it" in {
@@ -148,38 +135,42 @@ def test_the_command_sends_it_to_the_queue_of_that_service_alone(
     }
 
     call_command("choreography", "send_again", "payments", "--dry-run")
-    assert broker.queue("payments").ready == 0
+    assert embedded_broker.queue("payments").ready == 0
     call_command("choreography", "send_again", "payments")
 
     assert capsys.readouterr().out.splitlines() == [
         "1 event(s) did not reach payments",
         "1 event(s) sent again to payments",
     ]
-    assert (broker.queue("payments").ready, broker.queue("shipping").ready) == (1, 0)
-    message = broker.get(["payments"], "test")
+    assert (embedded_broker.queue("payments").ready, embedded_broker.queue("shipping").ready) == (1, 0)
+    message = embedded_broker.get(["payments"], "test")
     assert message is not None
     assert bytes(message.body) == missing.body.encode()
 
 
 def test_what_is_published_while_it_is_told_what_is_missing_is_not_lost_with_a_deleted_queue(
-    broker: Store, monkeypatch: pytest.MonkeyPatch
+    embedded_broker: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published()
-    broker.delete_queue("payments")
+    embedded_broker.delete_queue("payments")
 
     def look(*arguments: Any) -> Iterator[Outgoing]:
-        broker.publish(PLACED, "", body=b"{}", content_type=None, content_encoding=None, headers={}, properties={})
+        embedded_broker.publish(
+            PLACED, "", body=b"{}", content_type=None, content_encoding=None, headers={}, properties={}
+        )
         yield from unheard(*arguments)
 
     monkeypatch.setattr(command, "unheard", look)
     call_command("choreography", "send_again", "payments")
 
-    assert broker.queue("payments").ready == 2
+    assert embedded_broker.queue("payments").ready == 2
 
 
-def test_what_waits_in_the_queue_is_not_lost(broker: Store) -> None:
+def test_what_waits_in_the_queue_is_not_lost(embedded_broker: Store) -> None:
     published()
-    broker.publish("", "payments", body=b"{}", content_type=None, content_encoding=None, headers={}, properties={})
+    embedded_broker.publish(
+        "", "payments", body=b"{}", content_type=None, content_encoding=None, headers={}, properties={}
+    )
     assert not [
         finding for finding in doctor.findings() if "did not reach it" in finding.what and finding.about == "payments"
     ]
