@@ -10,7 +10,7 @@ ifeq ($(origin DEBUG)$(shell grep -sE '^(export )?DEBUG=' .env),undefined)
 export DEBUG := true
 endif
 
-# Where bytecode is not kept, each process compiles the project again: a fifth of the time that it takes to start.
+# Where bytecode is not kept, each of the many processes that tests start would compile the project again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help up down demo test simulate lint format check chaos bench screenshots package lock clean

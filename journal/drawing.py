@@ -209,7 +209,7 @@ def _add_handling(drawing: Drawing, story: Story, handling: Handling, x_of: dict
             href=f"#handling-{handling.event_id}-{handling.name}",
             title=f"{handling.reaction}: {handling.standing}, {_('in the queue')} {duration(handling.queue_seconds)}, "
             f"{_('in the reaction')} {duration(done)}",
-            offset=_offset(story, handling.ended_at),
+            offset=_offset(story, handling.last_began_at),
             calls=handling.calls if handling.outcomes else "",
         )
     )

@@ -86,8 +86,8 @@ class Handling:
         return (first.started_at or first.ended_at) if first else None
 
     @property
-    def ended_at(self) -> datetime | None:
-        """When the attempt began that was the last; ``None`` while there is more to come."""
+    def last_began_at(self) -> datetime | None:
+        """When its last attempt began; ``None`` while there is more to come."""
         if self.standing not in ("done", "parked", "discarded"):
             return None
         chosen = self.done or self.last
@@ -366,8 +366,8 @@ def _rows_of(handling: Handling, not_before: datetime, order: int) -> Iterator[t
     for outcome in failures[-_TOLD:]:
         at = max(at, outcome.ended_at)
         yield at, order, Failure(handling, outcome)
-    ended = handling.ended_at
-    yield max(at, ended) if ended else datetime.max.replace(tzinfo=at.tzinfo), order, handling
+    began = handling.last_began_at
+    yield max(at, began) if began else datetime.max.replace(tzinfo=at.tzinfo), order, handling
 
 
 def _blank(reaction: DeclaredReaction, entry: Entry) -> Handling:

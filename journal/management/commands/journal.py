@@ -87,7 +87,7 @@ def _lines(story: Story) -> list[str]:
             case Told():
                 at, service, what = row.entry.announced_at, row.entry.source, f"announced {_event(row)}"
             case Handling():
-                at, service, what = row.ended_at, row.service, f"  {_handling(row)}"
+                at, service, what = row.last_began_at, row.service, f"  {_handling(row)}"
             case Failure():
                 at, service, what = row.outcome.ended_at, row.handling.service, f"  {row.text}"
         lines.append(f"{_offset(story, at)}  {service:<9} {what}")

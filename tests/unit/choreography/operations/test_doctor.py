@@ -2,14 +2,13 @@
 
 import json
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from django.core.management import call_command
 from pytest_django.fixtures import Settings
 
 from choreography.broker import topology
-from choreography.broker.embedded.transport import open_store
+from choreography.broker.embedded.store import Store
 from choreography.broker.publisher import connect
 from choreography.core import clock
 from choreography.core.conf import conf
@@ -19,21 +18,11 @@ from choreography.storage.tables import ServiceTables
 pytestmark = pytest.mark.django_db(databases="__all__")
 
 
-@pytest.fixture
-def broker(settings: Settings, tmp_path: Path) -> str:
-    """An embedded broker on which everything is declared."""
-    url = f"embedded://{tmp_path / 'broker.sqlite3'}"
-    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": url}
-    with connect() as connection:
-        topology.declare(connection)
-    return url
-
-
 def found() -> dict[str, str]:
     return {finding.about: finding.what for finding in doctor.findings()}
 
 
-def test_queues_without_a_worker_are_found(broker: str) -> None:
+def test_queues_without_a_worker_are_found(embedded_broker: Store) -> None:
     assert found() == {
         "orders": "no worker reads it",
         "payments": "no worker reads it",
@@ -41,30 +30,28 @@ def test_queues_without_a_worker_are_found(broker: str) -> None:
     }
 
 
-def test_a_missing_queue_is_found_and_not_declared(broker: str) -> None:
-    open_store(broker).delete_queue("payments.retry.5s")
+def test_a_missing_queue_is_found_and_not_declared(embedded_broker: Store) -> None:
+    embedded_broker.delete_queue("payments.retry.5s")
     assert found()["payments.retry.5s"] == "the queue is missing"
     assert found()["payments.retry.5s"] == "the queue is missing"
 
 
-def test_a_queue_that_differs_from_the_code_is_found(broker: str) -> None:
-    store = open_store(broker)
-    store.delete_queue("payments.dead")
-    store.declare_queue("payments.dead", {"x-message-ttl": 5})
+def test_a_queue_that_differs_from_the_code_is_found(embedded_broker: Store) -> None:
+    embedded_broker.delete_queue("payments.dead")
+    embedded_broker.declare_queue("payments.dead", {"x-message-ttl": 5})
     assert "it differs from the code" in found()["payments.dead"]
 
 
-def test_missing_and_stale_bindings_are_found(broker: str) -> None:
-    store = open_store(broker)
-    store.unbind("payments", "orders.order_placed.v2")
-    store.declare_exchange("orders.order_dreamt_of.v1", "fanout")
-    store.bind("payments", "orders.order_dreamt_of.v1")
+def test_missing_and_stale_bindings_are_found(embedded_broker: Store) -> None:
+    embedded_broker.unbind("payments", "orders.order_placed.v2")
+    embedded_broker.declare_exchange("orders.order_dreamt_of.v1", "fanout")
+    embedded_broker.bind("payments", "orders.order_dreamt_of.v1")
     about_payments = [finding.what for finding in doctor.findings() if finding.about == "payments"]
     assert "it is not bound to orders.order_placed.v2" in about_payments
     assert "it is still bound to orders.order_dreamt_of.v1, which no reaction reads" in about_payments
 
 
-def test_an_event_that_waits_too_long_is_found(broker: str) -> None:
+def test_an_event_that_waits_too_long_is_found(embedded_broker: Store) -> None:
     ServiceTables("orders").outbox.create(
         event_id=clock.new_id(),
         event_type="orders.order_placed.v2",
@@ -76,7 +63,7 @@ def test_an_event_that_waits_too_long_is_found(broker: str) -> None:
     assert found()["orders outbox"].startswith("1 event(s) wait, the oldest for 300")
 
 
-def test_parked_dead_letters_are_found(broker: str) -> None:
+def test_parked_dead_letters_are_found(embedded_broker: Store) -> None:
     ServiceTables("shipping").dead_letters.create(key="k", error="Unusable", message="m", body=b"?")
     assert found()["shipping dead letters"] == "1 parked"
 
@@ -99,7 +86,7 @@ def test_a_real_broker_is_examined_too(settings: Settings, rabbitmq_url: str, na
 
 
 def test_the_command_fails_and_prints_json_when_something_is_wrong(
-    broker: str, capsys: pytest.CaptureFixture[str]
+    embedded_broker: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
         call_command("choreography", "doctor", "--json")
