@@ -189,12 +189,16 @@ class Delivery:
 
     @property
     def has_failed(self) -> bool:
-        """It has failed before, and will be run again: others should not share a transaction with it."""
+        """It has failed before, and will be run again: only others of this kind should share a transaction with it."""
         if self.given_up is not None:
             return False
         if DEAD_LETTER in self.headers:
             return True
         return self.attempts > 0
+
+    def may_join(self, other: "Delivery") -> bool:
+        """Whether it may be handled in one transaction with another, which waited longer."""
+        return self.task == other.task and not self.alone and self.has_failed == other.has_failed
 
     @property
     def is_suspect(self) -> bool:

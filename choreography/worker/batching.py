@@ -11,7 +11,9 @@ The events of one subject are handled in the order in which they arrived: while 
 the next is passed over. So no two of a batch are of one subject, batches don't contend for rows, and what arrives in
 order needs no retry.
 
-A delivery that may end the process is handled while nothing else is.
+Deliveries that failed before share batches with their like: a bad one among them costs no delivery that is new, and
+after an outage a slow external system is asked for many at a time. A delivery that failed in a batch is handled on its
+own, and one that may end the process while nothing else is.
 """
 
 import threading
@@ -170,7 +172,7 @@ class Batcher:
                     break  # it waits for them, and others that came later wait for it
                 batch.append(delivery)
                 limit = 1 if delivery.alone else self._limits.get(delivery.task, self.limit)
-            elif delivery.task == batch[0].task and not delivery.alone:
+            elif delivery.may_join(batch[0]):
                 batch.append(delivery)
             if len(batch) >= limit:
                 break

@@ -32,8 +32,7 @@ def read_delivery(message: Any, queue: str) -> Delivery:
         message=message,
         received_at=clock.now(),
     )
-    delivery.exclusive = delivery.is_suspect
-    delivery.alone = delivery.exclusive or delivery.has_failed
+    delivery.alone = delivery.exclusive = delivery.is_suspect
     return delivery
 
 

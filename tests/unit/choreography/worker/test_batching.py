@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from choreography.core import clock
 from choreography.events.messages import CONTENT_TYPE
-from choreography.inbox.deliveries import Delivery
+from choreography.inbox.deliveries import ATTEMPTS, FIRST_SEEN, WAITS, Delivery
 from choreography.testing import FrozenClock
 from choreography.worker import batching
 from choreography.worker.batching import Batcher
@@ -32,13 +32,16 @@ EVENT_TYPES = {
 }
 
 
-def delivery_of(subject: int | None, task: str = CAPTURE, *, alone: bool = False, identity: str = "") -> Delivery:
+def delivery_of(
+    subject: int | None, task: str = CAPTURE, *, alone: bool = False, failed: bool = False, identity: str = ""
+) -> Delivery:
     """A delivery to the reaction ``task``; without a subject one of a message that can't be read."""
     service = task.partition(".")[0]
     if subject is None:
         return Delivery(service, f"rubbish {identity}".encode(), alone=alone)
     document = event(EVENT_TYPES[task], subject=str(UUID(int=subject)))
-    return Delivery(service, text(document), CONTENT_TYPE, alone=alone)
+    headers = {ATTEMPTS: 1, WAITS: 0, FIRST_SEEN: "2026-01-01T00:00:00+00:00"} if failed else {}
+    return Delivery(service, text(document), CONTENT_TYPE, headers, alone=alone)
 
 
 def batcher_with(*deliveries: Delivery, limit: int = 100, slots: int = 1) -> Batcher:
@@ -319,6 +322,13 @@ def test_one_that_must_be_alone_is_alone_wherever_it_stands() -> None:
     assert [others_first.take(), others_first.take()] == [others, [suspect]]
 
 
+def test_those_that_failed_before_share_batches_with_their_like_only() -> None:
+    new, other_new = delivery_of(1), delivery_of(2)
+    failed, other_failed = delivery_of(3, failed=True), delivery_of(4, failed=True)
+    batcher = batcher_with(new, failed, other_new, other_failed, slots=2)
+    assert [batcher.take(), batcher.take()] == [[new, other_new], [failed, other_failed]]
+
+
 def test_one_that_may_end_the_process_is_handled_while_nothing_else_is() -> None:
     before, suspect, after = delivery_of(1), delivery_of(2, alone=True), delivery_of(3, DISPATCH)
     suspect.exclusive = True
@@ -443,8 +453,8 @@ class Model:
         self.handled: list[list[Delivery]] = []
         self.had_no_time = False
 
-    def arrive(self, task: str, subject: int | None, alone: bool) -> None:
-        each = delivery_of(subject, task, alone=alone or subject is None, identity=task)
+    def arrive(self, task: str, subject: int | None, alone: bool, failed: bool) -> None:
+        each = delivery_of(subject, task, alone=alone or subject is None, failed=failed, identity=task)
         self.batcher.add(each)
         self.waiting.append(each)
 
@@ -512,7 +522,11 @@ class Model:
 
     def _check(self, batch: list[Delivery], may_be_taken: list[Delivery]) -> None:
         first, *_ = may_be_taken
-        fit = [each for each in may_be_taken if each.task == first.task and not each.alone]
+        fit = [
+            each
+            for each in may_be_taken
+            if (each.task, each.has_failed) == (first.task, first.has_failed) and not each.alone
+        ]
         wanted = [first] if first.alone else fit[: self.batcher.limit]
         if self.had_no_time and batch:
             wanted = wanted[: len(batch)]  # by how much they shrink is told above
@@ -529,6 +543,7 @@ ARRIVE: st.SearchStrategy[Step] = st.builds(
     st.sampled_from([CAPTURE, DISPATCH, PLAN]),
     st.sampled_from([1, 2, 3, 4, 5, 6, None]),
     st.sampled_from([False, False, False, True]),
+    st.booleans(),
 )
 RELEASE: st.SearchStrategy[Step] = st.builds(
     lambda *what: lambda model: model.release(*what),
