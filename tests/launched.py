@@ -9,20 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.processes import ROOT, SERVICES, Process, clean_environment, eventually
+from tests.processes import SERVICES, Process, clean_environment, completed, eventually
 
 
 def manage(*arguments: str, environment: Mapping[str, str], timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
     """Run ``manage.py`` to its end."""
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        cwd=ROOT,
-        env=dict(environment),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    return completed([sys.executable, "manage.py", *arguments], environment, timeout)
 
 
 def environment_in(folder: Path, **more: str) -> dict[str, str]:

@@ -12,10 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from tempfile import TemporaryFile
+from typing import IO, Any, TypeVar
+
+from tests.forking import Forked, can_fork, fork
 
 ROOT = Path(__file__).resolve().parent.parent
 #: The services an order goes through. The journal runs where a test asks for it: ``SHOP_SERVICES=...``.
@@ -59,16 +62,8 @@ class Process:
         self.name = name
         self.log = log
         self._was_asked = False
-        with log.open("ab") as output:
-            self._popen = subprocess.Popen(
-                [*_dying_with_us(), *command],
-                cwd=ROOT,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        with log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
+            self._popen = _start(command, environment, nothing, output, output)
 
     @property
     def pid(self) -> int:
@@ -136,17 +131,11 @@ class Clerk:
     def __init__(self, environment: Mapping[str, str], log: Path, module: str = "tests.clerk") -> None:
         """``module``: whose functions answer the questions."""
         self._log = log
-        with log.open("ab") as errors:
-            self._popen = subprocess.Popen(
-                [*_dying_with_us(), sys.executable, "-m", module],
-                cwd=ROOT,
-                env=dict(environment),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                start_new_session=True,
-            )
+        its_questions, questions = os.pipe()
+        answers, its_answers = os.pipe()
+        self._questions, self._answers = os.fdopen(questions, "w"), os.fdopen(answers)
+        with log.open("ab") as errors, os.fdopen(its_questions) as asked, os.fdopen(its_answers) as answered:
+            self._popen = _start([sys.executable, "-m", module], environment, asked, answered, errors)
 
     def ask(self, question: str, **details: Any) -> Any:
         """Call a function of ``tests.clerk``. Returns what it returns, as JSON has it.
@@ -154,11 +143,9 @@ class Clerk:
         Raises:
             AssertionError: it failed there.
         """
-        assert self._popen.stdin
-        assert self._popen.stdout
-        self._popen.stdin.write(json.dumps([question, details]) + "\n")
-        self._popen.stdin.flush()
-        answer = self._popen.stdout.readline()
+        self._questions.write(json.dumps([question, details]) + "\n")
+        self._questions.flush()
+        answer = self._answers.readline()
         if not answer:
             raise AssertionError(f"the clerk has died:\n{self._log.read_text()[-3000:]}")
         outcome = json.loads(answer)
@@ -167,8 +154,11 @@ class Clerk:
         return outcome["answer"]
 
     def leave(self) -> None:
-        self._popen.kill()
-        self._popen.communicate()
+        with suppress(ProcessLookupError):
+            os.kill(self._popen.pid, signal.SIGKILL)
+        self._popen.wait()
+        self._questions.close()
+        self._answers.close()
 
 
 class RunningShop:
@@ -330,6 +320,43 @@ def _failure_to_end(process: Process) -> str | None:
     except AssertionError as error:
         return str(error)
     return None
+
+
+def completed(
+    command: Sequence[str], environment: Mapping[str, str], timeout: float = 240.0
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end.
+
+    Raises:
+        subprocess.TimeoutExpired: it took longer, and was killed.
+    """
+    with Path(os.devnull).open("rb") as nothing, TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
+        process = _start(command, environment, nothing, output, errors)
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        output.seek(0)
+        errors.seek(0)
+        return subprocess.CompletedProcess([*command], code, output.read(), errors.read())
+
+
+def _start(
+    command: Sequence[str], environment: Mapping[str, str], stdin: IO[Any], stdout: IO[Any], stderr: IO[Any]
+) -> subprocess.Popen[bytes] | Forked:
+    """Start a process in the repository's folder, in a session of its own, which ends when we do."""
+    if can_fork(command, environment):
+        return fork(command, environment, stdin.fileno(), stdout.fileno(), stderr.fileno())
+    return subprocess.Popen(
+        [*_dying_with_us(), *command],
+        cwd=ROOT,
+        env=dict(environment),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+    )
 
 
 def _dying_with_us() -> Iterable[str]:

@@ -1,8 +1,6 @@
 """What is in the environment is read as it is written, and a folder may have any name."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from choreography.core.conf import conf
 from choreography.worker import setup
 from shop.environment import env
-from tests.unit.shop.conftest import ROOT
+from tests.launched import manage
 
 
 @pytest.mark.parametrize("value", ["$HOME", "$$", "a$b", r"\$HOME", r"a\\$b", "#x", "${HOME}", " $", "$"])
@@ -25,14 +23,8 @@ def test_a_value_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch, value: str) 
 @pytest.mark.parametrize("name", ["a#b", "a?b", "a%25b", "a;b", "a b&c=d"])
 def test_a_data_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
-    result = subprocess.run(
-        [sys.executable, "manage.py", "prepare"],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "DEBUG": "true", "DATA_DIR": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {"PATH": os.environ["PATH"], "DEBUG": "true", "DATA_DIR": str(folder)}
+    result = manage("prepare", environment=environment)
 
     assert result.returncode == 0, result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {name}
@@ -64,17 +56,13 @@ def test_the_same_broker_may_be_named_twice(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, name: str, damage: str) -> None:
     environment = {"PATH": os.environ["PATH"], "DEBUG": "true", "DATA_DIR": str(tmp_path)}
 
-    def prepare() -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "manage.py", "prepare"]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-
-    assert prepare().returncode == 0
+    assert manage("prepare", environment=environment).returncode == 0
     content = bytearray((tmp_path / name).read_bytes())
     content[slice(0, 100) if damage == "the beginning" else slice(len(content) // 2, None)] = b"x" * 100
     (tmp_path / name).write_bytes(content)
     (tmp_path / f"{name}-wal").unlink(missing_ok=True)
 
-    refused = prepare()
+    refused = manage("prepare", environment=environment)
 
     assert refused.returncode != 0
     assert f"{tmp_path / name} is damaged: " in refused.stderr

@@ -3,9 +3,8 @@
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from orders.models import Product
 from shop.preparation import CannotPrepare, admin_password_file, flower_password, prepare
 from shop.samples import CATALOGUE
 from tests.launched import environment_in, manage
-from tests.processes import ROOT
 
 User = get_user_model()
 database = pytest.mark.django_db(databases="__all__")
@@ -183,14 +181,10 @@ def test_what_is_down_is_named_in_one_line_without_a_password(
 
 def at_once(*environments: Mapping[str, str]) -> list[dict[str, Any]]:
     """Run ``prepare`` in each environment at the same time. Returns what each reports."""
-    command = [sys.executable, "manage.py", "prepare", "--json"]
-    running = [
-        subprocess.Popen(command, cwd=ROOT, env=dict(it), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for it in environments
-    ]
-    outcomes = [process.communicate(timeout=120) for process in running]
-    assert [process.returncode for process in running] == [os.EX_OK] * len(running), outcomes
-    return [json.loads(said) for said, _ in outcomes]
+    with ThreadPoolExecutor(len(environments)) as pool:
+        done = list(pool.map(lambda environment: manage("prepare", "--json", environment=environment), environments))
+    assert [each.returncode for each in done] == [os.EX_OK] * len(done), done
+    return [json.loads(each.stdout) for each in done]
 
 
 def tables(file: Path) -> set[str]:

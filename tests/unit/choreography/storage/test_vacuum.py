@@ -1,19 +1,17 @@
 """PostgreSQL vacuums the large tables of a service in small steps."""
 
 import os
-import subprocess
-import sys
 from contextlib import closing
 from typing import Any
 
 import psycopg2
 import pytest
 from django.apps import apps
-from django.conf import settings
 from django.db import connections
 from django.test.utils import CaptureQueriesContext
 
 from choreography.storage.vacuum import configure_vacuum
+from tests.launched import manage
 
 SMALL_STEPS = {
     "autovacuum_vacuum_scale_factor=0.02",
@@ -25,10 +23,7 @@ SMALL_STEPS = {
 def migrate(database: str) -> None:
     """Run ``manage.py migrate`` for payments, whose tables are in this database."""
     environment = os.environ | {"DEBUG": "true", "PAYMENTS_DATABASE_URL": database}
-    command = [sys.executable, "manage.py", "migrate", "--database", "payments", "--verbosity", "0"]
-    done = subprocess.run(
-        command, cwd=settings.BASE_DIR, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    done = manage("migrate", "--database", "payments", "--verbosity", "0", environment=environment)
     assert done.returncode == 0, done.stderr
 
 
