@@ -128,16 +128,16 @@ def test_people_see_how_many_events_a_task_holds_and_one_that_comes_alone_is_alo
     with watching(shop) as seen:
         work(shop)
         wait_until_done(shop, *events)
-        eventually(lambda: sum(map(number_told, seen)) == 60, otherwise=lambda: seen)
+        # Those that there was no time to ask for are told again, with the batch that takes them.
+        eventually(lambda: sum(map(number_told, seen)) >= 60, otherwise=lambda: seen)
         assert len(seen) < 20
         assert any(told.startswith(f"{number_told(told)} events: ") for told in seen)
 
-        seen.clear()
-        for count in range(1, 6):
+        for _ in range(5):
             send(shop, alone := placed())
             wait_until_done(shop, alone)
-            eventually(lambda: len(seen) == count, otherwise=lambda: seen)  # noqa: B023
-            assert seen[-1] == f"orders.order_placed.v2 {alone['id']} of {alone['subject']}"
+            told = f"orders.order_placed.v2 {alone['id']} of {alone['subject']}"
+            eventually(lambda: told in seen, otherwise=lambda: seen)  # noqa: B023
 
 
 @POOLS
