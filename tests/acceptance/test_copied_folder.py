@@ -1,13 +1,13 @@
 """A data folder that is copied while the shop runs, as a person does to try something, starts elsewhere."""
 
 import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT, SERVICES, eventually, running_shop
+from tests.launched import manage
+from tests.processes import SERVICES, eventually, running_shop
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
@@ -35,10 +35,8 @@ def test_a_folder_copied_while_orders_are_under_way_starts_elsewhere(tmp_path: P
         )
         # The files were not copied at one moment: what was published may not be in the copy of the broker.
         for service in SERVICES:
-            subprocess.run(
-                [sys.executable, "manage.py", "choreography", "send_again", service, "--after", "0"],
-                cwd=ROOT, env=elsewhere.environment, check=True, capture_output=True,
-            )  # fmt: skip
+            send_again = ("choreography", "send_again", service, "--after", "0")
+            assert manage(*send_again, environment=elsewhere.environment).returncode == 0
         for each in (shop, elsewhere):
             each.wait_until_all_end()
             assert {each.ask("status", order_id=order) for order in orders} == {"completed"}

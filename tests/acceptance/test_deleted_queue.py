@@ -1,6 +1,5 @@
 """An operator deletes or purges a queue under the workers: they go on, and what was lost is found."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,7 +10,8 @@ import pytest
 from amqp import NotFound
 from kombu import Connection
 
-from tests.processes import ROOT, RunningShop, eventually, running_shop, worker
+from tests.launched import manage
+from tests.processes import RunningShop, eventually, running_shop, worker
 from tests.servers import a_corner_of_the_servers
 from tests.wire import event, sender
 
@@ -64,16 +64,11 @@ def test_events_purged_from_a_queue_are_found_and_sent_again(shop: RunningShop) 
         eventually(all_purged, otherwise=lambda: shop.ask("standing"))
     shop.start("worker-shipping")
 
-    def choreography(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "manage.py", "choreography", *arguments],
-            cwd=ROOT, env=shop.environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-    sent = choreography("send_again", "shipping", "--after", "0")
+    send_again = ("choreography", "send_again", "shipping", "--after", "0")
+    sent = manage(*send_again, environment=shop.environment)
 
     assert (sent.returncode, sent.stdout) == (0, "10 event(s) sent again to shipping\n"), sent.stderr
     shop.wait_until_all_end()
     assert {shop.ask("status", order_id=order) for order in orders} == {"completed"}
     assert shop.ask("broken_promises") == []
-    assert choreography("send_again", "shipping", "--after", "0").stdout == "0 event(s) sent again to shipping\n"
+    assert manage(*send_again, environment=shop.environment).stdout == "0 event(s) sent again to shipping\n"

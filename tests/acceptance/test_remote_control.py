@@ -1,6 +1,5 @@
 """Celery's remote control, as Flower's buttons use it: no command loses an event or silently stops a service."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 
 from choreography.broker.embedded import register
-from tests.processes import ROOT, RunningShop, eventually, running_shop, worker
+from tests.processes import RunningShop, completed, eventually, running_shop, worker
 from tests.servers import a_corner_of_the_servers
 from tests.wire import Sender, Wire, event, sender, text
 
@@ -27,14 +26,8 @@ class Counter:
 
     def control(self, *command: str) -> str:
         """``celery control …``, as Flower sends it. Returns what was answered."""
-        result = subprocess.run(
-            [sys.executable, "-m", "celery", "-A", "shop", "control", "--timeout", "1", *command],
-            cwd=ROOT,
-            env=self.shop.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        control = [sys.executable, "-m", "celery", "-A", "shop", "control", "--timeout", "1"]
+        result = completed([*control, *command], self.shop.environment)
         return result.stdout + result.stderr
 
     def send(self, token: str = "tok_approved") -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import base64
 import json
 import socket
-import subprocess
 import sys
 import time
 import urllib.request
@@ -15,7 +14,7 @@ from urllib.error import HTTPError, URLError
 
 import pytest
 
-from tests.processes import ROOT, RunningShop, eventually, running_shop, worker
+from tests.processes import RunningShop, completed, eventually, running_shop, worker
 from tests.servers import a_corner_of_the_servers, free_ports
 from tests.wire import event, sender
 
@@ -125,10 +124,8 @@ def test_one_worker_can_do_all_of_it(one_worker: RunningShop) -> None:
 
 def test_the_worker_answers_when_it_is_inspected(one_worker: RunningShop) -> None:
     name = f"all@{socket.gethostname()}"
-    ping = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "shop", "inspect", "ping", "--json", "--timeout", "30", "-d", name],
-        cwd=ROOT, env=one_worker.environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    inspect = [sys.executable, "-m", "celery", "-A", "shop", "inspect"]
+    ping = completed([*inspect, "ping", "--json", "--timeout", "30", "-d", name], one_worker.environment)
 
     assert ping.returncode == 0, ping.stderr
     assert json.loads(ping.stdout) == {name: {"ok": "pong"}}

@@ -57,8 +57,8 @@ _DIRECTIONS: "tuple[Direction | Literal['both'], ...]" = ("to_server", "to_clien
 
 #: Seconds a fault lasts that has a beginning and an end.
 _HOLD = 3.0
-#: Seconds within which a message that is of no use, or ends its worker, must be among the dead letters. Thousands may be
-#: in front of it in the queue where the machine can't keep up.
+#: Seconds within which a message that is of no use, or ends its worker, must be among the dead letters. Where the
+#: machine can't keep up, thousands may be in front of it.
 _PARKED_WITHIN = 300.0
 #: Seconds by which a clock is ahead.
 _SHIFTS = (-86400, -3600, 3600, 86400)
