@@ -68,7 +68,7 @@ class Delivery:
     alone: bool = False
     """It must not share a transaction with others."""
     exclusive: bool = False
-    """Nothing else must be handled in the process at the same time."""
+    """Nothing but its batch must be handled in the process at the same time."""
     received_at: datetime | None = None
     """When the worker got it."""
     started_at: datetime | None = None
@@ -198,7 +198,8 @@ class Delivery:
 
     def may_join(self, other: "Delivery") -> bool:
         """Whether it may be handled in one transaction with another, which waited longer."""
-        return self.task == other.task and not self.alone and self.has_failed == other.has_failed
+        is_of_its_kind = (self.task, self.has_failed, self.exclusive) == (other.task, other.has_failed, other.exclusive)
+        return is_of_its_kind and not self.alone
 
     @property
     def is_suspect(self) -> bool:

@@ -62,8 +62,7 @@ class Batch:
         """One of them may have ended the process it was handled in."""
         for delivery in self.deliveries:
             delivery.exclusive = True
-        every = range(len(self.deliveries))
-        self.handle_again(every, alone=every)
+        self.handle_again(range(len(self.deliveries)), alone=())
 
     def release(self) -> None:
         """It has been handled: there is room for another. Does nothing the second time. On any thread."""

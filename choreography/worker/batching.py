@@ -13,7 +13,7 @@ order needs no retry.
 
 Deliveries that failed before share batches with their like: a bad one among them costs no delivery that is new, and
 after an outage a slow external system is asked for many at a time. A delivery that failed in a batch is handled on its
-own, and one that may end the process while nothing else is.
+own. Those that may end the process share batches as well, and are handled while nothing else is.
 """
 
 import threading
@@ -28,6 +28,8 @@ from choreography.inbox.deliveries import Delivery
 
 #: A reaction is slow if its last batch took this long for each delivery, and this long in all.
 _SLOW_EACH, _SLOW_IN_ALL = timedelta(milliseconds=25), timedelta(milliseconds=100)
+#: As many suspects share a batch at most. If it ends the process, each is handled alone.
+_SUSPECTS = 20
 #: How long quick reactions pause after a batch, as a share of what it took.
 _PAUSE = 0.5
 
@@ -117,7 +119,7 @@ class Batcher:
             self._free(batch)
             self._waiting.extendleft(reversed(again))
             self._tasks[task] += len(again)
-            out_of_time = sum(not delivery.alone for delivery in again)
+            out_of_time = any(not (delivery.alone or delivery.exclusive) for delivery in again)
             limit = self._limits.pop(task, self.limit)
             limit = max(len(batch) - len(again), 1) if out_of_time else 2 * limit
             if limit < self.limit:
@@ -146,6 +148,12 @@ class Batcher:
         if first < len(taken):
             self._waiting = deque(delivery for delivery in self._waiting if id(delivery) not in taken)
 
+    def _limit_of(self, first: Delivery) -> int:
+        if first.alone:
+            return 1
+        limit = self._limits.get(first.task, self.limit)
+        return min(limit, _SUSPECTS) if first.exclusive else limit
+
     @staticmethod
     def _slow_after(deliveries: int) -> timedelta:
         return max(_SLOW_EACH * deliveries, _SLOW_IN_ALL)
@@ -171,7 +179,7 @@ class Batcher:
                 if delivery.exclusive and self._running:
                     break  # it waits for them, and others that came later wait for it
                 batch.append(delivery)
-                limit = 1 if delivery.alone else self._limits.get(delivery.task, self.limit)
+                limit = self._limit_of(delivery)
             elif delivery.may_join(batch[0]):
                 batch.append(delivery)
             if len(batch) >= limit:

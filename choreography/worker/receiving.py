@@ -32,7 +32,7 @@ def read_delivery(message: Any, queue: str) -> Delivery:
         message=message,
         received_at=clock.now(),
     )
-    delivery.alone = delivery.exclusive = delivery.is_suspect
+    delivery.exclusive = delivery.is_suspect
     return delivery
 
 

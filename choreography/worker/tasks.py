@@ -46,12 +46,7 @@ class DeliveryTask(Task[Any, Any]):
 
     def run(self, deliveries: list[Delivery]) -> str:
         _connections.check()
-        suspect = deliveries[0] if deliveries[0].exclusive else None
-        if suspect:
-            suspects.begin(suspect)
-        outcomes = handler.handle(deliveries, conf().calls_at_once)
-        if suspect:
-            suspects.end(suspect, outcomes[0])
+        outcomes = _handle_suspects(deliveries) if deliveries[0].exclusive else _handle(deliveries)
         retries = {index: outcome.again for index, outcome in enumerate(outcomes) if isinstance(outcome, RetryLater)}
         if retries:
             _connections.distrust()
@@ -74,6 +69,18 @@ class DeliveryTask(Task[Any, Any]):
             case Parked(error):
                 raise DeliveryParked(_shared(describe(error), outcomes))
         return _summary(outcomes)
+
+
+def _handle(deliveries: Sequence[Delivery]) -> list[Outcome | Unhandled]:
+    return handler.handle(deliveries, conf().calls_at_once)
+
+
+def _handle_suspects(deliveries: Sequence[Delivery]) -> list[Outcome | Unhandled]:
+    begun = suspects.begin(deliveries)
+    outcomes = dict(zip([each.key for each in begun], _handle(begun) if begun else [], strict=True))
+    suspects.end(outcomes, deliveries[0].service)
+    handled = {id(each): outcomes[each.key] for each in begun}
+    return [handled.get(id(each), Unhandled(alone=True)) for each in deliveries]
 
 
 def _put_on_ladder(messages: Mapping[int, Outgoing]) -> dict[int, str]:

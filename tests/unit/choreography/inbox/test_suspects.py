@@ -6,9 +6,20 @@ from typing import Any
 import pytest
 from django.db import InterfaceError, OperationalError
 
+from choreography.broker.publisher import Outgoing
 from choreography.core.errors import NotYet, Transient
 from choreography.inbox import suspects
-from choreography.inbox.deliveries import CAME_BACK, ENDED_PROCESSES, SUSPICIOUS, Delivery, Done, Parked, RetryLater
+from choreography.inbox.deliveries import (
+    CAME_BACK,
+    ENDED_PROCESSES,
+    SUSPICIOUS,
+    Delivery,
+    Done,
+    Outcome,
+    Parked,
+    RetryLater,
+    Unhandled,
+)
 from choreography.inbox.handler import handle_one
 from choreography.storage.tables import ServiceTables
 from payments.models import DeadLetter
@@ -17,8 +28,12 @@ from tests.unit.choreography.authorizing import failing, placed
 pytestmark = pytest.mark.django_db(databases="__all__")
 
 
-def suspect() -> Delivery:
-    return placed(headers={"x-delivery-count": SUSPICIOUS}, exclusive=True, alone=True)
+def suspect(**changes: Any) -> Delivery:
+    return placed(headers={"x-delivery-count": SUSPICIOUS}, exclusive=True, **changes)
+
+
+def end(*outcomes: tuple[Delivery, Outcome | Unhandled]) -> None:
+    suspects.end({delivery.key: outcome for delivery, outcome in outcomes}, "payments")
 
 
 def begun() -> list[int]:
@@ -28,12 +43,12 @@ def begun() -> list[int]:
 def test_what_was_begun_three_times_and_never_ended_is_parked() -> None:
     for _ in range(suspects.ATTEMPTS):
         delivery = suspect()
-        suspects.begin(delivery)
+        suspects.begin([delivery])
         assert delivery.given_up is None
     last = suspect()
-    suspects.begin(last)
+    suspects.begin([last])
     outcome = handle_one(last)
-    suspects.end(last, outcome)
+    end((last, outcome))
 
     assert isinstance(outcome, Parked)
     assert DeadLetter.objects.get().message == ENDED_PROCESSES
@@ -43,22 +58,49 @@ def test_what_was_begun_three_times_and_never_ended_is_parked() -> None:
 def test_what_ended_is_suspected_no_more() -> None:
     for _ in range(suspects.ATTEMPTS + 2):
         delivery = suspect()
-        suspects.begin(delivery)
+        suspects.begin([delivery])
         assert delivery.given_up is None
-        suspects.end(delivery, Done())
+        end((delivery, Done()))
         assert begun() == []
 
 
 @pytest.mark.parametrize(("error", "left"), [(NotYet(), [1]), (Transient(), [])], ids=repr)
 def test_what_only_waited_was_not_begun(change: Any, error: Exception, left: list[int]) -> None:
     change(function=failing(error))
-    suspects.begin(suspect())
+    suspects.begin([suspect()])
     delivery = suspect()
-    suspects.begin(delivery)
+    suspects.begin([delivery])
 
-    suspects.end(delivery, handle_one(delivery))
+    end((delivery, handle_one(delivery)))
 
     assert begun() == left
+
+
+def test_several_are_begun_together_and_one_that_did_not_end_is_handled_alone() -> None:
+    first, second, third = (suspect(body=b"%d" % number) for number in (1, 2, 3))
+    assert suspects.begin([first, second]) == [first, second]
+    assert begun() == [1, 1]
+
+    assert suspects.begin([first, second, third]) == [third], "the process of the others ended"
+    end((third, Done()))
+    assert begun() == [1, 1]
+
+    assert suspects.begin([first]) == [first]
+    end((first, Done()))
+    assert begun() == [1]
+
+
+def test_those_that_only_wait_may_be_begun_with_others_again() -> None:
+    waits, done = (suspect(body=b"%d" % number) for number in (1, 2))
+    suspects.begin([waits, done])
+    end((waits, RetryLater(Outgoing(b"", ""), 1.0, NotYet())), (done, Done()))
+    assert begun() == []
+
+
+def test_a_copy_of_a_suspect_is_handled_alone() -> None:
+    one, copy = suspect(), suspect()
+    assert one.key == copy.key
+    assert suspects.begin([one, copy]) == [copy]
 
 
 def test_it_stays_suspect_on_the_ladder(change: Any) -> None:
@@ -80,6 +122,6 @@ def test_a_database_that_is_away_does_not_stop_it(monkeypatch: pytest.MonkeyPatc
     delivery = suspect()
     with monkeypatch.context() as patched:
         patched.setattr("django.db.backends.utils.CursorWrapper.execute", refuse)
-        suspects.begin(delivery)
-        suspects.end(delivery, Done())
+        suspects.begin([delivery])
+        end((delivery, Done()))
     assert delivery.given_up is None

@@ -329,6 +329,21 @@ def test_those_that_failed_before_share_batches_with_their_like_only() -> None:
     assert [batcher.take(), batcher.take()] == [[new, other_new], [failed, other_failed]]
 
 
+def test_a_few_that_may_end_the_process_are_handled_together_and_with_no_other() -> None:
+    suspects = [delivery_of(subject) for subject in range(1, 46)]
+    for each in suspects:
+        each.exclusive = True
+    other = delivery_of(100)
+    batcher = batcher_with(suspects[0], other, *suspects[1:], slots=2)
+    assert [batcher.take(), batcher.take()] == [suspects[:20], []], "not even in another slot"
+    batcher.release(suspects[:20], again=suspects[:20])  # their process has ended
+    assert batcher.take() == suspects[:20], "nor does this make batches smaller"
+    batcher.release(suspects[:20])
+    assert batcher.take() == [other]
+    batcher.release([other])
+    assert batcher.take() == suspects[20:40]
+
+
 def test_one_that_may_end_the_process_is_handled_while_nothing_else_is() -> None:
     before, suspect, after = delivery_of(1), delivery_of(2, alone=True), delivery_of(3, DISPATCH)
     suspect.exclusive = True
