@@ -1,7 +1,6 @@
 """A shop on servers of its own: RabbitMQ, PostgreSQL, the lines to them, every process, and the people."""
 
 import secrets
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ import psycopg2
 from tests.chaos import providers
 from tests.chaos.options import Options
 from tests.chaos.sabotage import SABOTAGES
-from tests.processes import ROOT, Clerk, RunningShop, clean_environment, command, eventually, running_shop, worker
+from tests.processes import Clerk, RunningShop, clean_environment, command, completed, eventually, running_shop, worker
 from tests.processes import SERVICES as ORDER_SERVICES
 from tests.proxy import Proxy
 from tests.servers import (
@@ -193,14 +192,15 @@ class Site:
     def manage(self, *arguments: str) -> None:
         """Run a command of the shop, again until it succeeds: what it needs may be down."""
         program = [sys.executable, "manage.py", *arguments]
-        eventually(
-            lambda: (
-                subprocess.run(
-                    program, cwd=ROOT, env=self.shop.environment, capture_output=True, check=False
-                ).returncode
-                == 0
-            )
-        )
+        said = ""
+
+        def succeeds() -> bool:
+            nonlocal said
+            done = completed(program, self.shop.environment)
+            said = done.stdout + done.stderr
+            return done.returncode == 0
+
+        eventually(succeeds, otherwise=lambda: said[-1000:])
 
     def commits_refused(self) -> int:
         """How many were."""
