@@ -16,8 +16,8 @@ import psycopg2
 from tests.chaos import providers
 from tests.chaos.options import Options
 from tests.chaos.sabotage import SABOTAGES
-from tests.processes import Clerk, RunningShop, clean_environment, command, completed, eventually, running_shop, worker
 from tests.processes import SERVICES as ORDER_SERVICES
+from tests.processes import Clerk, RunningShop, clean_environment, command, completed, eventually, running_shop, worker
 from tests.proxy import Proxy
 from tests.servers import (
     PgBouncer,
