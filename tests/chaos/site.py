@@ -189,8 +189,8 @@ class Site:
         """Have a service get what others have published and it has not heard, as soon as its queue is there again."""
         self.manage("choreography", "send_again", service, "--after", "0")
 
-    def manage(self, *arguments: str) -> None:
-        """Run a command of the shop, again until it succeeds: what it needs may be down."""
+    def manage(self, *arguments: str, or_says: str | None = None) -> None:
+        """Run a command of the shop, again until it succeeds, or says this: what it needs may be down."""
         program = [sys.executable, "manage.py", *arguments]
         said = ""
 
@@ -198,7 +198,7 @@ class Site:
             nonlocal said
             done = completed(program, self.shop.environment)
             said = done.stdout + done.stderr
-            return done.returncode == 0
+            return done.returncode == 0 or (or_says is not None and or_says in said)
 
         eventually(succeeds, otherwise=lambda: said[-1000:])
 
