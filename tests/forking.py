@@ -1,8 +1,8 @@
 """A process that has the libraries imported, and of which processes of the shop are forked.
 
-A process of the shop needs a second of processor time until it works, and three quarters of that is importing Django,
-Celery and the like. Tests start hundreds of them. What is forked here is a process like any other, with a session, an
-environment and files of its own; nothing of the shop, and nothing that reads settings, was imported before.
+Until a process of the shop works, it spends most of its time on importing Django, Celery and the like, and tests start
+hundreds of them. What is forked here is a process like any other, with a session, an environment and files of its own;
+nothing of the shop, and nothing that reads settings, was imported before.
 """
 
 import atexit
