@@ -204,7 +204,7 @@ class Claim(models.Model):
 
 
 class Suspect(models.Model):
-    """A delivery that may have ended its worker's process: how often it was begun since, alone (``inbox.suspects``)."""
+    """A delivery that may have ended its worker's process: how often it was begun since (``inbox.suspects``)."""
 
     key = models.CharField(_("key"), max_length=64, primary_key=True, help_text=_("One row per message."))
     begun = models.PositiveIntegerField(_("begun"), help_text=_("So many times, and never ended."))
