@@ -83,7 +83,6 @@ def test_a_second_start_is_refused_and_the_first_can_be_stopped_from_another_ter
         assert f"The shop is running on {where} already. Stop it, or choose another DATA_DIR." in result.stderr
         assert len(result.stderr.splitlines()) == 1
 
-        says(process, "announced order_placed")
         assert manage("down", environment=environment).returncode == 0
 
         eventually(lambda: not process.lives, otherwise=process.says)
@@ -113,7 +112,6 @@ def test_what_is_no_port_is_refused(tmp_path: Path) -> None:
 def test_nothing_outlives_a_launcher_that_was_killed(tmp_path: Path) -> None:
     environment = one_service(tmp_path)
     with up(environment, tmp_path / "first.log") as first:
-        says(first, "Placing five")
         assert len(at_work(environment)) > len(PROCESSES)
 
         os.kill(first.pid, signal.SIGKILL)
@@ -126,7 +124,6 @@ def test_nothing_outlives_a_launcher_that_was_killed(tmp_path: Path) -> None:
 def test_what_is_left_can_be_stopped_by_hand(tmp_path: Path) -> None:
     environment = one_service(tmp_path)
     with up(environment, tmp_path / "up.log") as process:
-        says(process, "Placing five")
         (guardian,) = [pid for pid, command in at_work(environment).items() if "shop.leftovers" in command]
         os.kill(guardian, signal.SIGKILL)
         os.kill(process.pid, signal.SIGKILL)
