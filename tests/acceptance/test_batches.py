@@ -138,6 +138,7 @@ def test_people_see_how_many_events_a_task_holds_and_one_that_comes_alone_is_alo
             wait_until_done(shop, alone)
             told = f"orders.order_placed.v2 {alone['id']} of {alone['subject']}"
             eventually(lambda: told in seen, otherwise=lambda: seen)  # noqa: B023
+            assert seen.count(told) == 1
 
 
 @POOLS

@@ -36,7 +36,8 @@ def test_a_folder_copied_while_orders_are_under_way_starts_elsewhere(tmp_path: P
         # The files were not copied at one moment: what was published may not be in the copy of the broker.
         for service in SERVICES:
             send_again = ("choreography", "send_again", service, "--after", "0")
-            assert manage(*send_again, environment=elsewhere.environment).returncode == 0
+            sent = manage(*send_again, environment=elsewhere.environment)
+            assert sent.returncode == 0, sent.stderr
         for each in (shop, elsewhere):
             each.wait_until_all_end()
             assert {each.ask("status", order_id=order) for order in orders} == {"completed"}

@@ -11,14 +11,7 @@ import pytest
 from tests.launched import at_work, environment_in, free_port, manage, up
 from tests.processes import Process, eventually
 
-#: Those of a shop with one service.
-PROCESSES = ("web", "relay-orders", "worker-orders", "beat", "flower")
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
-
-
-def one_service(folder: Path) -> dict[str, str]:
-    """Of all services only orders: enough processes to see how the launcher treats them."""
-    return environment_in(folder, SHOP_SERVICES="orders")
 
 
 def says(process: Process, text: str) -> None:
@@ -58,7 +51,7 @@ def test_what_was_in_flight_at_ctrl_c_goes_on_at_the_next_start(tmp_path: Path) 
 
 
 def test_a_process_that_dies_is_named_with_what_it_said_last(tmp_path: Path) -> None:
-    environment = one_service(tmp_path)
+    environment = environment_in(tmp_path, SHOP_SERVICES="orders")
 
     with up(environment, tmp_path / "up.log") as process:
         (victim,) = [pid for pid, command in at_work(environment).items() if "manage.py relay orders" in command]
@@ -72,7 +65,7 @@ def test_a_process_that_dies_is_named_with_what_it_said_last(tmp_path: Path) -> 
 
 
 def test_a_second_start_is_refused_and_the_first_can_be_stopped_from_another_terminal(tmp_path: Path) -> None:
-    environment = one_service(tmp_path)
+    environment = environment_in(tmp_path)
 
     with up(environment, tmp_path / "up.log") as process:
         other_ports = {"WEB_PORT": str(free_port()), "FLOWER_PORT": str(free_port())}
@@ -83,6 +76,7 @@ def test_a_second_start_is_refused_and_the_first_can_be_stopped_from_another_ter
         assert f"The shop is running on {where} already. Stop it, or choose another DATA_DIR." in result.stderr
         assert len(result.stderr.splitlines()) == 1
 
+        says(process, "announced order_placed")
         assert manage("down", environment=environment).returncode == 0
 
         eventually(lambda: not process.lives, otherwise=process.says)
@@ -110,25 +104,28 @@ def test_what_is_no_port_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_outlives_a_launcher_that_was_killed(tmp_path: Path) -> None:
-    environment = one_service(tmp_path)
+    environment = environment_in(tmp_path)
     with up(environment, tmp_path / "first.log") as first:
-        assert len(at_work(environment)) > len(PROCESSES)
+        says(first, "Placing five")
+        assert len(at_work(environment)) > 9
 
         os.kill(first.pid, signal.SIGKILL)
 
         eventually(lambda: at_work(environment) == {}, otherwise=lambda: at_work(environment))
     with up(environment, tmp_path / "second.log") as second:
+        says(second, "announced order_completed")
         assert second.end() == 0, second.says()
 
 
 def test_what_is_left_can_be_stopped_by_hand(tmp_path: Path) -> None:
-    environment = one_service(tmp_path)
+    environment = environment_in(tmp_path)
     with up(environment, tmp_path / "up.log") as process:
+        says(process, "Placing five")
         (guardian,) = [pid for pid, command in at_work(environment).items() if "shop.leftovers" in command]
         os.kill(guardian, signal.SIGKILL)
         os.kill(process.pid, signal.SIGKILL)
         eventually(lambda: not process.lives)
-        assert len(at_work(environment)) >= len(PROCESSES)
+        assert len(at_work(environment)) > 9
 
         assert manage("down", environment=environment).stdout == ""
 

@@ -57,9 +57,6 @@ _DIRECTIONS: "tuple[Direction | Literal['both'], ...]" = ("to_server", "to_clien
 
 #: Seconds a fault lasts that has a beginning and an end.
 _HOLD = 3.0
-#: Seconds within which a message that is of no use, or ends its worker, must be among the dead letters. Where the
-#: machine can't keep up, thousands may be in front of it.
-_PARKED_WITHIN = 300.0
 #: Seconds by which a clock is ahead.
 _SHIFTS = (-86400, -3600, 3600, 86400)
 #: Part of the commits that fail while they do.
@@ -81,9 +78,9 @@ def schedule(kinds: tuple[str, ...], seconds: float, rng: random.Random) -> list
 class Faults:
     """Injects faults into a site. Each call of ``inject`` returns when what was broken is being mended."""
 
-    def __init__(self, site: "Site", rng: random.Random, pause: Callable[[float], None]) -> None:
+    def __init__(self, site: "Site", rng: random.Random, pause: Callable[[float], None], parked_within: float) -> None:
         """``pause`` passes time, and sees to the site meanwhile."""
-        self._site, self._rng, self._pause = site, rng, pause
+        self._site, self._rng, self._pause, self._parked_within = site, rng, pause, parked_within
         self.counts: Counter[str] = Counter()
         self.planted: list[str] = []
         """The bodies of messages that must be found among the dead letters in the end."""
@@ -146,7 +143,7 @@ class Faults:
         lethal.touch()
         found: list[Any] = []
         with self._site.may_end(worker):
-            deadline = time.monotonic() + _PARKED_WITHIN
+            deadline = time.monotonic() + self._parked_within
             while not victim_file.exists() and time.monotonic() < deadline:
                 self._pause(0.1)
             if victim_file.exists():
@@ -375,7 +372,7 @@ class Faults:
 
     def _wait_for(self, query: str, rows: int = 1, service: str = "payments") -> list[Any]:
         """What a query of a service's database finds, once that is enough, or when time is up."""
-        deadline = time.monotonic() + _PARKED_WITHIN
+        deadline = time.monotonic() + self._parked_within
         while True:
             with self._site.database(service) as cursor:
                 cursor.execute(query)

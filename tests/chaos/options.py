@@ -30,6 +30,9 @@ class Options:
     """The kinds of faults that are injected."""
     patience: float = 480.0
     """Seconds within which everything must then settle: more than the ladder's last rung lasts."""
+    parked_within: float = 90.0
+    """Seconds within which poison, and what can't be decoded, must be parked. More where a load is more than the
+    machine can bear, and thousands of messages are in front of it."""
     folder: Path | None = None
     """Keeps the data and the logs; else they are removed."""
 
@@ -66,6 +69,7 @@ def read(environment: Mapping[str, str]) -> Options:
         sabotage=sabotage,
         faults=tuple(kind for kind in faults if kind != "none"),
         patience=_number(environment, "PATIENCE", default.patience, 1, 86400),
+        parked_within=_number(environment, "PARKED_WITHIN", default.parked_within, 1, 86400),
         folder=Path(folder).resolve() if folder else None,
     )
     if options.cluster == 2:

@@ -129,7 +129,7 @@ def _through_chaos(site: Site, options: Options, report: Report, tell: Tell) -> 
                     return
                 time.sleep(min(left, 0.1))
 
-        faults = Faults(site, rng, pause)
+        faults = Faults(site, rng, pause, options.parked_within)
         kinds = tuple(kind for kind in options.faults if site.pool or kind != "pool_restarted")
         planned = schedule(kinds, options.duration, rng)
         for number, (due, kind) in enumerate(planned):

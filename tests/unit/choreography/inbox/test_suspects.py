@@ -22,6 +22,8 @@ from choreography.inbox.deliveries import (
 )
 from choreography.inbox.handler import handle_one
 from choreography.storage.tables import ServiceTables
+from choreography.worker.requests import PartlyHandled
+from choreography.worker.tasks import DeliveryTask
 from payments.models import DeadLetter
 from tests.unit.choreography.authorizing import failing, placed
 
@@ -125,3 +127,14 @@ def test_a_database_that_is_away_does_not_stop_it(monkeypatch: pytest.MonkeyPatc
         suspects.begin([delivery])
         end((delivery, Done()))
     assert delivery.given_up is None
+
+
+def test_the_task_hands_back_what_was_begun_before_to_be_handled_alone() -> None:
+    begun_before, new = suspect(), suspect(body=b"unreadable")
+    suspects.begin([begun_before])
+
+    with pytest.raises(PartlyHandled) as raised:
+        DeliveryTask("payments.authorize_payment").run([begun_before, new])
+
+    assert (raised.value.again, raised.value.alone) == ([0], [0])
+    assert begun() == [1], "the other has ended"
