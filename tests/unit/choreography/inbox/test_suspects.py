@@ -129,6 +129,7 @@ def test_a_database_that_is_away_does_not_stop_it(monkeypatch: pytest.MonkeyPatc
     assert delivery.given_up is None
 
 
+@pytest.mark.django_db(databases="__all__", transaction=True)  # a task may open its connections anew
 def test_the_task_hands_back_what_was_begun_before_to_be_handled_alone() -> None:
     begun_before, new = suspect(), suspect(body=b"unreadable")
     suspects.begin([begun_before])
