@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.placer import Placer
 from bench.runs import PATIENCE, WrongResult
 from bench.systems import SERVICES, all_systems
-from tests.processes import ROOT, Process, clean_environment, eventually
+from tests.processes import ROOT, Process, clean_environment, eventually, make_tables
 
 #: Deliveries that each order takes.
 _DELIVERIES = 8
@@ -41,8 +41,7 @@ class Files:
         }
         self.processes: dict[str, Process] = {}
         (folder / "var").mkdir(parents=True)
-        for alias in ("default", *SERVICES):
-            self._run("manage.py", "migrate", "--database", alias, "--verbosity", "0")
+        make_tables(self._environment, folder)
         self._run("manage.py", "declare_topology")
         self._run("-c", _PRODUCTS)
         self.placer = Placer(self._system.module, self._environment, folder / "placer.log")

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.processes import ROOT, clean_environment
+from tests.processes import ROOT, clean_environment, make_tables
 from tests.servers import own_postgresql, run_sql
 
 #: Milliseconds at the server, 95 of 100 times; and queries of a page.
@@ -70,9 +70,7 @@ def main() -> int:
         (folder / "var").mkdir()
         services = {"SHOP_SERVICES": "orders,payments,shipping,journal"}
         environment = clean_environment(folder) | {"DATABASE_URL": server.url} | services
-        for alias in ("default", "orders", "payments", "shipping", "journal"):
-            command = [sys.executable, "manage.py", "migrate", "--database", alias, "--verbosity", "0"]
-            subprocess.run(command, cwd=ROOT, env=environment, check=True)
+        make_tables(environment, folder)
         begun = time.monotonic()
         for what, statement in (
             ("flows", _FLOWS.replace("FLOWS", str(flows))),

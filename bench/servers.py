@@ -5,7 +5,6 @@ and the time of each commit: an order is placed when its lines were committed an
 one clock, whatever a system itself believes. RabbitMQ has one scheduler thread, as all nodes of ``tests.servers``.
 """
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,7 +16,7 @@ import psycopg2
 
 from bench import sample
 from bench.meters import parent_of
-from tests.processes import ROOT, clean_environment
+from tests.processes import clean_environment, make_tables
 from tests.servers import PostgreSQL, RabbitMQ, own_postgresql, own_rabbitmq, run_sql
 
 _TEMPLATE = "template_of_the_bench"
@@ -96,9 +95,7 @@ class Servers:
         (folder / "var").mkdir()
         everyone = {"SHOP_SERVICES": "orders,payments,shipping,journal"}
         environment = clean_environment(folder) | {"DATABASE_URL": self._url(_TEMPLATE)} | everyone
-        for alias in ("default", "orders", "payments", "shipping", "journal"):
-            command = [sys.executable, "manage.py", "migrate", "--database", alias, "--verbosity", "0"]
-            subprocess.run(command, cwd=ROOT, env=environment, check=True)
+        make_tables(environment, folder)
         with closing(psycopg2.connect(self._watching(_TEMPLATE))) as connection, connection, connection.cursor() as sql:
             sql.execute(_MARKS)
             for key, sku, name, price, _ in sample.LINES:

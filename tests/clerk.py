@@ -23,13 +23,21 @@ def open_shop() -> None:
     from django.conf import settings
     from django.core.management import call_command
 
-    for alias in settings.DATABASES:
-        call_command("migrate", database=alias, verbosity=0)
+    make_tables()
     call_command("declare_topology")
     if "orders" in settings.SERVICES:
         from orders.models import Product
 
         Product.objects.get_or_create(sku="TEA", defaults={"name": "Tea", "price": 1250, "currency": "EUR"})
+
+
+def make_tables() -> None:
+    from django.conf import settings
+
+    from shop.preparation import migrate
+
+    for alias in settings.DATABASES:
+        migrate(alias)
 
 
 def close_shop() -> None:

@@ -37,6 +37,8 @@ def eventually(
 ) -> Found:
     """Wait until ``condition`` holds, and return what it returned.
 
+    What takes long to look at is looked at less often: the processes that are waited for need the processor more.
+
     Args:
         within: seconds; a bound for a busy machine, not a promise of speed.
         otherwise: says how things stand, for the message of a failure.
@@ -46,13 +48,15 @@ def eventually(
     """
     deadline = time.monotonic() + within
     while True:
+        begun = time.monotonic()
         found = condition()
         if found:
             return found
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             state = f": {otherwise()}" if otherwise else f", last seen {found!r}"
             raise AssertionError(f"not within {within} s{state}")
-        time.sleep(0.02)
+        time.sleep(min(max(0.02, 2 * (now - begun)), 0.5))
 
 
 class Process:
@@ -159,6 +163,15 @@ class Clerk:
         self._popen.wait()
         self._questions.close()
         self._answers.close()
+
+
+def make_tables(environment: Mapping[str, str], folder: Path) -> None:
+    """Apply the migrations of a shop to its databases, as ``manage.py prepare`` does. ``folder`` gets the log."""
+    clerk = Clerk(environment, folder / "tables.log")
+    try:
+        clerk.ask("make_tables")
+    finally:
+        clerk.leave()
 
 
 class RunningShop:

@@ -5,8 +5,8 @@ nobody can tell what the old message was, the new one may be any event the servi
 """
 
 import json
+from typing import TYPE_CHECKING
 
-import jsonschema
 from django.utils.translation import gettext as _
 
 from choreography.core.conf import conf
@@ -14,7 +14,11 @@ from choreography.core.errors import ChoreographyError, Unusable
 from choreography.events.compatibility import committed
 from choreography.events.messages import CONTENT_TYPE, Envelope, read_envelope, read_event
 from choreography.events.registry import Reaction
+from choreography.events.schemas import breaches
 from choreography.events.versions import reaction_of, reads
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
 
 #: What makes an event that event.
 _IDENTITY = ("id", "type", "source", "subject")
@@ -63,11 +67,10 @@ def _breaches(event_type: str, body: bytes) -> list[str]:
     contract = committed(event_type)
     if contract is None:
         return []
-    validator = jsonschema.Draft202012Validator(contract)
     data = json.loads(body).get("data")
-    return sorted(f"{fault.json_path}: {_rule(fault)}" for fault in validator.iter_errors(data))
+    return sorted(f"{fault.json_path}: {_rule(fault)}" for fault in breaches(contract, data))
 
 
-def _rule(fault: jsonschema.ValidationError) -> str:
+def _rule(fault: "ValidationError") -> str:
     """The rule that is broken. A fault's own text would quote the data."""
     return fault.message if fault.validator == "required" else f"{fault.validator} {json.dumps(fault.validator_value)}"

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import jsoncompat
-from jsonschema import Draft202012Validator
 
 from choreography.core.conf import conf
 from choreography.core.errors import Unusable
@@ -21,7 +20,7 @@ from choreography.core.git import git
 from choreography.events.changes import Change
 from choreography.events.messages import CONTENT_TYPE, Event, parse_type, read_envelope, read_event
 from choreography.events.readers import Reader
-from choreography.events.schemas import alternatives
+from choreography.events.schemas import alternatives, breaches
 from choreography.events.versions import lift, reaction_of, reads
 
 MINIMAL, FULL = "minimal", "full"
@@ -124,7 +123,7 @@ def _faults_of(example: Example, contract: Any, known: Sequence[Reader]) -> Iter
     if envelope.type != example.event_type:
         yield f"{about} is of type {envelope.type}: put it into that folder"
         return
-    for invalid in Draft202012Validator(contract).iter_errors(data):
+    for invalid in breaches(contract, data):
         yield f"{about} does not fit its contract at {invalid.json_path}: {invalid.message}"
     present = set(_optional_fields(contract, contract, data, is_present=True))
     if example.name == MINIMAL and present:
@@ -153,7 +152,7 @@ def who_can_not_read(example: Example, known: Sequence[Reader]) -> Iterator[tupl
     for reader in known:
         if reader.event_type == example.event_type and reader.service not in here:
             data = json.loads(example.body)["data"]
-            for invalid in Draft202012Validator(reader.schema).iter_errors(data):
+            for invalid in breaches(reader.schema, data):
                 yield reader.reaction, f"{invalid.json_path}: {invalid.message}"
 
 

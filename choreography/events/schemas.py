@@ -4,7 +4,10 @@ https://json-schema.org/draft/2020-12/json-schema-core
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
 
 Schema = Mapping[str, Any]
 
@@ -34,6 +37,14 @@ def alternatives(schema: Schema, root: Schema) -> list[Schema]:
         return [schema]
     beside = {name: value for name, value in schema.items() if name not in ("anyOf", "oneOf")}
     return [{**each, **beside} for one in given for each in alternatives(one, root)]
+
+
+def breaches(schema: Schema, data: Any) -> Iterator["ValidationError"]:
+    """Where data is not what a schema allows."""
+    # Imported here, because most processes never check a contract and would only start later.
+    from jsonschema import Draft202012Validator
+
+    yield from Draft202012Validator(schema).iter_errors(data)
 
 
 def fields_of(schema: Schema, root: Schema, path: str = "") -> Iterator[tuple[str, ContractField]]:

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from django.core.management import call_command
-
 from choreography.simulation.actions import Schedule, numbers, only
 from choreography.simulation.shrinking import shrink
 from choreography.storage.tables import ServiceTables
+from shop.preparation import migrate
 from tests.shop_in_a_box import SERVICES, WITH_JOURNAL
 from tests.simulation.figures import Figures, Lines, LinesVisited, missing, possible_pairs, to_visit
 from tests.simulation.planted import PLANTS, planted
@@ -87,7 +86,7 @@ class _Runner:
         self._asked = asked
         self._open = ExitStack()
         for service in WITH_JOURNAL["SERVICES"]:
-            call_command("migrate", database=ServiceTables(service).alias, verbosity=0)
+            migrate(ServiceTables(service).alias)
         self.simulator: Simulator = self._open.enter_context(
             simulator(folder / str(os.getpid()), journal=asked.journal)
         )
