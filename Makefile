@@ -13,7 +13,7 @@ endif
 # Where bytecode is not kept, each of the many processes that tests start would compile the project again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help up down demo test simulate lint format check chaos bench screenshots package lock clean
+.PHONY: help up down demo test simulate lint format check audit chaos bench screenshots package lock clean
 .DEFAULT_GOAL := help
 
 help: ## List these
@@ -56,6 +56,14 @@ check: $(VENV)/installed ## Check migrations, the project, and the project under
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python manage.py check
 	$(PRODUCTION) $(BIN)/python manage.py check --deploy --fail-level WARNING
+
+# OSV_URL=https://... asks a copy of osv.dev. Fails if there are any, and if nobody answers.
+audit: $(VENV)/installed-dev ## Look up known vulnerabilities of the packages that production installs
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && { \
+	  printf '# /// script\n# requires-python = ">=3.11"\n# dependencies = [\n'; \
+	  sed -nE 's/^([^ #]+==[^ ;\\]+).*/#   "\1",/p' requirements.txt requirements-otel.txt | sort -u; \
+	  printf '# ]\n# ///\n'; } > "$$folder/production" && \
+	  $(BIN)/uv audit --preview-features audit-command --script "$$folder/production" $(if $(OSV_URL),--service-url $(OSV_URL))
 
 chaos: $(VENV)/installed-dev ## Place orders under faults of every kind, on servers of its own; check what came of it
 	@$(BIN)/python -m tests.chaos
