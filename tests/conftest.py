@@ -29,6 +29,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if leaves_out_slow_tests(config):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    # Begun last, one of these would still run when everything else has ended.
+    items.sort(key=lambda item: item.get_closest_marker("longest") is None)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -108,6 +108,7 @@ CHECKS = (
 )
 
 
+@pytest.mark.longest
 def test_a_round_of_everyone_with_the_long_ones_cut_short(tmp_path: Path, subtests: pytest.Subtests) -> None:
     """One test, so that it is measured once, whichever process of several has it."""
     short = {"LONG": "1", "LONG_ORDERS": "40", "LONG_ROWS": "1000", "RATES": "20", "SECONDS": "1", "GROWTH": "1"}

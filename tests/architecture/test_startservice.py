@@ -45,6 +45,7 @@ ASKED_FOR = {
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_a_new_service_passes_its_own_tests_and_every_check(tree: Path, run: Run, manage: Run) -> None:
     for service, (events, _) in ASKED_FOR.items():
         assert manage("startservice", service, *events).returncode == 0

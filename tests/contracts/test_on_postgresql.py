@@ -12,7 +12,7 @@ import pytest
 
 from tests.processes import ROOT, SERVICES, clean_environment
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.processes, pytest.mark.slow]
+pytestmark = [pytest.mark.postgresql, pytest.mark.processes, pytest.mark.slow, pytest.mark.longest]
 
 #: The flows in which the database decides: locks, and transactions that are rolled back.
 FLOWS = (

@@ -10,7 +10,7 @@ import pytest
 from tests.package.conftest import ROOT
 from tests.package.pages import run_page
 
-pytestmark = [pytest.mark.processes, pytest.mark.slow]
+pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.longest]
 
 
 @pytest.fixture
