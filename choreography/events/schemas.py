@@ -40,7 +40,7 @@ def alternatives(schema: Schema, root: Schema) -> list[Schema]:
 
 
 def breaches(schema: Schema, data: Any) -> Iterator["ValidationError"]:
-    """Where data is not what a schema allows."""
+    """Where data is not what a schema allows: each rule that is broken, with its path (``json_path``)."""
     # Imported here, because most processes never check a contract and would only start later.
     from jsonschema import Draft202012Validator
 

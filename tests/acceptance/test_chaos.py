@@ -61,7 +61,14 @@ def test_a_short_run_has_every_kind_of_fault_order_and_address() -> None:
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("ORDERS", "many"), ("ORDERS", "0"), ("CLUSTER", "2"), ("SABOTAGE", "everything"), ("FAULTS", "boredom")],
+    [
+        ("ORDERS", "many"),
+        ("ORDERS", "0"),
+        ("CLUSTER", "2"),
+        ("SABOTAGE", "everything"),
+        ("FAULTS", "boredom"),
+        ("PARKED_WITHIN", "soon"),
+    ],
 )
 def test_a_value_that_makes_no_sense_is_one_clear_line(variable: str, value: str) -> None:
     with pytest.raises(BadOption, match=rf"^{variable} (is|has) {value}"):

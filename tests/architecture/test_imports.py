@@ -34,6 +34,14 @@ def test_imports_keep_every_contract(run: Run) -> None:
     assert f"{len(CONTRACTS)} kept, 0 broken" in result.stdout
 
 
+def test_a_process_starts_without_what_only_checks_of_contracts_need(run: Run) -> None:
+    at_start = "import django, sys; django.setup(); assert 'jsonschema' not in sys.modules"
+
+    result = run("python", "-c", at_start, DEBUG="true", DJANGO_SETTINGS_MODULE="shop.settings")
+
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("contract", CONTRACTS)
 def test_a_planted_import_breaks_its_contract(contract: str, tree: Path, run: Run) -> None:
     module, violation = VIOLATIONS[contract]
