@@ -20,6 +20,9 @@ from tests.chaos.site import PROCESSES, Servers, Site, running_site
 #: Says how things stand, to whoever watches.
 Tell = Callable[[str], None]
 
+#: Seconds in which, without faults, at least one more order is placed.
+_PLACED_WITHIN = 60.0
+
 #: Seconds without any change, nothing waiting anywhere, after which nothing can be expected to come any more; with a
 #: protection switched off, where that is what happens.
 _STILL, _STILL_WHEN_SABOTAGED = 40.0, 5.0
@@ -140,15 +143,21 @@ def _through_chaos(site: Site, options: Options, report: Report, tell: Tell) -> 
             faults.inject(kind)
         last_fault = time.monotonic()
         load.may_reach(1)
-        deadline = time.monotonic() + options.duration + options.patience
-        while not load.is_done:
-            pause(0.1)
-            assert time.monotonic() < deadline, f"only {len(load.placed)} orders could be placed"
+        _wait_until_placed(load, pause)
         report.placing_seconds = round(time.monotonic() - begun, 1)
     report.people = dict(load.counts)
     report.faults = dict(faults.counts)
     _note(report, "a_fault_costs_only_what_it_hits", "violated", faults.broken)
     return load, last_fault, faults.planted
+
+
+def _wait_until_placed(load: Load, pause: Callable[[float], None]) -> None:
+    placed, since = len(load.placed), time.monotonic()
+    while not load.is_done:
+        pause(0.1)
+        if len(load.placed) > placed:
+            placed, since = len(load.placed), time.monotonic()
+        assert time.monotonic() - since < _PLACED_WITHIN, f"only {placed} orders could be placed"
 
 
 def _wait_for_quiet(site: Site, load: Load, patience: float, still: float, tell: Tell) -> bool:
