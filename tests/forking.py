@@ -2,7 +2,7 @@
 
 Until a process of the shop works, it spends most of its time on importing Django, Celery and the like, and tests start
 hundreds of them. What is forked here is a process like any other, with a session, an environment and files of its own;
-nothing of the shop, and nothing that reads settings, was imported before.
+of the machinery and the services, only what reads no settings was imported before.
 """
 
 import atexit
@@ -25,6 +25,7 @@ from pathlib import Path
 
 #: What processes of the shop import. Nothing that needs settings at import.
 LIBRARIES = [
+    "annotated_types",
     "babel.numbers",
     "celery.apps.beat",
     "celery.apps.worker",
@@ -35,6 +36,8 @@ LIBRARIES = [
     "celery.loaders.app",
     "celery.worker.components",
     "celery.worker.consumer",
+    "choreography.operations.checks",
+    "choreography.worker.setup",
     "csp.middleware",
     "django.contrib.admin.helpers",
     "django.contrib.admin.sites",
@@ -54,12 +57,15 @@ LIBRARIES = [
     "gunicorn.app.wsgiapp",
     "jsoncompat",
     "kombu.transport.pyamqp",
+    "orders.events",
+    "payments.gateway",
     "prometheus_client.multiprocess",
     "psycopg2.extras",
     "pydantic.json_schema",
     "pydantic.type_adapter",
     "python_ipware",
     "rich.console",
+    "shipping.carrier",
     "structlog",
     "uuid_utils.compat",
     "whitenoise.middleware",
