@@ -3,6 +3,8 @@
 import re
 import time
 from collections.abc import Iterator
+from itertools import product
+from typing import Literal
 from uuid import uuid4
 
 import pytest
@@ -16,7 +18,7 @@ from tests.processes import SERVICES, RunningShop, eventually, running_shop
 from tests.receiver import Receiver, receiver
 from tests.wire import event, sender
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 NAMES = [f"{kind}-{service}" for kind in ("relay", "worker") for service in (*SERVICES, "journal")] + ["beat"]
 PAGES = (
@@ -28,6 +30,9 @@ PAGES = (
     "/contracts/",
     "/contracts/orders.order_placed.v1/",
 )
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+#: Of a browser's window, in pixels: a desktop and a phone.
+WIDTHS = (1280, 390)
 
 
 @pytest.fixture(scope="module")
@@ -199,20 +204,18 @@ def test_events_are_found_while_a_person_types(page: Page) -> None:
     expect(page.locator("h1")).to_contain_text("shipping.shipment_dispatched.v1")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_everybody_can_use_the_pages(
-    shop: RunningShop, browser: Browser, address: str, scheme: str, width: int
-) -> None:
+def test_everybody_can_use_the_pages(shop: RunningShop, page: Page) -> None:
     order = shop.place("tok_fails_twice")
     shop.wait_until_all_end()
-    viewport = {"width": width, "height": 844}
-    with logged_in(browser, address, color_scheme=scheme, viewport=viewport) as page:
-        for path in (*PAGES, f"/flows/{order}/", "/flows/unknown/"):
-            page.goto(path)
+    for scheme, path in product(SCHEMES, (*PAGES, f"/flows/{order}/", "/flows/unknown/")):
+        page.emulate_media(color_scheme=scheme)
+        page.goto(path)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 844})
+            where = f"{path} ({scheme}, {width} pixels)"
             found = Axe().run(page)
-            assert found.violations_count == 0, f"{path}: {found.generate_report()}"
-            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{path} is too wide"
+            assert found.violations_count == 0, f"{where}: {found.generate_report()}"
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{where} is too wide"
 
 
 def test_the_keyboard_reaches_everything(shop: RunningShop, page: Page) -> None:
@@ -240,7 +243,6 @@ def opened(page: Page, order: str) -> None:
     eventually(is_known)
 
 
-@pytest.mark.slow
 def test_a_stall_is_marked_within_a_minute_with_who_must_act(
     tmp_path_factory: pytest.TempPathFactory, rabbitmq_url: str, namespace: str
 ) -> None:
