@@ -3,9 +3,10 @@
 import os
 import secrets
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2
 import pytest
@@ -16,6 +17,8 @@ from pytest_django.fixtures import Settings
 RABBITMQ = os.environ.get("TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//")
 NODE = Path(__file__).parent / "node"
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL_URL", "postgres://postgres@127.0.0.1:5432/postgres")
+
+Test = TypeVar("Test")
 
 
 def leaves_out_slow_tests(config: pytest.Config) -> bool:
@@ -29,8 +32,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if leaves_out_slow_tests(config):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slow")])
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
-    # Begun last, one of these would still run when everything else has ended.
-    items.sort(key=lambda item: item.get_closest_marker("longest") is None)
+    longest = [item for item in items if item.get_closest_marker("longest")]
+    others = [item for item in items if not item.get_closest_marker("longest")]
+    items[:] = in_order(longest, others, getattr(config, "workerinput", {}).get("workercount", 1))
+
+
+def in_order(longest: Sequence[Test], others: Sequence[Test], workers: int) -> list[Test]:
+    """The longest tests first: begun last, one would still run when everything else has ended.
+
+    pytest-xdist gives each of its workers an equal share of what is returned, one share after the other
+    (``--dist worksteal``). So each share begins with some of the longest.
+    """
+    ordered: list[Test] = []
+    rest = deque(others)
+    for worker in range(workers):
+        first = longest[worker::workers]
+        share = (len(longest) + len(others) - len(ordered)) // (workers - worker)
+        ordered += [*first, *(rest.popleft() for _ in range(min(share - len(first), len(rest))))]
+    return [*ordered, *rest]
 
 
 @pytest.hookimpl(optionalhook=True)
