@@ -28,9 +28,9 @@ down: $(VENV)/installed ## Stop it, also what is left of one that was killed
 demo: $(VENV)/installed ## Start the shop, place five orders, check how each ended, stop
 	@$(BIN)/python manage.py demo
 
-# ALL=1 runs the slow ones too, most of which wait for other processes; JOBS=2 tests at a time, 4 with ALL=1
+# ALL=1 runs the slow ones too, most of which wait for other processes; JOBS=2 tests at a time, 3 with ALL=1
 test: $(VENV)/installed-dev ## Run the tests
-	@PYTEST_ADDOPTS="--numprocesses $(or $(JOBS),$(if $(ALL),4,2)) --dist worksteal $(PYTEST_ADDOPTS)" $(BIN)/python manage.py test
+	@PYTEST_ADDOPTS="--numprocesses $(or $(JOBS),$(if $(ALL),3,2)) --dist worksteal $(PYTEST_ADDOPTS)" $(BIN)/python manage.py test
 
 # SEEDS=1000 FIRST_SEED=1; JOBS=2 processes; ONLY=3,7,12 of a seed's actions; PLANT=no_inbox, a bug on purpose;
 # COVER=1 fails unless every line of the reactions was visited; JSON=1
