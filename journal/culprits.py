@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from choreography.broker import topology
-from choreography.broker.publisher import broker_errors, connect, instead
+from choreography.broker.publisher import broker_errors, connect, instead, reach
 from choreography.broker.topology import Waiting
 from choreography.core import clock
 from journal.flow_state import FlowState
@@ -47,7 +47,7 @@ def look_at_queue(service: str) -> Waiting | None:
         return unknown
     with connect() as connection:
         try:
-            connection.ensure_connection(max_retries=1, timeout=5)
+            reach(connection)
             return topology.look_at(connection, topology.inbox_queue(service))
         except broker_errors(connection):
             return unknown

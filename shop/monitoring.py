@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import DatabaseError, connections
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
-from choreography.broker.publisher import broker_errors, connect
+from choreography.broker.publisher import broker_errors, connect, reach
 from choreography.storage.migrations import Unmigrated, refuse_unmigrated
 from shop.exposition import CONTENT_TYPE_LATEST, exposition
 
@@ -69,7 +69,7 @@ def _not_ready() -> Iterator[str]:
         pass  # said already
     with connect() as connection:
         try:
-            connection.ensure_connection(max_retries=1, timeout=_PATIENCE)
+            reach(connection, _PATIENCE)
         except broker_errors(connection):
             # Orders are placed all the same: they wait in the outbox.
             if "orders" not in settings.SERVICES:

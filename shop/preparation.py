@@ -18,7 +18,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils.translation import gettext as _
 
 from choreography.broker import topology
-from choreography.broker.publisher import broker_errors, connect
+from choreography.broker.publisher import broker_errors, connect, reach
 from choreography.core.conf import conf
 from shop.environment import env
 from shop.secrets import local_secret, random_secret, write_private
@@ -136,7 +136,7 @@ def declare_topology(wait: float) -> None:
     while True:
         with connect() as connection:
             try:
-                connection.connect()
+                reach(connection)
                 topology.declare(connection)
                 return
             except broker_errors(connection) as error:

@@ -12,7 +12,7 @@ from datetime import timedelta
 import structlog
 
 from choreography.broker import topology
-from choreography.broker.publisher import Outgoing, broker_errors, connect, instead
+from choreography.broker.publisher import Outgoing, broker_errors, connect, instead, reach
 from choreography.core import clock
 from choreography.core.conf import conf
 from choreography.core.errors import PublishRefused, Transient
@@ -64,6 +64,7 @@ def _may_be_waiting(service: str) -> bool:
         return False
     with connect() as connection:
         try:
+            reach(connection)
             found = topology.look_at(connection, topology.inbox_queue(service))
         except broker_errors(connection) as error:
             log.warning("lost retries wait", service=service, error=type(error).__name__)

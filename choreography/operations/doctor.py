@@ -14,7 +14,7 @@ from kombu import Connection
 
 from choreography.broker import topology
 from choreography.broker.embedded.transport import open_store
-from choreography.broker.publisher import broker_errors, connect
+from choreography.broker.publisher import broker_errors, connect, reach
 from choreography.core import clock
 from choreography.core.conf import conf
 from choreography.operations.unheard import unheard
@@ -55,7 +55,7 @@ def findings() -> Iterator[Finding]:
             yield Finding(service, f"its database can't be reached: {error}", "start it, or check its DATABASE_URL")
     with connect() as connection:
         try:
-            connection.ensure_connection(max_retries=1, timeout=5)
+            reach(connection)
         except broker_errors(connection) as error:
             yield Finding("broker", f"it can't be reached: {error}", "start it, or check BROKER_URL")
             return

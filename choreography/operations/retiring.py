@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from choreography.broker import topology
-from choreography.broker.publisher import broker_errors, connect
+from choreography.broker.publisher import broker_errors, connect, reach
 from choreography.core.conf import conf
 from choreography.core.errors import ContractError
 from choreography.events.compatibility import committed
@@ -54,7 +54,7 @@ def _queued(event_type: str) -> Iterator[str]:
     hearing = {each.service for each in reactions() if any(family_of(it) == family for it in each.event_types)}
     with connect() as connection:
         try:
-            connection.ensure_connection(max_retries=1, timeout=5)
+            reach(connection)
         except broker_errors(connection) as error:
             yield f"the broker can't be reached ({error}), so what waits in its queues is not known: start it"
             return

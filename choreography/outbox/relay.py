@@ -25,7 +25,7 @@ from django.db import (
 )
 
 from choreography.broker import topology
-from choreography.broker.publisher import BrokerPublisher, Publisher, broker_errors, connect
+from choreography.broker.publisher import BrokerPublisher, Publisher, broker_errors, connect, reach
 from choreography.core import clock, liveness, metrics
 from choreography.core.classification import classify
 from choreography.core.conf import conf
@@ -152,6 +152,7 @@ def declare_topology(*services: str) -> None:
     """
     with connect() as connection:
         try:
+            reach(connection)
             topology.declare(connection, services or None)
         except broker_errors(connection) as error:
             raise Transient(f"the topology can't be declared: {error}") from error

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from choreography.broker import topology
-from choreography.broker.publisher import broker_errors, connect
+from choreography.broker.publisher import broker_errors, connect, reach
 from choreography.core.conf import conf
 
 
@@ -28,7 +28,7 @@ class Command(BaseCommand):
             )
         with connect() as connection:
             try:
-                connection.ensure_connection(max_retries=1, timeout=5)
+                reach(connection)
                 (topology.delete if delete else topology.declare)(connection)
             except connection.channel_errors as error:
                 raise CommandError(
