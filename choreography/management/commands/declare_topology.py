@@ -30,9 +30,9 @@ class Command(BaseCommand):
             try:
                 reach(connection)
                 (topology.delete if delete else topology.declare)(connection)
-            except connection.channel_errors as error:
-                raise CommandError(
-                    f"The broker refuses: {error}. Empty and remove queues that an earlier version made."
-                ) from error
             except broker_errors(connection) as error:
-                raise CommandError(f"The broker can't be reached: {error}. Check BROKER_URL.") from error
+                if connection.connected and isinstance(error, connection.channel_errors):
+                    what = f"The broker refuses: {error}. Empty and remove queues that an earlier version made."
+                else:  # also a wrong password
+                    what = f"The broker can't be reached: {error}. Check BROKER_URL."
+                raise CommandError(what) from error
