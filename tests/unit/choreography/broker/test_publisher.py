@@ -98,11 +98,15 @@ def test_nothing_to_publish_needs_no_broker() -> None:
     BrokerPublisher("amqp://127.0.0.1:1//").publish([])
 
 
-def test_a_broker_that_can_not_be_reached_is_an_outage() -> None:
+def test_a_broker_that_can_not_be_reached_is_an_outage_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("kombu.utils.functional.sleep", pauses.append)
     publisher = BrokerPublisher("amqp://127.0.0.1:1//")
 
     with pytest.raises(Outage, match="can't be reached"):
         publisher.publish([Outgoing(b"", "anywhere")])
+
+    assert sum(pauses) == 0
 
 
 def test_a_refused_message_fails_the_batch(publisher: BrokerPublisher, full_route: Route, route: Route) -> None:
