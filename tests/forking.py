@@ -2,7 +2,7 @@
 
 Until a process of the shop works, it spends most of its time on importing Django, Celery and the like, and tests start
 hundreds of them. What is forked here is a process like any other, with a session, an environment and files of its own;
-of the machinery and the services, only what reads no settings was imported before.
+nothing of the shop and its services was imported before, and of the machinery only what reads no settings.
 """
 
 import atexit
