@@ -18,7 +18,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils.translation import gettext as _
 
 from choreography.broker import topology
-from choreography.broker.publisher import broker_errors, connect, reach
+from choreography.broker.publisher import broker_errors, connect, explain, reach
 from choreography.core.conf import conf
 from shop.environment import env
 from shop.secrets import local_secret, random_secret, write_private
@@ -141,15 +141,8 @@ def declare_topology(wait: float) -> None:
                 return
             except broker_errors(connection) as error:
                 refused = isinstance(error, connection.channel_errors)
-                what = {"url": connection.as_uri(), "error": one_line(error)}  # as_uri masks the password
-                if refused:
-                    raise CannotPrepare(
-                        _("The broker at %(url)s refuses: %(error)s. Check the account in BROKER_URL.") % what
-                    ) from error
-                if time.monotonic() >= deadline:
-                    raise CannotPrepare(
-                        _("The broker at %(url)s can't be reached: %(error)s. Start it, or check BROKER_URL.") % what
-                    ) from error
+                if refused or time.monotonic() >= deadline:
+                    raise CannotPrepare(explain(connection, error)) from error
         time.sleep(_PAUSE)
 
 

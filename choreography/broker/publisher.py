@@ -111,6 +111,19 @@ def broker_errors(connection: Connection) -> tuple[type[BaseException], ...]:
     return (KombuError, *connection.connection_errors, *connection.channel_errors, OSError)
 
 
+def explain(connection: Connection, error: BaseException) -> str:
+    """Name one of ``broker_errors`` and its remedy in one line, without the password in the URL."""
+    what = " ".join(str(error).split()).rstrip(".?") or type(error).__name__
+    match getattr(error, "reply_code", None):
+        case 403:
+            happened, remedy = "refuses", "Check the account in BROKER_URL, and its permissions"
+        case 406:
+            happened, remedy = "refuses", "Empty and remove the queues that an earlier version made"
+        case _:
+            happened, remedy = "can't be reached", "Start it, or check BROKER_URL"
+    return f"The broker at {connection.as_uri()} {happened}: {what}. {remedy}."
+
+
 class _Refusal(Exception):
     """At least one of the messages will never be taken."""
 

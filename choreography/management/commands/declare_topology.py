@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from choreography.broker import topology
-from choreography.broker.publisher import broker_errors, connect, reach
+from choreography.broker.publisher import broker_errors, connect, explain, reach
 from choreography.core.conf import conf
 
 
@@ -31,8 +31,4 @@ class Command(BaseCommand):
                 reach(connection)
                 (topology.delete if delete else topology.declare)(connection)
             except broker_errors(connection) as error:
-                if connection.connected and isinstance(error, connection.channel_errors):
-                    what = f"The broker refuses: {error}. Empty and remove queues that an earlier version made."
-                else:  # also a wrong password
-                    what = f"The broker can't be reached: {error}. Check BROKER_URL."
-                raise CommandError(what) from error
+                raise CommandError(explain(connection, error)) from error

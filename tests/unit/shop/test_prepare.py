@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from kombu import Queue
 from pytest_django.fixtures import Settings
 
+from choreography.broker import topology
 from choreography.broker.embedded.transport import open_store
+from choreography.broker.publisher import connect
 from orders.models import Product
-from shop.preparation import CannotPrepare, admin_password_file, flower_password, prepare
+from shop.preparation import CannotPrepare, admin_password_file, declare_topology, flower_password, prepare
 from shop.samples import CATALOGUE
 from tests.launched import environment_in, manage
 
@@ -177,6 +180,21 @@ def test_what_is_down_is_named_in_one_line_without_a_password(
     assert len(result.stderr.splitlines()) == 1
     assert complaint in result.stderr
     assert "sesame" not in result.stderr
+
+
+@pytest.mark.rabbitmq
+def test_what_the_broker_refuses_is_told_at_once_with_the_remedy(
+    settings: Settings, rabbitmq_url: str, namespace: str
+) -> None:
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": rabbitmq_url, "NAMESPACE": namespace}
+    with connect() as connection, connection.channel() as channel:
+        of_another_kind = Queue(topology.queue_name("payments"), channel=channel, durable=True)
+        of_another_kind.declare()
+        try:
+            with pytest.raises(CannotPrepare, match="Empty and remove the queues that an earlier version made"):
+                declare_topology(wait=float("inf"))
+        finally:
+            topology.delete(connection)
 
 
 def at_once(*environments: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -11,8 +11,6 @@ from pytest_django.fixtures import Settings
 from choreography.broker import topology
 from choreography.broker.publisher import connect
 
-UNREACHABLE = r"^The broker can't be reached: .+ Check BROKER_URL\.$"
-
 
 @pytest.fixture
 def names_of_its_own(settings: Settings, rabbitmq_url: str, namespace: str) -> Iterator[Connection]:
@@ -26,7 +24,7 @@ def names_of_its_own(settings: Settings, rabbitmq_url: str, namespace: str) -> I
 def test_a_broker_that_is_not_there_is_named_with_the_remedy(settings: Settings) -> None:
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": "amqp://guest:guest@127.0.0.1:1//"}
 
-    with pytest.raises(CommandError, match=UNREACHABLE):
+    with pytest.raises(CommandError, match=r"^The broker at amqp://guest:\*\*@127\.0\.0\.1:1// can't be reached: "):
         call_command("declare_topology")
 
 
@@ -35,7 +33,9 @@ def test_a_wrong_password_is_named_with_the_remedy(settings: Settings, rabbitmq_
     address = urlsplit(rabbitmq_url).netloc.rpartition("@")[2]
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": f"amqp://guest:wrong@{address}//"}
 
-    with pytest.raises(CommandError, match=UNREACHABLE) as raised:
+    with pytest.raises(
+        CommandError, match=r"refuses: .+ Check the account in BROKER_URL, and its permissions\.$"
+    ) as raised:
         call_command("declare_topology")
 
     assert "ACCESS_REFUSED" in str(raised.value)
@@ -48,5 +48,5 @@ def test_a_queue_of_another_kind_is_named_with_the_remedy(names_of_its_own: Conn
     with names_of_its_own.channel() as channel:
         Queue(name, channel=channel, durable=True).declare()
 
-    with pytest.raises(CommandError, match=r"^The broker refuses: .+ Empty and remove queues that an earlier version"):
+    with pytest.raises(CommandError, match=r" refuses: .+ Empty and remove the queues that an earlier version"):
         call_command("declare_topology")
