@@ -29,10 +29,6 @@ def long_queue(system: System, servers: Servers, folder: Path, name: str, orders
         WrongResult: not every order was completed.
     """
     with running(system, servers, folder, name) as it:
-        it.start()
-        it.wait_until_it_listens()
-        for process in it.processes.values():
-            process.kill()
         it.placer.place(orders)
         it.start()
         seen, early = _watch(it, orders)

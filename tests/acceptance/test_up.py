@@ -104,16 +104,14 @@ def test_what_is_no_port_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_outlives_a_launcher_that_was_killed(tmp_path: Path) -> None:
-    environment = environment_in(tmp_path)
+    environment = environment_in(tmp_path, SHOP_SERVICES="orders")
     with up(environment, tmp_path / "first.log") as first:
-        says(first, "Placing five")
-        assert len(at_work(environment)) > 9
+        assert len(at_work(environment)) > 3
 
         os.kill(first.pid, signal.SIGKILL)
 
         eventually(lambda: at_work(environment) == {}, otherwise=lambda: at_work(environment))
     with up(environment, tmp_path / "second.log") as second:
-        says(second, "announced order_completed")
         assert second.end() == 0, second.says()
 
 

@@ -3,6 +3,7 @@
 import pytest
 from django.contrib.auth import get_user_model
 from django.test import Client
+from pytest_django.fixtures import Settings
 
 pytestmark = pytest.mark.django_db(databases="__all__")
 
@@ -10,7 +11,8 @@ PASSWORD = "chosen by a person"
 
 
 @pytest.fixture
-def admin(db: None) -> None:
+def admin(db: None, settings: Settings) -> None:
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the others are slow on purpose
     get_user_model().objects.create_superuser("chief", password=PASSWORD)
 
 
