@@ -113,7 +113,7 @@ class Choreography:
         self._ticked: dict[str, datetime] = {}
         #: Events of messages that hold several: taken by each worker and not handed out, and by tag how many are left.
         self._events: dict[tuple[str, str], deque[Stored]] = {}
-        self._unanswered: dict[str, int] = {}
+        self._unacknowledged: dict[str, int] = {}
         self._queues = {service: [queue.name for queue in topology.worker_queues(service)] for service in self.services}
         for service in self.services:
             for exchange in topology.exchanges(service):
@@ -191,7 +191,7 @@ class Choreography:
                 bodies = events_in(message.body)
             except Unusable:
                 return message
-            self._unanswered[message.tag] = len(bodies)
+            self._unacknowledged[message.tag] = len(bodies)
             waiting.extend(replace(message, body=body, content_type=CONTENT_TYPE) for body in bodies)
             if not bodies:
                 self.broker.ack(message.tag)
@@ -228,9 +228,9 @@ class Choreography:
 
     def acknowledge(self, message: Stored) -> None:
         """Tell the broker that a message was dealt with. Does nothing if it was taken back meanwhile."""
-        self._unanswered[message.tag] = self._unanswered.get(message.tag, 1) - 1
-        if self._unanswered[message.tag] == 0:
-            del self._unanswered[message.tag]
+        self._unacknowledged[message.tag] = self._unacknowledged.get(message.tag, 1) - 1
+        if self._unacknowledged[message.tag] == 0:
+            del self._unacknowledged[message.tag]
             self.broker.ack(message.tag)
 
     def lose_connections(self, worker: str = _WORKER) -> None:

@@ -1,6 +1,6 @@
 """The invariants of DESIGN.md, section 6, checked from the services' tables and the records of the sandboxes.
 
-``at_any_moment`` finds what must never be the case, ``at_rest`` what must not be once everything has settled.
+``at_any_moment`` finds what must never be the case, ``once_settled`` what must not be once everything has settled.
 Each finding names its invariant, which is the name of the function that found it. Nothing is changed.
 """
 
@@ -134,9 +134,9 @@ def at_any_moment(facts: Facts) -> list[Violation]:
     return _all(AT_ANY_MOMENT, facts)
 
 
-def at_rest(facts: Facts) -> list[Violation]:
+def once_settled(facts: Facts) -> list[Violation]:
     """What must not be once nothing is under way any more, what must never be included."""
-    return _all({**AT_ANY_MOMENT, **AT_REST}, facts)
+    return _all({**AT_ANY_MOMENT, **ONCE_SETTLED}, facts)
 
 
 # Checks: each yields (order, what is wrong)
@@ -324,7 +324,7 @@ Check = Callable[[Facts], Iterator[Finding]]
 AT_ANY_MOMENT: dict[str, Check] = {
     check.__name__: check for check in (nobody_is_charged_twice, nothing_is_sent_twice, never_cancelled_and_shipped)
 }
-AT_REST: dict[str, Check] = {
+ONCE_SETTLED: dict[str, Check] = {
     check.__name__: check
     for check in (
         every_order_ends,

@@ -28,7 +28,7 @@ from payments.sandbox import RecordEntry, SandboxGateway
 from shipping.carrier import carrier
 from shipping.models import Shipment
 from shipping.sandbox import ParcelEntry, SandboxCarrier
-from tests.invariants import Facts, at_rest
+from tests.invariants import Facts, once_settled
 
 TRACK_PARCELS = "shipping.track_parcels"
 #: The services an order goes through.
@@ -101,7 +101,7 @@ class Shop(Choreography):
                 return
             self.time.advance(max(due - now, 0) + 0.001)
 
-    def come_to_rest(self) -> None:
+    def settle_at_once(self) -> None:
         """Leap from one thing that is due to the next until nothing is: like ``settle``, but in no time.
 
         Raises:
@@ -251,7 +251,7 @@ def assert_invariants(shop: Shop, orders: Iterable[Order]) -> None:
     """What holds once everything has settled."""
     left = {queue.name: (queue.ready, queue.unacked) for queue in shop.broker.queues() if queue.ready or queue.unacked}
     assert not left, f"messages are left: {left}"
-    assert at_rest(Facts([order.pk for order in orders])) == []
+    assert once_settled(Facts([order.pk for order in orders])) == []
 
 
 def needs_a_person(shop: Shop, order: Order) -> bool:

@@ -110,11 +110,11 @@ def _unannounced(contracts: Mapping[str, Any], readers: Iterable[Reader]) -> Ite
 
 def _uncompensated(declared: Declarations, contracts: Mapping[str, Any], follow: Graph) -> Iterator[Flaw]:
     """What has gone wrong must be taken back, by an event that may follow, or be shown to a person."""
-    answers = {family_of(event_type) for event_type in declared.compensations}
-    answers |= {family_of(end.event_type) for end in declared.ends.values() if end.needs_person}
+    remedies = {family_of(event_type) for event_type in declared.compensations}
+    remedies |= {family_of(end.event_type) for end in declared.ends.values() if end.needs_person}
     for event_type in _steps(contracts):
         fact = family_of(event_type)
-        if fact.rpartition("_")[2] in _FAILURES and answers.isdisjoint(_reachable(fact, follow)):
+        if fact.rpartition("_")[2] in _FAILURES and remedies.isdisjoint(_reachable(fact, follow)):
             yield Flaw(
                 "uncompensated",
                 event_type,

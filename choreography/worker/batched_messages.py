@@ -1,7 +1,7 @@
 """Messages that hold several events, in CloudEvents' JSON batch format: taken as one message for each event.
 
-Such a message is answered when each of its events is. If one of them is rejected the message is: its other events are
-duplicates when they come again.
+Such a message is acknowledged when each of its events is. If one of them is rejected the message is: its other events
+are duplicates when they come again.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from choreography.core.errors import Unusable
 from choreography.events.messages import CONTENT_TYPE, events_in, is_batched
 
 
-class Answer(NamedTuple):
-    """What the broker is to be told about a message."""
+class Acknowledgement(NamedTuple):
+    """What the broker is to be told about a message: that it was handled, or that it is rejected."""
 
     message: Any
     rejected: bool | None
@@ -22,7 +22,7 @@ class Answer(NamedTuple):
 @dataclass
 class _Whole:
     message: Any
-    unanswered: int
+    unacknowledged: int
     rejected: bool | None = None
 
 
@@ -53,17 +53,17 @@ def events_of(message: Any) -> list[Any]:
     return [EventOfMessage(each, whole) for each in bodies]
 
 
-def answer_to(message: Any, rejected: bool | None) -> Answer | None:
+def acknowledgement_of(message: Any, rejected: bool | None) -> Acknowledgement | None:
     """What the broker is to be told now that an event has been dealt with; ``None`` while others of its message wait.
 
     Args:
         message: which ``events_of`` has given.
-        rejected: as in ``Answer``.
+        rejected: as in ``Acknowledgement``.
     """
     if not isinstance(message, EventOfMessage):
-        return Answer(message, rejected)
+        return Acknowledgement(message, rejected)
     whole = message.whole
-    whole.unanswered -= 1
+    whole.unacknowledged -= 1
     if rejected is not None:
         whole.rejected = rejected or bool(whole.rejected)
-    return None if whole.unanswered else Answer(whole.message, whole.rejected)
+    return None if whole.unacknowledged else Acknowledgement(whole.message, whole.rejected)

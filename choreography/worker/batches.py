@@ -8,7 +8,7 @@ from choreography.broker import topology
 from choreography.core.errors import Unusable
 from choreography.inbox.deliveries import Delivery
 from choreography.worker.acknowledgements import Acknowledgements
-from choreography.worker.batched_messages import answer_to
+from choreography.worker.batched_messages import acknowledgement_of
 
 if TYPE_CHECKING:
     from choreography.worker.consumer import EventConsumer
@@ -71,19 +71,19 @@ class Batch:
             self.consumer.release(self)
 
     def ack_log_error(self, logger: Any, errors: Any, multiple: bool = False) -> None:
-        self._answer(None, logger, errors)
+        self._tell_broker(None, logger, errors)
 
     def reject_log_error(self, logger: Any, errors: Any, requeue: bool = False) -> None:
-        self._answer(requeue, logger, errors)
+        self._tell_broker(requeue, logger, errors)
 
-    def _answer(self, rejected: bool | None, logger: Any, errors: Any) -> None:
-        answers = [answer_to(delivery.message, rejected) for delivery in self._handled()]
-        acknowledged = [answer.message for answer in answers if answer and answer.rejected is None]
-        if acknowledged:
-            self.acknowledgements.ack(acknowledged, logger, errors)
-        for answer in answers:
-            if answer and answer.rejected is not None:
-                answer.message.reject_log_error(logger, errors, answer.rejected)
+    def _tell_broker(self, rejected: bool | None, logger: Any, errors: Any) -> None:
+        due = [acknowledgement_of(delivery.message, rejected) for delivery in self._handled()]
+        handled = [it.message for it in due if it and it.rejected is None]
+        if handled:
+            self.acknowledgements.ack(handled, logger, errors)
+        for it in due:
+            if it and it.rejected is not None:
+                it.message.reject_log_error(logger, errors, it.rejected)
 
     def _handled(self) -> list[Delivery]:
         again = set(map(id, self.again))

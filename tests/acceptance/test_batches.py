@@ -211,7 +211,7 @@ def test_one_that_is_poison_costs_the_others_nothing(shop: RunningShop, pool: st
 
 
 @POOLS
-def test_a_worker_killed_in_the_middle_of_a_group_loses_and_doubles_nothing(shop: RunningShop, pool: str) -> None:
+def test_a_worker_killed_in_the_middle_of_a_batch_loses_and_doubles_nothing(shop: RunningShop, pool: str) -> None:
     events = [placed() for _ in range(300)]
     send(shop, *events)
     for done in (1, 100):
@@ -227,7 +227,7 @@ def test_a_worker_killed_in_the_middle_of_a_group_loses_and_doubles_nothing(shop
     assert shop.ask("dead_letters", service="payments") == []
 
 
-def test_when_a_child_of_the_pool_dies_of_one_event_the_others_of_its_group_are_done(shop: RunningShop) -> None:
+def test_when_a_child_of_the_pool_dies_of_one_event_the_others_of_its_batch_are_done(shop: RunningShop) -> None:
     """Only the one that kills comes again, a few times; the others have not used an attempt."""
     deadly, others = placed(DEADLY), [placed() for _ in range(50)]
     send(shop, *others[:25], deadly, *others[25:])

@@ -46,7 +46,7 @@ def completes(shop: RunningShop, token: str = "tok_fails_twice") -> None:
 
 
 @pytest.mark.parametrize("seconds", [30, HOUR, DAY])
-def test_an_order_completes_where_every_host_has_another_time(shop: RunningShop, seconds: int) -> None:
+def test_an_order_completes_where_every_machine_has_another_time(shop: RunningShop, seconds: int) -> None:
     ahead = {"worker-payments": seconds, "relay-payments": -seconds, "worker-orders": -seconds, "beat": -seconds}
     for name, difference in ahead.items():
         start_skewed(shop, name, difference)

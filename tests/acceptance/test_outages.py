@@ -64,7 +64,7 @@ def all_in_inbox(shop: RunningShop, messages: int) -> bool:
         return line.size("payments") >= messages
 
 
-def hold_back_and_go_on(shop: RunningShop, payments: Process, orders: list[str]) -> Iterator[None]:
+def pause_and_go_on(shop: RunningShop, payments: Process, orders: list[str]) -> Iterator[None]:
     """What is to be seen of a worker while something is down, up to the moment when it is mended, and afterwards."""
     eventually(lambda: "circuit opened" in payments.says(), otherwise=payments.says)
     eventually(lambda: all_in_broker(shop, len(orders)), otherwise=payments.says)
@@ -86,9 +86,7 @@ def hold_back_and_go_on(shop: RunningShop, payments: Process, orders: list[str])
 @pytest.mark.rabbitmq
 @pytest.mark.postgresql
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
-def test_a_worker_holds_back_while_its_database_is_down(
-    request: pytest.FixtureRequest, tmp_path: Path, pool: str
-) -> None:
+def test_a_worker_pauses_while_its_database_is_down(request: pytest.FixtureRequest, tmp_path: Path, pool: str) -> None:
     with (
         own_postgresql() as server,
         own_database(server.url, "payments") as database,
@@ -99,7 +97,7 @@ def test_a_worker_holds_back_while_its_database_is_down(
         shop.place()
         shop.wait_until_all_end()
         server.stop()
-        steps = hold_back_and_go_on(shop, payments, [shop.place() for _ in range(40)])
+        steps = pause_and_go_on(shop, payments, [shop.place() for _ in range(40)])
         next(steps)
 
         server.start()
@@ -110,12 +108,12 @@ def test_a_worker_holds_back_while_its_database_is_down(
             assert cursor.fetchone() == (1,), "an outage uses up no attempt"
 
 
-def test_a_worker_holds_back_while_the_payment_gateway_is_down(shop: RunningShop) -> None:
+def test_a_worker_pauses_while_the_payment_gateway_is_down(shop: RunningShop) -> None:
     payments = start(shop)
     tasks = flower(shop)
     switch = Path(shop.environment["DATA_DIR"]) / SWITCH
     switch.touch()
-    steps = hold_back_and_go_on(shop, payments, [shop.place() for _ in range(40)])
+    steps = pause_and_go_on(shop, payments, [shop.place() for _ in range(40)])
     next(steps)
     eventually(lambda: states(tasks, "payments.wait_for_payment_gateway") == ["RETRY"], otherwise=payments.says)
 
@@ -131,7 +129,7 @@ def test_a_worker_holds_back_while_the_payment_gateway_is_down(shop: RunningShop
 
 @pytest.mark.rabbitmq
 @pytest.mark.postgresql
-def test_a_worker_that_connects_anew_still_holds_back(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_a_worker_that_connects_anew_still_pauses(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Celery consumes everything when it has lost its connection to the broker."""
     with a_corner_of_the_servers(request) as corner, ExitStack() as stack:
         line = stack.enter_context(closing(Proxy(urlsplit(corner["BROKER_URL"]).port or 5672)))
@@ -147,7 +145,7 @@ def test_a_worker_that_connects_anew_still_holds_back(request: pytest.FixtureReq
         line.cut()
 
         eventually(lambda: payments.says().count("Connected to") > connected, otherwise=payments.says)
-        steps = hold_back_and_go_on(shop, payments, orders)
+        steps = pause_and_go_on(shop, payments, orders)
         next(steps)
         switch.unlink()
         assert list(steps) == []
@@ -166,7 +164,7 @@ def test_an_unlucky_order_does_not_hold_up_the_others(shop: RunningShop) -> None
     assert "circuit opened" not in payments.says()
 
 
-def test_a_worker_that_holds_back_ends_when_it_is_asked_to(shop: RunningShop) -> None:
+def test_a_worker_that_pauses_ends_when_it_is_asked_to(shop: RunningShop) -> None:
     payments = start(shop)
     (Path(shop.environment["DATA_DIR"]) / SWITCH).touch()
     shop.place()

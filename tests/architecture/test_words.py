@@ -41,10 +41,11 @@ EXEMPT = re.compile(
 
 
 def retired_words(text: str) -> Iterator[tuple[str, int, str]]:
-    """The retired words in a text: each with its line's number and the line."""
+    """The retired words in a text, in names too: each with its line's number and the line."""
     for number, line in enumerate(text.splitlines(), 1):
+        spelled = re.sub(r"_|(?<=[a-z])(?=[A-Z])", " ", line)  # come_to_rest, OnAnotherHost
         for word, pattern in RETIRED.items():
-            if re.search(pattern, line, re.IGNORECASE):
+            if re.search(pattern, line, re.IGNORECASE) or re.search(pattern, spelled, re.IGNORECASE):
                 yield word, number, line.strip()
 
 
@@ -85,6 +86,8 @@ def test_the_glossary_names_every_retired_word_and_what_to_say() -> None:
         "the worker holds back",
         "until everything comes to rest",
         "an overdue retry",
+        "shop.come_to_rest()",
+        "class OnAnotherHost:",
     ],
 )
 def test_a_planted_word_is_found(line: str) -> None:

@@ -132,7 +132,7 @@ def violations() -> dict[str, Any]:
 
     kinds = dict.fromkeys(invariants.LOST, "lost") | dict.fromkeys(invariants.DOUBLED, "doubled")
     found: dict[str, Any] = {}
-    for violation in invariants.at_rest(invariants.Facts()):
+    for violation in invariants.once_settled(invariants.Facts()):
         kind = kinds.get(violation.invariant, "violated")
         entry = found.setdefault(violation.invariant, {"kind": kind, "count": 0, "examples": []})
         entry["count"] += 1

@@ -193,7 +193,7 @@ def _check(site: Site, load: Load, planted: list[str], report: Report) -> None:
     _note(report, "no_process_ends_by_itself", "violated", [f"{name}: {n} times" for name, n in site.ended.items()])
     if not report.quiet:
         still_open = [f"order {order['id']} is {order['status']}" for order in site.ask("open_orders")]
-        _note(report, "everything_comes_to_rest", "violated", still_open or [f"waiting: {site.waiting()}"])
+        _note(report, "everything_settles", "violated", still_open or [f"waiting: {site.waiting()}"])
 
 
 def _end(site: Site, report: Report) -> None:

@@ -244,7 +244,7 @@ def test_of_two_deliveries_at_once_one_takes_effect(
     assert Inbox.objects.count() == 1
 
 
-def test_of_two_groups_at_once_each_event_takes_effect_in_one(
+def test_of_two_batches_at_once_each_event_takes_effect_in_one(
     monkeypatch: pytest.MonkeyPatch, elsewhere: Callable[[Callable[[], Any]], Any]
 ) -> None:
     """They share two events: the one that comes second waits for the other's commit, and does the rest."""
@@ -427,12 +427,12 @@ def _someone_waits_for_us() -> bool:
 
 @pytest.mark.parametrize("hours", [1, -1, 24, -24])
 def test_a_process_takes_the_time_from_the_database(monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
-    class OnAnotherHost(datetime):
+    class OnAnotherMachine(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             return datetime.now(tz) + timedelta(hours=hours)
 
-    monkeypatch.setattr(clock, "datetime", OnAnotherHost)
+    monkeypatch.setattr(clock, "datetime", OnAnotherMachine)
     monkeypatch.setattr(clock.system, "_ahead", timedelta())
     assert abs(clock.now() - datetime.now(UTC)) > timedelta(minutes=59)
 

@@ -18,7 +18,7 @@ from tests.shop_in_a_box import Shop, assert_invariants
 )
 def test_a_declined_card_cancels_the_order(shop: Shop, token: str, reason: str) -> None:
     order = shop.place(token)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     now = shop.order(order)
     assert (now.status, now.reason) == (Order.Status.CANCELLED, reason)

@@ -104,7 +104,7 @@ def test_shipping_waits_for_the_order_it_is_to_send(shop: Shop) -> None:
     assert not Shipment.objects.exists(), "the wait changed nothing"
 
     shop.hear("shipping", "orders.order_placed.v2")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])
@@ -119,7 +119,7 @@ def test_what_waited_for_an_event_is_tried_as_soon_as_it_has_come(shop: Shop) ->
 
     assert Shipment.objects.get().state == Shipment.State.DISPATCHED, "no time has passed"
     assert shop.waiting() == 1, "the copy on the ladder"
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert [step.outcome for step in shop.steps if step.service == "shipping"][-1] == Duplicate()
     assert_invariants(shop, [order])
 
@@ -133,7 +133,7 @@ def test_a_process_that_has_forgotten_what_waits_loses_nothing(shop: Shop) -> No
     shop.hear("shipping", "orders.order_placed.v2")
 
     assert Shipment.objects.get().state == Shipment.State.PLANNED
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])
 
@@ -156,7 +156,7 @@ def test_shipping_gives_up_waiting_after_a_while_and_goes_on_when_sent_again(sho
     shop.send(
         "shipping", bytes(dead_letter.body), dead_letter.content_type, {"x-choreography-dead-letter": dead_letter.key}
     )
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])
@@ -173,7 +173,7 @@ def test_shipping_does_not_give_up_waiting_because_of_an_outage_before(shop: Sho
 
     shop.time.advance(300)
     shop.hear("shipping", first)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.dead_letters() == []
     assert shop.status(order) == Order.Status.COMPLETED
@@ -188,7 +188,7 @@ def test_payments_never_authorizes_an_order_whose_end_it_has_heard_before(shop: 
     assert isinstance(shop.hear("payments", "orders.order_cancelled.v1").outcome, Done)
     assert isinstance(shop.hear("payments", "orders.order_placed.v2").outcome, Done)
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.booked(order.pk) == []
     assert_invariants(shop, [order])
@@ -200,7 +200,7 @@ def test_shipping_hears_that_an_order_ended_before_it_hears_of_the_order(shop: S
     shop.hear_all("orders")
     shop.hear("shipping", "orders.order_cancelled.v1")
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.shipment(order).state == Shipment.State.CANCELLED
     assert_invariants(shop, [order])
@@ -217,7 +217,7 @@ def test_an_order_that_has_ended_is_not_cancelled_by_a_request_that_was_on_its_w
     shop.hear("orders", "shipping.shipment_delivered.v1")
     assert shop.status(order) == Order.Status.COMPLETED
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     now = shop.order(order)
     assert (now.status, now.reason, now.cancel_requested_at) == (Order.Status.COMPLETED, "", None)

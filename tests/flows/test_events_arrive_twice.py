@@ -12,13 +12,13 @@ from tests.shop_in_a_box import Shop, assert_invariants
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_repeating_everything_after_the_end_changes_nothing(shop: Shop, scenario: Scenario) -> None:
     order = scenario.start(shop)
-    shop.come_to_rest()
+    shop.settle_at_once()
     before = shop.order(order).__dict__ | {"announced": shop.announced(order), "_state": None}
     steps = [step for step in shop.steps if isinstance(step.outcome, Done)]
 
     for step in steps:
         shop.repeat(step)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert len(shop.steps) >= 2 * len(steps)
     assert all(isinstance(outcome, Duplicate) for outcome in shop.outcomes()[-len(steps) :])
@@ -41,7 +41,7 @@ def test_every_message_arriving_twice_at_once_changes_nothing(
 
     monkeypatch.setattr(Shop, "handle", handle_twice)
     order = scenario.start(shop)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == scenario.end
     assert any(isinstance(outcome, Duplicate) for outcome in repeated)
@@ -51,11 +51,11 @@ def test_every_message_arriving_twice_at_once_changes_nothing(
 def test_the_relay_publishing_everything_again_changes_nothing(shop: Shop, settings: Settings) -> None:
     """As after a crash between the broker's confirmation and the mark in the outbox."""
     order = shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
     for row in shop.outboxes(order):
         type(row).objects.filter(pk=row.pk).update(published_at=None)
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == "completed"
     assert_invariants(shop, [order])

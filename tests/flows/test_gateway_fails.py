@@ -22,7 +22,7 @@ def kinds(shop: Shop, order: Order) -> list[str]:
 
 def test_a_gateway_that_fails_twice_is_asked_a_third_time(shop: Shop) -> None:
     order = shop.place("tok_fails_twice")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED
     assert sum(isinstance(outcome, RetryLater) for outcome in shop.outcomes()) == 2
@@ -33,7 +33,7 @@ def test_a_gateway_that_fails_twice_is_asked_a_third_time(shop: Shop) -> None:
 
 def test_an_authorization_whose_answer_is_lost_is_found_and_made_once(shop: Shop) -> None:
     order = shop.place("tok_timeout")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED
     assert kinds(shop, order) == ["authorized", "captured"]
@@ -42,7 +42,7 @@ def test_an_authorization_whose_answer_is_lost_is_found_and_made_once(shop: Shop
 
 def test_a_capture_whose_answer_is_lost_is_found_and_made_once(shop: Shop) -> None:
     order = shop.place("tok_capture_timeout")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED
     assert kinds(shop, order) == ["authorized", "captured"]
@@ -61,7 +61,7 @@ def test_a_parcel_lost_while_the_capture_is_unknown_is_refunded(shop: Shop) -> N
         "it can't be voided any more"
     )
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.CANCELLED
     assert shop.payment(order).refunded == order.total
@@ -83,7 +83,7 @@ def test_a_gateway_that_is_down_for_an_hour_only_delays_the_order(
     assert shop.dead_letters() == []
 
     gateway.down = False
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED
     attempts = ServiceTables("payments").inbox.values_list("attempts", flat=True)
@@ -100,7 +100,7 @@ def test_a_gateway_that_is_down_for_long_and_then_fails_parks_nothing(
     shop.pass_time(2 * HOUR)
     gateway.down = False
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.dead_letters() == [], "an outage does not make a delivery old"
     assert shop.status(order) == Order.Status.COMPLETED
@@ -118,7 +118,7 @@ def test_a_gateway_that_is_down_when_money_is_to_be_given_back_only_delays_that(
     assert shop.held(order.pk) == order.total
     gateway.down = False
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.held(order.pk) == 0
     assert_invariants(shop, [order])
@@ -131,7 +131,7 @@ def test_an_unreachable_gateway_keeps_the_order_waiting_until_it_is_cancelled(sh
     assert shop.dead_letters() == []
 
     request_cancellation(order.pk)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.CANCELLED
     assert shop.booked(order.pk) == []
@@ -151,7 +151,7 @@ def test_the_waits_grow_to_half_a_minute(shop: Shop) -> None:
 def test_a_gateway_that_goes_on_failing_parks_the_payment_for_a_person(shop: Shop, settings: Settings) -> None:
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"MAX_ATTEMPTS": 2}
     order = shop.place("tok_fails_twice")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     [dead_letter] = shop.dead_letters("payments")
     assert (dead_letter.error, dead_letter.attempts, dead_letter.subject) == ("GatewayError", 2, str(order.pk))
@@ -163,7 +163,7 @@ def test_a_gateway_that_goes_on_failing_parks_the_payment_for_a_person(shop: Sho
 
 def test_a_refused_capture_leaves_the_order_to_a_person(shop: Shop) -> None:
     order = shop.place("tok_capture_refused")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     now = shop.order(order)
     assert now.status == Order.Status.DISPATCHED
@@ -177,7 +177,7 @@ def test_a_refused_capture_leaves_the_order_to_a_person(shop: Shop) -> None:
 
 def test_a_refused_capture_of_a_lost_parcel_needs_nobody(shop: Shop) -> None:
     order = shop.place("tok_capture_refused", "Lost Lane 1")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     now = shop.order(order)
     assert (now.status, now.attention) == (Order.Status.CANCELLED, "")
@@ -193,7 +193,7 @@ def test_a_carrier_that_is_down_for_an_hour_only_delays_the_order(shop: Shop, ca
     assert shop.dead_letters() == []
     carrier.down = False
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])
@@ -202,7 +202,7 @@ def test_a_carrier_that_is_down_for_an_hour_only_delays_the_order(shop: Shop, ca
 def test_a_carrier_that_books_without_answering_books_once(shop: Shop, carrier: type[Carrier]) -> None:
     order = shop.place()
     carrier.loses_answers = 3
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED
     assert shop.parcels(order.pk) == ["delivered"]
@@ -219,7 +219,7 @@ def test_a_carrier_that_is_down_while_a_parcel_travels_is_asked_again(shop: Shop
     assert shop.status(order) == Order.Status.DISPATCHED
     carrier.down = False
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])

@@ -16,7 +16,7 @@ from payments.models import Inbox as PaymentsInbox
 from payments.models import Outbox as PaymentsOutbox
 from shipping.carrier import Address, carrier
 from shipping.models import Shipment
-from tests.invariants import AT_ANY_MOMENT, AT_REST, Facts, at_any_moment, at_rest
+from tests.invariants import AT_ANY_MOMENT, ONCE_SETTLED, Facts, at_any_moment, once_settled
 from tests.shop_in_a_box import Shop
 
 SOMEWHERE = Address("Ada Example", "Main Street 1", "Bonn", "53111", "DE")
@@ -29,7 +29,7 @@ def completed(shop: Shop) -> UUID:
     shop.place(token="tok_declined_funds")
     shop.place(street="Lost Lane 1")
     request_cancellation(shop.place().pk)
-    shop.come_to_rest()
+    shop.settle_at_once()
     return order.pk
 
 
@@ -43,9 +43,9 @@ def names(found: list[Violation]) -> set[str]:
     return {violation.invariant for violation in found}
 
 
-def test_a_shop_at_rest_violates_nothing(completed: UUID) -> None:
-    assert at_rest(Facts()) == []
-    assert at_rest(Facts([completed])) == []
+def test_a_shop_that_has_settled_violates_nothing(completed: UUID) -> None:
+    assert once_settled(Facts()) == []
+    assert once_settled(Facts([completed])) == []
 
 
 def _charge_again(order_id: UUID) -> None:
@@ -119,17 +119,17 @@ def _end_silently(order_id: UUID) -> None:
 )
 def test_a_broken_invariant_is_named(completed: UUID, invariant: str, break_it: Callable[[UUID], None]) -> None:
     break_it(completed)
-    found = at_any_moment(Facts()) if invariant in AT_ANY_MOMENT else at_rest(Facts())
+    found = at_any_moment(Facts()) if invariant in AT_ANY_MOMENT else once_settled(Facts())
     assert invariant in names(found)
     assert completed in {violation.about for violation in found if violation.invariant == invariant}
 
 
 def test_money_held_for_a_cancelled_order_is_found(cancelled: UUID) -> None:
     Payment.objects.filter(pk=cancelled).update(voided=0)
-    assert "cancelled_leaves_nothing" in names(at_rest(Facts()))
+    assert "cancelled_leaves_nothing" in names(once_settled(Facts()))
 
 
 def test_every_invariant_is_broken_here() -> None:
     marks = test_a_broken_invariant_is_named.pytestmark  # type: ignore[attr-defined]
     broken = {case[0] for mark in marks if mark.name == "parametrize" for case in mark.args[1]}
-    assert broken | {"cancelled_leaves_nothing"} == {*AT_ANY_MOMENT, *AT_REST}
+    assert broken | {"cancelled_leaves_nothing"} == {*AT_ANY_MOMENT, *ONCE_SETTLED}

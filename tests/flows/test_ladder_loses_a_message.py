@@ -50,7 +50,7 @@ def test_a_delivery_the_ladder_has_lost_is_sent_again(shop: Shop) -> None:
 
     wait_until_it_counts_as_lost(shop)
     shop.tick(LOOK_FOR_LOST)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED
     assert recorded() == 0
@@ -76,7 +76,7 @@ def test_a_message_that_was_only_late_has_its_effect_once(shop: Shop) -> None:
     wait_until_it_counts_as_lost(shop)
     shop.tick(LOOK_FOR_LOST)
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert any(isinstance(outcome, Duplicate) for outcome in shop.outcomes())
     assert recorded() == 0
@@ -88,7 +88,7 @@ def test_what_comes_back_in_time_is_not_sent_again(shop: Shop) -> None:
     shop.hear("payments")
     shop.tick(LOOK_FOR_LOST)
 
-    shop.come_to_rest()
+    shop.settle_at_once()
     wait_until_it_counts_as_lost(shop)
     shop.tick(LOOK_FOR_LOST)
 
@@ -115,7 +115,7 @@ def test_the_record_ends_with_the_delivery(shop: Shop, end: str) -> None:
     order = shop.place(token="tok_fails_twice")
     if end == "parked":
         shop.send("payments", b'{"no": "event"}')
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert recorded() == 0
     assert shop.status(order) == Order.Status.COMPLETED
 
@@ -129,6 +129,6 @@ def test_a_broker_that_is_down_is_left_to_the_next_tick(shop: Shop) -> None:
     with published_to(BrokerDown()):
         assert resend_lost_retries("payments") == 0
     shop.tick(LOOK_FOR_LOST)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED

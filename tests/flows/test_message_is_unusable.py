@@ -76,7 +76,7 @@ UNUSABLE = {
 def test_an_unusable_message_is_parked_whole_and_the_next_one_is_handled(shop: Shop, name: str) -> None:
     shop.send("payments", UNUSABLE[name])
     order = shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     first = next(step for step in shop.steps if step.service == "payments")
     assert isinstance(first.outcome, Parked)

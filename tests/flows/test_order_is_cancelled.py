@@ -16,7 +16,7 @@ def test_before_anyone_has_heard_of_it_nothing_is_charged_or_sent(shop: Shop) ->
     request_cancellation(order.pk)
     assert shop.status(order) == Order.Status.CANCELLING
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     now = shop.order(order)
     assert (now.status, now.reason) == (Order.Status.CANCELLED, "customer_request")
@@ -32,7 +32,7 @@ def test_before_payments_hears_of_the_order_nothing_is_ever_authorized(shop: Sho
     shop.hear_all("orders")
     shop.hear("payments", "orders.order_cancelled.v1")
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.booked(order.pk) == []
     assert shop.announced(order)[-2:] == ["orders.order_cancelled.v1", "payments.payment_voided.v1"]
@@ -53,7 +53,7 @@ def test_while_the_gateway_is_asked_what_it_holds_is_let_go(shop: Shop, gateway:
 
     gateway.meanwhile["authorize"] = cancelled_meanwhile
     shop.hear("payments", "orders.order_placed.v2")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.CANCELLED
     assert shop.held(order.pk) == shop.charged(order.pk) == 0
@@ -69,7 +69,7 @@ def test_after_the_authorization_and_before_the_dispatch_the_hold_is_let_go(shop
     shop.hear("shipping", "orders.order_placed.v2")
     shop.hear("shipping", "orders.cancellation_requested.v1")
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.announced(order) == [
         "orders.order_placed.v2",
@@ -100,7 +100,7 @@ def test_while_the_carrier_is_asked_it_is_decided_with_the_answer_too_late(shop:
     assert shop.announced(order)[-2:] == ["shipping.shipment_dispatched.v1", "shipping.cancellation_refused.v1"]
     assert shop.status(order) == Order.Status.CANCELLING
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])
@@ -119,7 +119,7 @@ def test_while_the_carrier_is_down_it_is_decided_when_it_is_back_in_time(shop: S
     assert shop.status(order) == Order.Status.CANCELLING, "undecided while the carrier may have the parcel"
 
     carrier.down = False
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.CANCELLED
     assert "shipping.shipment_cancelled.v1" in shop.announced(order)
@@ -133,7 +133,7 @@ def test_while_an_address_cannot_be_booked_it_is_granted_by_the_next_attempt(sho
     assert shop.shipment(order).state == Shipment.State.DISPATCHING
 
     request_cancellation(order.pk)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.CANCELLED
     assert shop.payment(order).voided == order.total
@@ -148,7 +148,7 @@ def test_when_the_carriers_answer_was_lost_the_booked_parcel_is_found_and_goes_o
     shop.drain()
     request_cancellation(order.pk)
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED
     assert "shipping.cancellation_refused.v1" in shop.announced(order)
@@ -166,7 +166,7 @@ def test_after_the_dispatch_it_is_refused_and_the_order_is_resumed_and_completed
     shop.drain()
     now = shop.order(order)
     assert (now.status, now.reason, now.cancel_requested_at) == (Order.Status.DISPATCHED, "", None)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED
     assert shop.announced(order)[4:] == [
@@ -185,7 +185,7 @@ def test_after_a_refusal_it_can_be_asked_for_again(shop: Shop) -> None:
         request_cancellation(order.pk)
         shop.drain()
         assert shop.status(order) == Order.Status.DISPATCHED
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert shop.status(order) == Order.Status.CANCELLED
     assert_invariants(shop, [order])
 
@@ -197,7 +197,7 @@ def test_a_parcel_lost_while_the_cancellation_is_decided_cancels_the_order(shop:
     request_cancellation(order.pk)
     shop.tick("shipping.track_parcels")
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     now = shop.order(order)
     assert (now.status, now.reason) == (Order.Status.CANCELLED, "lost")
@@ -216,7 +216,7 @@ def test_an_undeliverable_address_answers_a_cancellation_as_well(shop: Shop, car
 
     carrier.meanwhile["book"] = cancelled_meanwhile
     shop.hear("shipping", "payments.payment_authorized.v1")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.CANCELLED
     assert_invariants(shop, [order])
@@ -227,7 +227,7 @@ def test_a_card_declined_while_it_is_decided_cancels_the_order_once(shop: Shop) 
     shop.hear("payments")
     request_cancellation(order.pk)
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.announced(order).count("orders.order_cancelled.v1") == 1
     assert_invariants(shop, [order])
@@ -238,7 +238,7 @@ def test_a_second_cancellation_waits_for_the_first(shop: Shop) -> None:
     request_cancellation(order.pk)
     with pytest.raises(CancellationPending, match=order.number):
         request_cancellation(order.pk)
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert shop.announced(order).count("orders.cancellation_requested.v1") == 1
     assert_invariants(shop, [order])
 
@@ -248,13 +248,13 @@ def test_a_second_cancellation_waits_for_the_first(shop: Shop) -> None:
 )
 def test_a_finished_order_is_not_cancelled_any_more(shop: Shop, token: str, end: str) -> None:
     order = shop.place(token)
-    shop.come_to_rest()
+    shop.settle_at_once()
     before = shop.announced(order)
 
     with pytest.raises(OrderFinished, match=order.number):
         request_cancellation(order.pk)
 
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert shop.status(order) == end
     assert shop.announced(order) == before
     assert_invariants(shop, [order])
@@ -268,7 +268,7 @@ def test_shipping_remembers_a_cancellation_of_an_order_it_has_not_heard_of(shop:
     shop.hear("payments", "orders.order_placed.v2")
     assert isinstance(shop.hear("shipping", "payments.payment_authorized.v1").outcome, Done)
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.CANCELLED
     assert shop.parcels(order.pk) == []

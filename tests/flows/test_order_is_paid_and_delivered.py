@@ -36,7 +36,7 @@ def test_its_status_moves_on_with_every_fact(shop: Shop) -> None:
     shop.hear("orders", "shipping.shipment_dispatched.v1")
     assert shop.status(order) == Order.Status.DISPATCHED
     assert shop.order(order).parcel == shop.shipment(order).parcel
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])
 
@@ -45,14 +45,14 @@ def test_its_status_moves_on_with_every_fact(shop: Shop) -> None:
 @pytest.mark.parametrize("token", ["tok_approved", "tok_slow"])
 def test_a_slow_provider_or_carrier_only_takes_longer(shop: Shop, token: str, street: str) -> None:
     order = shop.place(token, street)
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])
 
 
 def test_orders_do_not_meet(shop: Shop) -> None:
     paid, declined, lost = shop.place(), shop.place("tok_declined_fraud"), shop.place(street="Lost Lane 1")
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert [shop.status(order) for order in (paid, declined, lost)] == ["completed", "cancelled", "cancelled"]
     assert_invariants(shop, [paid, declined, lost])
 
@@ -62,6 +62,6 @@ def test_an_order_is_placed_while_everything_else_stands_still(shop: Shop) -> No
     assert shop.status(order) == Order.Status.PLACED
     assert shop.broker.size("payments") == 0, "nothing has been relayed"
     shop.time.advance(3600)
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])

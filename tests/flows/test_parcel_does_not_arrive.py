@@ -7,7 +7,7 @@ from tests.shop_in_a_box import Shop, assert_invariants
 
 def test_an_undeliverable_address_voids_the_authorization(shop: Shop) -> None:
     order = shop.place(street="Undeliverable Street 1")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     now = shop.order(order)
     assert (now.status, now.reason) == (Order.Status.CANCELLED, "no_such_address")
@@ -27,7 +27,7 @@ def test_an_undeliverable_address_voids_the_authorization(shop: Shop) -> None:
 
 def test_a_lost_parcel_is_refunded(shop: Shop) -> None:
     order = shop.place(street="Lost Lane 1")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     now = shop.order(order)
     assert (now.status, now.reason) == (Order.Status.CANCELLED, "lost")
@@ -56,7 +56,7 @@ def test_a_parcel_lost_before_the_money_was_taken_voids_the_authorization(shop: 
     shop.hear("payments", "orders.order_cancelled.v1")
     assert shop.payment(order).voided == order.total
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.CANCELLED
     assert shop.charged(order.pk) == 0

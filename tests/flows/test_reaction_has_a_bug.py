@@ -37,7 +37,7 @@ def heard_by_payments(shop: Shop, event_type: str) -> list[Step]:
 
 def test_it_is_parked_after_three_attempts_and_changes_nothing(shop: Shop, bug: object) -> None:
     order = shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     outcomes = [step.outcome for step in heard_by_payments(shop, "shipping.shipment_dispatched.v1")]
     assert [type(outcome) for outcome in outcomes] == [RetryLater, RetryLater, Parked]
@@ -52,7 +52,7 @@ def test_it_is_parked_after_three_attempts_and_changes_nothing(shop: Shop, bug: 
 
 def test_the_next_message_is_handled_meanwhile(shop: Shop, bug: object) -> None:
     order, other = shop.place(), shop.place("tok_declined_funds")
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert shop.order(order).status == Order.Status.DISPATCHED
     assert shop.status(other) == Order.Status.CANCELLED
 
@@ -61,14 +61,14 @@ def test_sent_again_after_the_repair_it_takes_effect_and_the_dead_letter_is_reso
     shop: Shop, bug: ExitStack
 ) -> None:
     order = shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
     bug.close()
     [dead_letter] = shop.dead_letters()
 
     send_again(dead_letter, shop)
     [dead_letter] = shop.dead_letters()
     assert dead_letter.state == DeadLetter.State.RETRYING
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     [dead_letter] = shop.dead_letters()
     assert dead_letter.state == DeadLetter.State.RESOLVED
@@ -79,12 +79,12 @@ def test_sent_again_after_the_repair_it_takes_effect_and_the_dead_letter_is_reso
 
 def test_sent_again_too_early_it_is_parked_again_as_the_same_dead_letter(shop: Shop, bug: object) -> None:
     shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
     [dead_letter] = shop.dead_letters()
     handled = len(shop.steps)
 
     send_again(dead_letter, shop)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     # Its attempts count from the start.
     assert [type(step.outcome) for step in shop.steps[handled:]] == [RetryLater, RetryLater, Parked]
@@ -94,16 +94,16 @@ def test_sent_again_too_early_it_is_parked_again_as_the_same_dead_letter(shop: S
 
 def test_a_dead_letter_whose_event_took_effect_meanwhile_is_resolved_as_a_duplicate(shop: Shop, bug: ExitStack) -> None:
     order = shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
     bug.close()
     [dead_letter] = shop.dead_letters()
     shop.send("payments", bytes(dead_letter.body))
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert isinstance(heard_by_payments(shop, "shipping.shipment_dispatched.v1")[-1].outcome, Done)
     assert shop.status(order) == Order.Status.COMPLETED
 
     send_again(dead_letter, shop)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert isinstance(shop.steps[-1].outcome, Duplicate)
     [dead_letter] = shop.dead_letters()
@@ -128,7 +128,7 @@ def test_a_message_the_broker_gave_up_is_parked_and_can_be_sent_again(shop: Shop
     assert dead_letter.subject == str(order.pk)
 
     send_again(dead_letter, shop)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED
     assert_invariants(shop, [order])

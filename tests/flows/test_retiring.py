@@ -44,7 +44,7 @@ def test_a_version_that_is_read_may_not_go(shop: Shop) -> None:
 
 def test_a_version_that_nobody_reads_may_go(shop: Shop) -> None:
     shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert [*obstacles(V1)] == []
 

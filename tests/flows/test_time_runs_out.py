@@ -27,7 +27,7 @@ def test_an_authorization_expires_and_the_order_is_cancelled(shop: Shop) -> None
     shop.hear("shipping", "orders.order_placed.v2")
     shop.hear("shipping", "orders.cancellation_requested.v1")
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     now = shop.order(order)
     assert (now.status, now.reason) == (Order.Status.CANCELLED, "authorization_expired")
@@ -54,7 +54,7 @@ def test_an_expiry_is_entered_once_however_many_ticks_see_it(shop: Shop) -> None
     assert shop.announced(order).count("payments.authorization_expired.v1") == 1
     shop.hear("orders", "payments.authorization_expired.v1")
     shop.hear("shipping", "orders.cancellation_requested.v1")
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert_invariants(shop, [order])
 
 
@@ -71,7 +71,7 @@ def test_an_authorization_that_expires_while_the_carrier_is_down_cancels_the_ord
     assert shop.status(order) == Order.Status.CANCELLING
     carrier.down = False
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.CANCELLED
     assert shop.parcels(order.pk) == []
@@ -85,7 +85,7 @@ def test_an_authorization_that_expires_too_late_to_stop_the_parcel_leaves_the_or
     shop.time.advance(WEEK + 1)
     shop.tick(EXPIRE)
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.order(order).attention == "capture_failed: already_voided"
     assert "shipping.cancellation_refused.v1" in shop.announced(order)
@@ -100,7 +100,7 @@ def test_a_hold_that_a_capture_uses_at_the_same_moment_does_not_expire(shop: Sho
     shop.time.advance(WEEK + 1)
     gateway.meanwhile["capture"] = lambda: shop.tick(EXPIRE)
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.status(order) == Order.Status.COMPLETED
     assert "payments.authorization_expired.v1" not in shop.announced(order)
@@ -115,7 +115,7 @@ def test_a_capture_at_the_moment_of_expiry_is_refused(shop: Shop, gateway: type[
     gateway.meanwhile["void"] = lambda: shop.hear_all("payments")
     shop.tick(EXPIRE)
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.order(order).attention == "capture_failed: already_voided"
     assert_invariants(shop, [order])
@@ -129,7 +129,7 @@ def test_a_capture_enters_an_expiry_whose_tick_died(shop: Shop) -> None:
     shop.time.advance(WEEK + 1)
     ask_to_let_go(shop.payment(order))
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert shop.order(order).attention == "capture_failed: already_voided"
     assert not shop.dead_letters()
@@ -156,7 +156,7 @@ def test_an_order_nobody_paid_for_is_cancelled(shop: Shop, token: str) -> None:
     assert shop.status(order) == Order.Status.CANCELLING
 
     shop.hear("shipping", "orders.cancellation_requested.v1")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     now = shop.order(order)
     assert (now.status, now.reason) == (Order.Status.CANCELLED, "not_paid_in_time")
@@ -168,7 +168,7 @@ def test_an_order_is_asked_to_be_cancelled_once_however_often_the_timer_ticks(sh
     shop.time.advance(DAY + 1)
     shop.tick(CANCEL_UNPAID)
     shop.tick(CANCEL_UNPAID)
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert shop.announced(order).count("orders.cancellation_requested.v1") == 1
     assert_invariants(shop, [order])
 

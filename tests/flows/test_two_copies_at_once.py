@@ -35,7 +35,7 @@ def test_a_payment_that_one_of_them_is_about_to_ask_for_is_not_forgotten(
 
     before_the_call(monkeypatch, providers.Gateway, "authorize", meanwhile_in_another_worker)
     steps.append(shop.handle("payments", placed))
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert [type(step.outcome) for step in steps] == [Done, RetryLater, Done]
     assert shop.status(order) == Order.Status.CANCELLED
@@ -65,7 +65,7 @@ def test_a_hold_of_one_that_was_stopped_for_longer_than_its_claim_was_kept_is_le
 
     before_the_call(monkeypatch, providers.Gateway, "authorize", meanwhile_in_another_worker)
     outcomes.append(type(shop.handle("payments", placed).outcome))
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert outcomes == [Done, Done, Duplicate]
     assert shop.status(order) == Order.Status.CANCELLED
@@ -92,7 +92,7 @@ def test_a_parcel_that_one_of_them_is_about_to_book_is_not_forgotten(
 
     before_the_call(monkeypatch, providers.Carrier, "book", meanwhile_in_another_worker)
     outcomes.append(type(shop.handle("shipping", paid).outcome))
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert outcomes == [RetryLater, Done]
     assert Duplicate in {type(step.outcome) for step in shop.steps}

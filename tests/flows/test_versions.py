@@ -77,7 +77,7 @@ def test_a_reader_that_gets_both_reacts_once(shop: Shop) -> None:
     for service in READERS:
         send(shop, order, V1, service)
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert effects(order) == {"payments": 1, "shipping": 1}
     assert shop.status(order) == "completed"
@@ -113,7 +113,7 @@ def test_publisher_first_old_readers_go_on_with_version_1(shop: Shop) -> None:
     for service in READERS:
         send(shop, order, V1, service)
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert effects(order) == {"payments": 1, "shipping": 1}
 
@@ -140,7 +140,7 @@ def test_what_was_parked_before_the_upgrade_takes_effect_after_it(shop: Shop) ->
     [dead_letter] = shop.dead_letters("payments")
 
     send_again(dead_letter, shop, By("ada"))
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert effects(order)["payments"] == 1
     assert [dead_letter.state for dead_letter in shop.dead_letters("payments")] == ["resolved"]
@@ -156,7 +156,7 @@ def test_what_waits_on_the_ladder_while_a_service_is_upgraded_is_read_by_the_new
     gateway.down = False
     assert ServiceTables("payments").retries.count() == 1
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert effects(order)["payments"] == 1
 
@@ -165,7 +165,7 @@ def test_a_fact_that_was_heard_in_another_version_is_not_missing(shop: Shop) -> 
     order = shop.place()
     for service in READERS:
         send(shop, order, V1, service)
-    shop.come_to_rest()
+    shop.settle_at_once()
     shop.time.advance(120)
 
     assert [*unheard("payments")] == []

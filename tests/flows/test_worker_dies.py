@@ -46,7 +46,7 @@ def test_at_any_delivery_the_order_ends_as_it_would_have(
     for delivery in range(1, 100):
         shop.begun, shop.doomed = 0, delivery
         order = scenario.start(shop)
-        shop.come_to_rest()
+        shop.settle_at_once()
         assert shop.status(order) == scenario.end
         assert_invariants(shop, [order])
         if shop.begun < delivery:

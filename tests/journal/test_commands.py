@@ -25,7 +25,7 @@ def run(*arguments: str) -> str:
 
 def test_show_tells_a_flow_in_the_terminal(shop: Shop) -> None:
     order = shop.place("tok_fails_twice")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     lines = run("show", order.number).splitlines()
 
@@ -39,7 +39,7 @@ def test_show_tells_a_flow_in_the_terminal(shop: Shop) -> None:
 
 def test_show_tells_a_program(shop: Shop) -> None:
     order = shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert json.loads(run("show", str(order.pk), "--json"))["end"] == "orders.order_completed.v1"
 
@@ -53,7 +53,7 @@ def test_show_names_what_it_does_not_know() -> None:
 def test_backfill_makes_a_journal_of_what_the_services_have(shop: Shop, scenario: Scenario) -> None:
     order = scenario.start(shop)
     shop.tick("orders.announce_accounts")  # of an hour, not of a flow
-    shop.come_to_rest()
+    shop.settle_at_once()
     before = comparable(Flow.objects.values().get())
     for model in (Flow, Entry, Outcome, Inbox, Cursor):
         model._default_manager.all().delete()
@@ -68,7 +68,7 @@ def test_backfill_makes_a_journal_of_what_the_services_have(shop: Shop, scenario
 def test_backfill_leaves_alone_what_is_known(shop: Shop) -> None:
     shop.place("tok_fails_twice")
     with override("shipping.plan_shipment", function=plan_shipment):
-        shop.come_to_rest()
+        shop.settle_at_once()
     rows = [model._default_manager.count() for model in (Flow, Entry)]
     parked = Flow.objects.get().parked
 
@@ -80,7 +80,7 @@ def test_backfill_leaves_alone_what_is_known(shop: Shop) -> None:
 
 def test_forget_masks_a_person_and_keeps_the_shape(shop: Shop) -> None:
     order = shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
     events = Flow.objects.get().events
 
     said = run("forget", "--email", "Ada@example.org")
@@ -98,7 +98,7 @@ def test_forget_masks_a_person_and_keeps_the_shape(shop: Shop) -> None:
 def test_forget_leaves_what_work_depends_on_and_says_so(shop: Shop) -> None:
     with override("payments.authorize_payment", function=plan_shipment):
         shop.place()
-        shop.come_to_rest()
+        shop.settle_at_once()
 
     with pytest.raises(CommandError, match=r"1 row\(s\) are left"):
         run("forget", "--email", "ada@example.org")

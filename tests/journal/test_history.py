@@ -25,7 +25,7 @@ from tests.shop_in_a_box import SERVICES, Shop
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_it_has_every_event_and_every_effect_of_an_order_that_ends(shop: Shop, scenario: Scenario) -> None:
     order = scenario.start(shop)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     flow = Flow.objects.get(pk=str(order.pk))
 
@@ -58,7 +58,7 @@ def test_the_order_in_which_it_hears_things_makes_no_difference(shop: Shop, scen
 
 def test_what_fails_is_told_attempt_by_attempt(shop: Shop) -> None:
     order = shop.place("tok_fails_twice")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     told = Outcome.objects.filter(flow=str(order.pk), reaction="payments.authorize_payment").order_by("ended_at")
 
@@ -71,13 +71,13 @@ def test_what_fails_is_told_attempt_by_attempt(shop: Shop) -> None:
 def test_what_is_parked_stays_pending_until_it_is_sent_again(shop: Shop) -> None:
     with override("payments.authorize_payment", function=close_shipment):
         order = shop.place()
-        shop.come_to_rest()
+        shop.settle_at_once()
     parked = Flow.objects.get(pk=str(order.pk))
     assert (parked.parked, parked.ended_at) == (1, None)
 
     [dead_letter] = shop.dead_letters("payments")
     send_again(dead_letter, shop, By("ada"))
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     flow = Flow.objects.get(pk=str(order.pk))
     assert (flow.parked, flow.end) == (0, "orders.order_completed.v1")
@@ -90,12 +90,12 @@ def test_what_is_parked_stays_pending_until_it_is_sent_again(shop: Shop) -> None
 def test_what_is_discarded_is_pending_no_more(shop: Shop) -> None:
     with override("shipping.close_shipment", function=close_shipment):
         order = shop.place("tok_declined_funds")
-        shop.come_to_rest()
+        shop.settle_at_once()
     assert Flow.objects.get(pk=str(order.pk)).ended_at is None
 
     [dead_letter] = shop.dead_letters("shipping")
     discard(dead_letter, By("ada", "nothing was planned"))
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     flow = Flow.objects.get(pk=str(order.pk))
     assert (flow.parked, flow.end) == (0, "orders.order_cancelled.v1")
@@ -104,16 +104,16 @@ def test_what_is_discarded_is_pending_no_more(shop: Shop) -> None:
 
 def test_what_took_effect_by_another_copy_is_parked_no_more(shop: Shop) -> None:
     order = shop.place("tok_declined_funds")
-    shop.come_to_rest()
+    shop.settle_at_once()
     row = ServiceTables("orders").outbox.get(subject=str(order.pk), event_type="orders.order_cancelled.v1")
     shop.time.advance(1)
     copy = Delivery("shipping", row.body.encode(), CONTENT_TYPE)
     park([Fault(copy, copy.event, copy.reaction, TimeoutError("its claim was another's"), 1)])
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert Flow.objects.get(pk=str(order.pk)).parked == 1
 
     shop.tick("shipping.redrive_dead_letters")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     flow = Flow.objects.get(pk=str(order.pk))
     assert (flow.parked, flow.end) == (0, "orders.order_cancelled.v1")
@@ -122,7 +122,7 @@ def test_what_took_effect_by_another_copy_is_parked_no_more(shop: Shop) -> None:
 
 def test_a_refused_capture_needs_a_person(shop: Shop) -> None:
     order = shop.place("tok_capture_refused")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     flow = Flow.objects.get(pk=str(order.pk))
 
@@ -133,7 +133,7 @@ def test_a_refused_capture_needs_a_person(shop: Shop) -> None:
 def test_a_journal_that_was_off_for_a_day_catches_up_and_marks_nothing(shop: Shop) -> None:
     shop.services.remove("journal")
     order = shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
     shop.time.advance(86_400)
     shop.services.append("journal")
 
@@ -196,7 +196,7 @@ def test_reports_that_a_relay_has_published_twice_count_once(shop: Shop) -> None
 
 def test_what_the_journal_misses_or_invents_is_found(shop: Shop) -> None:
     order = shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
     Entry.objects.filter(type="payments.payment_captured.v1").delete()
     Outcome.objects.filter(reaction="orders.record_capture").update(reaction="orders.record_dream")
 
@@ -217,7 +217,7 @@ def withheld(shop: Shop, scenario: Scenario) -> list[Stored]:
     """What the journal should have heard of a scenario, once it has ended."""
     shop.services.remove("journal")
     scenario.start(shop)
-    shop.come_to_rest()
+    shop.settle_at_once()
     for service in SERVICES:
         shop.relay(service)
     heard = []

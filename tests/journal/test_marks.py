@@ -48,7 +48,7 @@ def without_worker(shop: Shop, service: str) -> Order:
     """An order of which one service has not handled anything."""
     order = shop.place()
     shop.services.remove(service)
-    shop.come_to_rest()
+    shop.settle_at_once()
     shop.services.append(service)
     return order
 
@@ -71,7 +71,7 @@ def test_it_is_unmarked_when_it_goes_on(shop: Shop) -> None:
     overdue(shop)
     shop.time.advance(1)
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert Flow.objects.get().mark == ""
     mark = MarkOfFlow.objects.get()
@@ -106,7 +106,7 @@ def test_a_message_that_vanished_is_told_from_one_that_waits(shop: Shop, queues:
     lost = shop.take("payments")
     assert lost is not None
     shop.acknowledge(lost)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     mark = overdue(shop)
 
@@ -124,7 +124,7 @@ def test_a_queue_that_is_missing_is_named(shop: Shop, queues: dict[str, Waiting 
 def test_a_reaction_that_forgets_to_announce_is_found(shop: Shop) -> None:
     with override("payments.authorize_payment", function=authorize_payment):
         shop.place()
-        shop.come_to_rest()
+        shop.settle_at_once()
 
     mark = overdue(shop)
 
@@ -135,7 +135,7 @@ def test_a_reaction_that_forgets_to_announce_is_found(shop: Shop) -> None:
 
 def test_two_ends_of_one_flow_are_illegal_at_once(shop: Shop) -> None:
     order = shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
     with transaction_of("orders"):
         announce(OrderCancelled(reason="bug"), subject=order.pk)
     shop.relay("orders")
@@ -203,10 +203,10 @@ def test_what_a_person_has_discarded_does_not_stall(shop: Shop) -> None:
     }
     for service in ("orders", "journal"):
         shop.send(service, json.dumps(event).encode())
-    shop.come_to_rest()
+    shop.settle_at_once()
     [dead_letter] = shop.dead_letters("orders")
     discard(dead_letter, By("ada", "no such order"))
-    shop.come_to_rest()
+    shop.settle_at_once()
     alive(shop, 90)
 
     shop.tick(CHECK)
@@ -250,7 +250,7 @@ def test_a_check_takes_as_many_queries_for_many_flows_as_for_few(shop: Shop, flo
     for _ in range(flows):
         shop.place()
     shop.services.remove("payments")
-    shop.come_to_rest()
+    shop.settle_at_once()
     alive(shop, 50)
 
     with CaptureQueriesContext(connections["journal"]) as queries:

@@ -44,7 +44,7 @@ def viewer(client: Client) -> Client:
 
 def placed(shop: Shop, token: str = "tok_approved", street: str = "Main Street 1") -> Order:
     order = shop.place(token, street)
-    shop.come_to_rest()
+    shop.settle_at_once()
     return order
 
 
@@ -109,7 +109,7 @@ def test_a_flow_that_has_ended_refreshes_no_more(shop: Shop, viewer: Client) -> 
     shop.hear_all("journal")
     assert 'hx-trigger="every 2s"' in page(viewer, f"/flows/{order.pk}/")
 
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert "hx-trigger" not in page(viewer, f"/flows/{order.pk}/")
     polled = viewer.get(f"/flows/{order.pk}/?version=old", headers={"HX-Request": "true"})
@@ -193,7 +193,7 @@ def test_what_is_parked_is_said_with_what_mends_it(shop: Shop, viewer: Client) -
     assert 'class="box parked"' in text
 
     discard(shop.dead_letters("payments")[0], By("ada", "no use"))
-    shop.come_to_rest()
+    shop.settle_at_once()
     assert "by ada" in page(viewer, f"/flows/{order.pk}/")
 
 
@@ -260,7 +260,7 @@ def test_a_search_that_names_one_flow_leads_to_it(shop: Shop, viewer: Client) ->
 )
 def test_flows_are_filtered(shop: Shop, viewer: Client, query: str, found: set[str]) -> None:
     orders = {"completed": shop.place(), "declined": shop.place("tok_declined_funds")}
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     text = page(viewer, f"/flows/?{query}")
 
@@ -411,7 +411,7 @@ def without(shop: Shop, service: str) -> Order:
     """An order of which one service has not handled anything."""
     order = shop.place()
     shop.services.remove(service)
-    shop.come_to_rest()
+    shop.settle_at_once()
     shop.services.append(service)
     return order
 

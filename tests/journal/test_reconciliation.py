@@ -30,7 +30,7 @@ def queues(monkeypatch: pytest.MonkeyPatch) -> None:
 def shop(shop: Shop) -> Shop:
     """A shop whose journal is an hour old."""
     shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
     shop.time.advance(3600)
     return shop
 
@@ -40,14 +40,14 @@ def account(shop: Shop, hours: float = 1.2) -> None:
     shop.time.advance(hours * 3600)
     for service in SERVICES:
         shop.tick(f"{service}.announce_accounts")
-    shop.come_to_rest()
+    shop.settle_at_once()
     shop.tick("journal.check_flows")
 
 
 def ended(shop: Shop, token: str = "tok_approved") -> Order:
     """An order of the current hour that is over."""
     order = shop.place(token)
-    shop.come_to_rest()
+    shop.settle_at_once()
     return order
 
 
@@ -177,7 +177,7 @@ def test_a_flow_that_the_journal_never_heard_of_is_found(shop: Shop) -> None:
 def test_a_flow_that_runs_is_compared_when_it_has_ended(shop: Shop) -> None:
     shop.services.remove("shipping")
     order = shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
     shop.services.append("shipping")
     account(shop)
     assert {account.running for account in Account.objects.all()} == {1}

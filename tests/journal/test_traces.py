@@ -26,7 +26,7 @@ def exported(shop: Shop) -> list[ReadableSpan]:
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_the_whole_tree_of_an_order_is_one_trace(shop: Shop, scenario: Scenario) -> None:
     scenario.start(shop)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     spans = exported(shop)
 
@@ -51,7 +51,7 @@ def test_the_trace_of_the_web_request_is_carried_on(shop: Shop) -> None:
         shop.place()
     finally:
         tracing._of_request.reset(token)
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     spans = exported(shop)
 
@@ -63,7 +63,7 @@ def test_the_trace_of_the_web_request_is_carried_on(shop: Shop) -> None:
 
 def test_attempts_that_failed_are_spans_with_an_error(shop: Shop) -> None:
     shop.place("tok_fails_twice")
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     failed = [span for span in exported(shop) if span.status.status_code is StatusCode.ERROR]
 
@@ -73,7 +73,7 @@ def test_attempts_that_failed_are_spans_with_an_error(shop: Shop) -> None:
 
 def test_each_flow_is_exported_once(shop: Shop) -> None:
     shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
 
     assert exported(shop)
     assert exported(shop) == []
@@ -85,7 +85,7 @@ def test_what_could_not_be_exported_is_tried_again(shop: Shop) -> None:
             return SpanExportResult.FAILURE
 
     shop.place()
-    shop.come_to_rest()
+    shop.settle_at_once()
     shop.time.advance(10)
 
     assert export_ended(Down()) == 0

@@ -18,7 +18,7 @@ from choreography.storage.tables import ServiceTables
 from orders.models import Order
 from orders.services import cancel_if_open
 from shipping.models import Shipment
-from tests.invariants import Facts, at_any_moment, at_rest, every_order_ends
+from tests.invariants import Facts, at_any_moment, every_order_ends, once_settled
 from tests.journal_agrees import disagreements, wrong_flows
 from tests.shop_in_a_box import SERVICES, TRACK_PARCELS, Shop
 from tests.simulation.external_systems import ExternalSystems
@@ -72,7 +72,7 @@ class SimulatedShop(SimulatedSystem, Shop):
         """
         super().end()
         self._facts.forget()
-        for violation in at_rest(self._facts):
+        for violation in once_settled(self._facts):
             raise Violated(violation)
         if "journal" in self.services:
             self.tick("journal.check_flows")

@@ -68,16 +68,16 @@ def test_a_seed_repeats_a_clock() -> None:
 
 
 def test_the_clock_goes_on_from_the_time_it_was_given() -> None:
-    clock_of_a_host = clock.SystemClock()
-    clock_of_a_host.set(datetime.now(UTC) + timedelta(hours=1))
+    clock_of_a_machine = clock.SystemClock()
+    clock_of_a_machine.set(datetime.now(UTC) + timedelta(hours=1))
 
-    ahead = clock_of_a_host.now() - datetime.now(UTC)
+    ahead = clock_of_a_machine.now() - datetime.now(UTC)
 
     assert timedelta(minutes=59) < ahead <= timedelta(hours=1)
 
 
 def test_a_difference_below_a_second_is_none() -> None:
-    clock_of_a_host = clock.SystemClock()
-    clock_of_a_host.set(datetime.now(UTC) + timedelta(seconds=0.9))
+    clock_of_a_machine = clock.SystemClock()
+    clock_of_a_machine.set(datetime.now(UTC) + timedelta(seconds=0.9))
 
-    assert clock_of_a_host.now() <= datetime.now(UTC)
+    assert clock_of_a_machine.now() <= datetime.now(UTC)

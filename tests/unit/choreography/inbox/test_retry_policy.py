@@ -214,7 +214,7 @@ def test_what_an_error_of_sqlite_stands_for(tmp_path: Path) -> None:
     assert classify(on_sqlite(path, "PRAGMA query_only = 1", "CREATE TABLE t (n)")) is Outage
 
 
-def test_an_outage_of_a_host_outside_is_none_of_the_database() -> None:
+def test_an_outage_of_another_system_is_none_of_the_database() -> None:
     assert not is_database_down(Outage())
     assert is_database_down(OperationalError("gone"))
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from choreography.events.messages import BATCH_CONTENT_TYPE, CONTENT_TYPE
-from choreography.worker.batched_messages import Answer, answer_to, events_of
+from choreography.worker.batched_messages import Acknowledgement, acknowledgement_of, events_of
 
 
 class Message:
@@ -32,21 +32,21 @@ def test_each_event_is_a_message_in_structured_mode_with_the_headers_of_all() ->
 )
 def test_any_other_message_is_left_as_it_is(message: Message) -> None:
     assert events_of(message) == [message]
-    assert answer_to(message, None) == Answer(message, None)
-    assert answer_to(message, True) == Answer(message, True)
+    assert acknowledgement_of(message, None) == Acknowledgement(message, None)
+    assert acknowledgement_of(message, True) == Acknowledgement(message, True)
 
 
 def test_it_is_acknowledged_with_its_last_event() -> None:
     message = Message(b"[1, 2, 3]")
     first, second, third = events_of(message)
 
-    assert answer_to(second, None) is None
-    assert answer_to(first, None) is None
-    assert answer_to(third, None) == Answer(message, None)
+    assert acknowledgement_of(second, None) is None
+    assert acknowledgement_of(first, None) is None
+    assert acknowledgement_of(third, None) == Acknowledgement(message, None)
 
 
 @pytest.mark.parametrize(
-    ("answers", "rejected"),
+    ("each", "rejected"),
     [
         ([False, None, None], False),
         ([None, False, True], True),
@@ -54,10 +54,10 @@ def test_it_is_acknowledged_with_its_last_event() -> None:
         ([None, None, False], False),
     ],
 )
-def test_one_that_is_rejected_rejects_all(answers: list[bool | None], rejected: bool) -> None:
+def test_one_that_is_rejected_rejects_all(each: list[bool | None], rejected: bool) -> None:
     message = Message(b"[1, 2, 3]")
 
-    *before, last = (answer_to(event, answer) for event, answer in zip(events_of(message), answers, strict=True))
+    *before, last = map(acknowledgement_of, events_of(message), each)
 
     assert before == [None, None]
-    assert last == Answer(message, rejected)
+    assert last == Acknowledgement(message, rejected)
