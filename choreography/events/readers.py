@@ -8,6 +8,7 @@ write such a file by hand.
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,6 +131,7 @@ def _takes_anything(model: type[BaseModel]) -> bool:
     return not model.model_fields and model.model_config.get("extra") == "allow"
 
 
+@cache
 def _schema(model: Any) -> dict[str, Any]:
     schema: dict[str, Any] = model.model_json_schema()
     return schema

@@ -130,10 +130,12 @@ def test_no_bytes_make_it_raise(buffer: bytes) -> None:
 
 SCALARS = [st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.datetimes(), st.decimals()]
 VALUES = st.recursive(
-    st.one_of(*SCALARS), lambda children: st.one_of(st.lists(children), st.dictionaries(st.text(), children))
+    st.one_of(*SCALARS),
+    lambda children: st.one_of(st.lists(children), st.dictionaries(st.text(), children)),
+    max_leaves=10,
 )
 
 
-@given(st.dictionaries(st.one_of(st.text(), st.binary()), VALUES))
+@given(st.dictionaries(st.one_of(st.text(), st.binary()), VALUES, max_size=5))
 def test_whatever_headers_hold_they_can_be_sent_again(headers: dict[Any, Any]) -> None:
     serialization.dumps("F", (bounded(headers),))
