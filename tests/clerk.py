@@ -5,12 +5,15 @@ the services that its process has.
 """
 
 import base64
+import hashlib
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import django
@@ -32,12 +35,27 @@ def open_shop() -> None:
 
 
 def make_tables() -> None:
+    """Apply the migrations. A new SQLite file is a copy of one to which this test run has applied them before."""
     from django.conf import settings
+    from django.db import connections
 
     from shop.preparation import migrate
 
-    for alias in settings.DATABASES:
-        migrate(alias)
+    apps = repr((settings.INSTALLED_APPS, settings.MIGRATION_MODULES))
+    copies = Path(os.environ["COPIES_OF_TABLES"]) / hashlib.sha256(apps.encode()).hexdigest()
+    copies.mkdir(exist_ok=True)
+    for alias, database in settings.DATABASES.items():
+        file, copy = Path(str(database["NAME"])), copies / f"{alias}.sqlite3"
+        if not database["ENGINE"].endswith("sqlite3") or file.exists():
+            migrate(alias)
+        elif copy.exists():
+            shutil.copyfile(copy, file)
+        else:
+            migrate(alias)
+            connections[alias].close()  # which moves what is in the log beside it into the file
+            unfinished = copies / f"{alias}.{os.getpid()}"
+            shutil.copyfile(file, unfinished)
+            unfinished.rename(copy)
 
 
 def close_shop() -> None:

@@ -3,6 +3,7 @@
 ``eventually`` is the one place where a test waits.
 """
 
+import atexit
 import json
 import os
 import re
@@ -13,9 +14,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, mkdtemp
 from typing import IO, Any, TypeVar
 
 from tests.forking import Forked, can_fork, fork
@@ -138,6 +139,7 @@ class Clerk:
         its_questions, questions = os.pipe()
         answers, its_answers = os.pipe()
         self._questions, self._answers = os.fdopen(questions, "w"), os.fdopen(answers)
+        environment = {**environment, "COPIES_OF_TABLES": _copies_of_tables()}
         with log.open("ab") as errors, os.fdopen(its_questions) as asked, os.fdopen(its_answers) as answered:
             self._popen = _start([sys.executable, "-m", module], environment, asked, answered, errors)
 
@@ -163,6 +165,14 @@ class Clerk:
         self._popen.wait()
         self._questions.close()
         self._answers.close()
+
+
+@cache
+def _copies_of_tables() -> str:
+    """A folder for SQLite files that have tables and nothing in them, for as long as the test run lasts."""
+    folder = mkdtemp(prefix="tables-")
+    atexit.register(shutil.rmtree, folder)
+    return folder
 
 
 def make_tables(environment: Mapping[str, str], folder: Path) -> None:

@@ -9,7 +9,7 @@ In a test, on its empty test databases::
 
     def test_nobody_is_billed_twice(transactional_db):
         simulation = Simulation(begin={"place an order": place_order}, invariants=[nobody_is_billed_twice])
-        failure = simulation.find_failure(seeds=range(200))
+        failure = simulation.find_failure(seeds=range(100))
         assert failure is None, failure.story
 
 A failure is shrunk to the few actions that it needs, and its ``story`` tells them in words.
