@@ -113,7 +113,8 @@ def broker_errors(connection: Connection) -> tuple[type[BaseException], ...]:
 
 def explain(connection: Connection, error: BaseException) -> str:
     """Name one of ``broker_errors`` and its remedy in one line, without the password in the URL."""
-    what = " ".join(str(error).split()).rstrip(".?") or type(error).__name__
+    text = getattr(error, "reply_text", None) or str(error)  # the broker's own words, without py-amqp's numbers
+    what = " ".join(text.split()).rstrip(".?") or type(error).__name__
     match getattr(error, "reply_code", None):
         case 403:
             happened, remedy = "refuses", "Check the account in BROKER_URL, and its permissions"
