@@ -78,7 +78,10 @@ class Servers:
 
     @contextmanager
     def place(self, name: str) -> Iterator[Place]:
-        """A place with the tables of the shop and two products. Its database is gone afterwards."""
+        """A place with the tables of the shop and two products, one at a time.
+
+        Its database is gone afterwards, its virtual host when the next one is made.
+        """
         run_sql(self._watching("postgres"), f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
         self.rabbitmq.ctl("eval", _ONLY_VIRTUAL_HOST % {"name": name})
         try:

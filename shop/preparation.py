@@ -20,6 +20,7 @@ from django.utils.translation import gettext as _
 from choreography.broker import topology
 from choreography.broker.publisher import broker_errors, connect, explain, reach
 from choreography.core.conf import conf
+from choreography.core.errors import one_line
 from shop.environment import env
 from shop.secrets import local_secret, random_secret, write_private
 
@@ -118,11 +119,11 @@ def _refuse_damaged(file: Path) -> None:
     except sqlite3.OperationalError:
         return  # locked, or not to be opened: whoever uses it says so
     except sqlite3.DatabaseError as error:
-        found = one_line(error)
+        found = str(error)
     if found != "ok" and not isinstance(found, int):
         raise CannotPrepare(
             _("%(file)s is damaged: %(error)s. Restore it, or move it away to begin with an empty one.")
-            % {"file": file, "error": one_line(ValueError(found))}
+            % {"file": file, "error": one_line(found)}
         )
 
 
@@ -182,11 +183,6 @@ def admin_password_file() -> Path:
 def flower_password() -> str:
     """Flower's password: ``FLOWER_PASSWORD``, else one generated once and kept in ``DATA_DIR/flower-password``."""
     return env.str("FLOWER_PASSWORD", default="") or local_secret(data_dir() / "flower-password")
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message on one line, without a full stop."""
-    return " ".join(str(error).split()).rstrip(".?") or type(error).__name__
 
 
 def _seed_catalogue() -> int:

@@ -13,7 +13,7 @@ from kombu.exceptions import KombuError
 
 from choreography.broker import transports
 from choreography.core.conf import conf
-from choreography.core.errors import Outage, PublishFailed, PublishRefused, Unroutable
+from choreography.core.errors import Outage, PublishFailed, PublishRefused, Unroutable, one_line
 from choreography.events.messages import BATCH_CONTENT_TYPE, CONTENT_TYPE
 
 #: AMQP heartbeat in seconds. Write connections have none unless they ask.
@@ -113,8 +113,7 @@ def broker_errors(connection: Connection) -> tuple[type[BaseException], ...]:
 
 def explain(connection: Connection, error: BaseException) -> str:
     """Name one of ``broker_errors`` and its remedy in one line, without the password in the URL."""
-    text = getattr(error, "reply_text", None) or str(error)  # the broker's own words, without py-amqp's numbers
-    what = " ".join(text.split()).rstrip(".?") or type(error).__name__
+    what = one_line(getattr(error, "reply_text", None) or error)  # the broker's own words, without py-amqp's numbers
     match getattr(error, "reply_code", None):
         case 403:
             happened, remedy = "refuses", "Check the account in BROKER_URL, and its permissions"

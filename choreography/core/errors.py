@@ -67,6 +67,11 @@ class PublishRefused(ChoreographyError):
         self.reasons = dict(reasons)
 
 
+def one_line(error: BaseException | str) -> str:
+    """What an error says, or a text, on one line and without a full stop; its class if it says nothing."""
+    return " ".join(str(error).split()).rstrip(".?") or type(error).__name__
+
+
 def describe(error: Exception) -> str:
     """What may be logged and shown of an error: the text only of our own, for others' may hold personal data."""
     name = type(error).__name__
