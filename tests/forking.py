@@ -213,6 +213,23 @@ def _take(standard: Sequence[int], status: int, also_open: Sequence[int]) -> Non
         os.close(file)
 
 
+class _Exit:
+    """Ends a process at once where the interpreter, having done what is due at exit, would free all it has imported.
+
+    That takes a tenth of a second in each process. Made before anything else asks to be called at exit: called last.
+    """
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        atexit.register(self._leave)
+
+    def _leave(self) -> None:
+        if self.code is not None:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.code)
+
+
 def _run(command: list[str], environment: Mapping[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
@@ -226,11 +243,18 @@ def _run(command: list[str], environment: Mapping[str, str]) -> None:
 
 
 def main() -> None:
+    at_exit = _Exit()
     for name in LIBRARIES:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
-    _run(*_serve(socket.socket(fileno=int(sys.argv[1]))))
+    command = _serve(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        _run(*command)
+        at_exit.code = 0
+    except SystemExit as end:
+        at_exit.code = end.code if isinstance(end.code, int) else 0 if end.code is None else None
+        raise
 
 
 if __name__ == "__main__":
