@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,29 +14,29 @@ from tests.chaos.sabotage import SABOTAGES
 from tests.chaos.site import Servers, own_servers
 from tests.processes import ROOT
 
-real = [pytest.mark.processes, pytest.mark.slow, pytest.mark.rabbitmq, pytest.mark.postgresql]
-
 LOST = {"every_event_is_heard"}
 
 
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
+@pytest.mark.processes
+@pytest.mark.slow
+@pytest.mark.longest
+@pytest.mark.rabbitmq
+@pytest.mark.postgresql
+def test_each_protection_switched_off_is_found_out(subtests: pytest.Subtests) -> None:
+    """One test, so that all have the same servers, whichever process of several has it."""
     with own_servers() as servers:
-        yield servers
+        for name, sabotage in SABOTAGES.items():
+            # What was done twice is there at once. What is lost must not merely be late.
+            patience = "40" if sabotage.caught_by & LOST else "10"
+            with subtests.test(name):
+                report = a_run(servers, SABOTAGE=name, ORDERS="60", LEAST_SECONDS="8", PATIENCE=patience)
+
+                assert not report.ok
+                assert sabotage.caught_by <= report.broken.keys(), report.to_json()
 
 
 def a_run(servers: Servers, **variables: str) -> Report:
     return run(read(variables), servers, tell=print)
-
-
-@pytest.mark.parametrize("sabotage", [pytest.param(name, marks=real) for name in SABOTAGES])
-def test_a_protection_switched_off_is_found_out(sabotage: str, servers: Servers) -> None:
-    # What was done twice is there at once. What is lost must not merely be late.
-    patience = "40" if SABOTAGES[sabotage].caught_by & LOST else "10"
-    report = a_run(servers, SABOTAGE=sabotage, ORDERS="60", LEAST_SECONDS="8", PATIENCE=patience)
-
-    assert not report.ok
-    assert SABOTAGES[sabotage].caught_by <= report.broken.keys(), report.to_json()
 
 
 def test_the_same_seed_makes_the_same_orders_and_the_same_faults() -> None:

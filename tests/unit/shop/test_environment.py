@@ -1,6 +1,8 @@
 """What is in the environment is read as it is written, and a folder may have any name."""
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -57,10 +59,11 @@ def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, name: str, dama
     environment = {"PATH": os.environ["PATH"], "DEBUG": "true", "DATA_DIR": str(tmp_path)}
 
     assert manage("prepare", environment=environment).returncode == 0
+    with closing(sqlite3.connect(tmp_path / name)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # what is in the log beside it
     content = bytearray((tmp_path / name).read_bytes())
     content[slice(0, 100) if damage == "the beginning" else slice(len(content) // 2, None)] = b"x" * 100
     (tmp_path / name).write_bytes(content)
-    (tmp_path / f"{name}-wal").unlink(missing_ok=True)
 
     refused = manage("prepare", environment=environment)
 

@@ -81,9 +81,9 @@ def test_with_nothing_mended_only_one_is_sent(shop: Shop) -> None:
     assert len(history()) == 1
 
 
-@pytest.mark.parametrize(("rate", "seconds"), [(10.0, 12), (2.0, 60), (0.5, 240)])
+@pytest.mark.parametrize(("rate", "seconds"), [(10.0, 6), (2.0, 30), (0.5, 120)])
 def test_no_more_are_sent_than_the_rate_allows(shop: Shop, rate: float, seconds: int) -> None:
-    mend(*park(shop, 120))
+    mend(*park(shop, 60))
     begun = clock.now()
 
     assert to_the_end(shop, begin(rate)).state == "done"
