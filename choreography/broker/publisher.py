@@ -111,17 +111,22 @@ def broker_errors(connection: Connection) -> tuple[type[BaseException], ...]:
     return (KombuError, *connection.connection_errors, *connection.channel_errors, OSError)
 
 
-def explain(connection: Connection, error: BaseException) -> str:
-    """Name one of ``broker_errors`` and its remedy in one line, without the password in the URL."""
+def diagnose(error: BaseException) -> tuple[str, str]:
+    """What the broker does, for one of ``broker_errors``, such as "can't be reached: ...", and the remedy."""
     what = one_line(getattr(error, "reply_text", None) or error)  # the broker's own words, without py-amqp's numbers
     match getattr(error, "reply_code", None):
         case 403:
-            happened, remedy = "refuses", "Check the account in BROKER_URL, and its permissions"
+            return f"refuses: {what}", "check the account in BROKER_URL, and its permissions"
         case 406:
-            happened, remedy = "refuses", "Empty and remove the queues that an earlier version made"
+            return f"refuses: {what}", "empty and remove the queues that an earlier version made"
         case _:
-            happened, remedy = "can't be reached", "Start it, or check BROKER_URL"
-    return f"The broker at {connection.as_uri()} {happened}: {what}. {remedy}."
+            return f"can't be reached: {what}", "start it, or check BROKER_URL"
+
+
+def explain(connection: Connection, error: BaseException) -> str:
+    """Name one of ``broker_errors`` and its remedy in one line, without the password in the URL."""
+    what, remedy = diagnose(error)
+    return f"The broker at {connection.as_uri()} {what}. {remedy[0].upper()}{remedy[1:]}."
 
 
 class _Refusal(Exception):

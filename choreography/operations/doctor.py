@@ -14,10 +14,12 @@ from kombu import Connection
 
 from choreography.broker import topology
 from choreography.broker.embedded.transport import open_store
-from choreography.broker.publisher import broker_errors, connect, reach
+from choreography.broker.publisher import broker_errors, connect, diagnose, reach
 from choreography.core import clock
 from choreography.core.conf import conf
+from choreography.core.errors import one_line
 from choreography.operations.unheard import unheard
+from choreography.storage.migrations import Unmigrated, refuse_unmigrated
 from choreography.storage.tables import ServiceTables
 
 #: An event that waits longer than this in an outbox is late.
@@ -50,14 +52,19 @@ def findings() -> Iterator[Finding]:
     """Look at the databases and the broker of this process's services."""
     for service in conf().services:
         try:
+            refuse_unmigrated([service])
             yield from _database(service)
+        except Unmigrated as error:
+            yield Finding(service, f"its database lacks migrations: {error.names}", f"run {error.command}")
         except DatabaseError as error:
-            yield Finding(service, f"its database can't be reached: {error}", "start it, or check its DATABASE_URL")
+            what = f"its database can't be reached: {one_line(error)}"
+            yield Finding(service, what, "start it, or check its DATABASE_URL")
     with connect() as connection:
         try:
             reach(connection)
         except broker_errors(connection) as error:
-            yield Finding("broker", f"it can't be reached: {error}", "start it, or check BROKER_URL")
+            what, remedy = diagnose(error)
+            yield Finding("broker", f"it {what}", remedy)
             return
         for service in conf().services:
             yield from _queues(connection, service)
@@ -100,7 +107,9 @@ def _queues(connection: Connection, service: str) -> Iterator[Finding]:
             with connection.channel() as channel:
                 queue(channel).queue_declare()
         except connection.channel_errors as error:
-            yield Finding(queue.name, f"it differs from the code: {error}", "empty it, remove it, run declare_topology")
+            yield Finding(
+                queue.name, f"it differs from the code: {one_line(error)}", "empty it, remove it, run declare_topology"
+            )
         if queue.name == topology.queue_name(service) and found.consumers == 0:
             yield Finding(queue.name, "no worker reads it", f"start a worker with -Q {service}")
 

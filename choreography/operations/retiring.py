@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from choreography.broker import topology
-from choreography.broker.publisher import broker_errors, connect, reach
+from choreography.broker.publisher import broker_errors, connect, diagnose, reach
 from choreography.core.conf import conf
 from choreography.core.errors import ContractError
 from choreography.events.compatibility import committed
@@ -56,7 +56,8 @@ def _queued(event_type: str) -> Iterator[str]:
         try:
             reach(connection)
         except broker_errors(connection) as error:
-            yield f"the broker can't be reached ({error}), so what waits in its queues is not known: start it"
+            what, remedy = diagnose(error)
+            yield f"the broker {what}, so what waits in its queues is not known: {remedy}"
             return
         for service in sorted(hearing):
             ticks = topology.timer_queue(service).name

@@ -12,6 +12,11 @@ from choreography.storage.tables import ServiceTables
 class Unmigrated(Exception):
     """Migrations are missing. Its text names them and the command."""
 
+    def __init__(self, names: str, command: str) -> None:
+        super().__init__(f"The database lacks migrations: {names}. Run {command}, then start again.")
+        self.names = names
+        self.command = command
+
 
 def refuse_unmigrated(services: Collection[str] | None = None) -> None:
     """Check that every migration is applied, before a process begins its work.
@@ -29,10 +34,10 @@ def refuse_unmigrated(services: Collection[str] | None = None) -> None:
     missing = [(alias, name) for alias in sorted(aliases) for name in _pending(alias, labels)]
     if missing:
         names = ", ".join(sorted({name for _, name in missing}))
-        commands = "; ".join(
+        command = "; ".join(
             f"manage.py migrate --database {alias}" for alias in sorted({alias for alias, _ in missing})
         )
-        raise Unmigrated(f"The database lacks migrations: {names}. Run {commands}, then start again.")
+        raise Unmigrated(names, command)
 
 
 def _pending(alias: str, labels: Collection[str]) -> Iterator[str]:

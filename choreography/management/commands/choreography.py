@@ -14,7 +14,7 @@ from django.db import DatabaseError
 
 from choreography.broker.publisher import BrokerPublisher
 from choreography.core.conf import conf
-from choreography.core.errors import ContractError, PublishRefused, Transient
+from choreography.core.errors import ContractError, PublishRefused, Transient, one_line
 from choreography.events import compatibility, event_map
 from choreography.events.bundles import bundle
 from choreography.events.bundles import faults as faults_with
@@ -136,7 +136,9 @@ class Command(BaseCommand):
         except ContractError as error:
             raise CommandError(str(error)) from error
         except DatabaseError as error:
-            raise CommandError(f"The tables of the services can't be read: {error}. See manage.py migrate.") from error
+            raise CommandError(
+                f"The tables of the services can't be read: {one_line(error)}. See manage.py migrate."
+            ) from error
         if found:
             raise CommandError("\n".join(found))
 

@@ -2,9 +2,12 @@
 
 import json
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import pytest
 from django.core.management import call_command
+from django.db import connections
+from django.db.migrations.recorder import MigrationRecorder
 from pytest_django.fixtures import Settings
 
 from choreography.broker import topology
@@ -68,9 +71,25 @@ def test_parked_dead_letters_are_found(embedded_broker: Store) -> None:
     assert found()["shipping dead letters"] == "1 parked"
 
 
+def test_missing_migrations_are_found(embedded_broker: Store) -> None:
+    MigrationRecorder(connections["payments"]).record_unapplied("payments", "0001_initial")
+    [finding] = [each for each in doctor.findings() if "migrations" in each.what]
+    assert (finding.about, finding.what) == ("payments", "its database lacks migrations: payments.0001_initial")
+    assert finding.remedy == "run manage.py migrate --database payments"
+
+
 def test_a_broker_that_is_down_is_found(settings: Settings) -> None:
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": "amqp://guest:guest@127.0.0.1:1//"}
     assert found()["broker"].startswith("it can't be reached")
+
+
+@pytest.mark.rabbitmq
+def test_a_wrong_password_is_found(settings: Settings, rabbitmq_url: str) -> None:
+    address = urlsplit(rabbitmq_url).netloc.rpartition("@")[2]
+    settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": f"amqp://guest:wrong@{address}//"}
+    [finding] = [each for each in doctor.findings() if each.about == "broker"]
+    assert finding.what.startswith("it refuses: ACCESS_REFUSED")
+    assert finding.remedy == "check the account in BROKER_URL, and its permissions"
 
 
 @pytest.mark.rabbitmq
