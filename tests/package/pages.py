@@ -18,7 +18,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import cache_from_source
 from pathlib import Path
 from queue import Empty, Queue
 from typing import IO
@@ -76,8 +75,6 @@ def _write(folder: Path, block: Block) -> None:
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    # Two versions that are written within a second may look the same to Python's cache.
-    Path(cache_from_source(str(path))).unlink(missing_ok=True)
 
 
 def _replaced(source: str, name: str, text: str) -> str:

@@ -25,8 +25,8 @@ def environment(wheel: Path, tmp_path: Path) -> dict[str, str]:
         "PIP_FIND_LINKS": str(wheel.parent),
         "PIP_CONSTRAINT": str(constraints),
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        # Most of what is installed is never imported: Python compiles the rest itself.
-        "PIP_NO_COMPILE": "1",
+        # Two versions of a file that are written within a second may look the same to Python's cache.
+        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 
