@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from choreography import PERSONAL, SEARCHABLE, Announced, downcasts
 from common.money import Amount, Currency
+from common.texts import Code, Country, Name, PostalCode, Street
 
 
 class Part(BaseModel):
@@ -20,11 +21,11 @@ class Line(Part):
 
 
 class ShipTo(Part):
-    name: str = Field(description="who receives the parcel", json_schema_extra=PERSONAL)
-    street: str = Field(description="street and house number", json_schema_extra=PERSONAL)
-    city: str = Field(description="city", json_schema_extra=PERSONAL)
-    postal_code: str = Field(description="postal code, empty where there is none", json_schema_extra=PERSONAL)
-    country: str = Field(pattern="^[A-Z]{2}$", description="ISO 3166-1 alpha-2 code")
+    name: Name = Field(description="who receives the parcel", json_schema_extra=PERSONAL)
+    street: Street = Field(description="street and house number", json_schema_extra=PERSONAL)
+    city: Name = Field(description="city", json_schema_extra=PERSONAL)
+    postal_code: PostalCode = Field(description="postal code, empty where there is none", json_schema_extra=PERSONAL)
+    country: Country = Field(description="ISO 3166-1 alpha-2 code")
 
 
 class OrderPlaced(Announced, type="orders.order_placed.v1"):
@@ -43,7 +44,7 @@ class OrderPlaced(Announced, type="orders.order_placed.v1"):
 
 
 class PersonName(Part):
-    full: str = Field(min_length=1, description="as the customer writes it, for a label", json_schema_extra=PERSONAL)
+    full: Name = Field(min_length=1, description="as the customer writes it, for a label", json_schema_extra=PERSONAL)
     given: str | None = Field(default=None, description="by which to greet, if known", json_schema_extra=PERSONAL)
     family: str | None = Field(default=None, description="by which to sort, if known", json_schema_extra=PERSONAL)
 
@@ -60,10 +61,10 @@ class LineV2(Line):
 
 
 class Address(Part):
-    street: str = Field(description="street and house number", json_schema_extra=PERSONAL)
-    city: str = Field(description="city", json_schema_extra=PERSONAL)
-    postal_code: str = Field(description="postal code, empty where there is none", json_schema_extra=PERSONAL)
-    country: str = Field(pattern="^[A-Z]{2}$", description="ISO 3166-1 alpha-2 code")
+    street: Street = Field(description="street and house number", json_schema_extra=PERSONAL)
+    city: Name = Field(description="city", json_schema_extra=PERSONAL)
+    postal_code: PostalCode = Field(description="postal code, empty where there is none", json_schema_extra=PERSONAL)
+    country: Country = Field(description="ISO 3166-1 alpha-2 code")
 
 
 class OrderPlacedV2(Announced, type="orders.order_placed.v2"):
@@ -94,13 +95,13 @@ def order_placed_v1(fact: OrderPlacedV2) -> OrderPlaced:
 class CancellationRequested(Announced, type="orders.cancellation_requested.v1"):
     """Someone wants the order cancelled. Shipping decides whether it still can be."""
 
-    reason: str = Field(description="a code: customer_request, not_paid_in_time, authorization_expired")
+    reason: Code = Field(description="a code: customer_request, not_paid_in_time, authorization_expired")
 
 
 class OrderCancelled(Announced, type="orders.order_cancelled.v1"):
     """The order has ended without a sale. Whatever was held or taken for it must be given back."""
 
-    reason: str = Field(description="a code for why, as the service that caused it gave it")
+    reason: Code = Field(description="a code for why, as the service that caused it gave it")
 
 
 class OrderCompleted(Announced, type="orders.order_completed.v1"):

@@ -1,21 +1,23 @@
 """What orders listens to, and what it does about it."""
 
 from choreography import Event, Heard, Nothing, compensates, ends_flow, expect, never_both, reacts_to
+from common.money import Amount
+from common.texts import Code
 from orders import services
 from orders.events import CancellationRequested, OrderCancelled, OrderCompleted
 from orders.models import Order
 
 
 class Dispatched(Heard):
-    parcel: str
+    parcel: Code
 
 
 class Ended(Heard):
-    reason: str
+    reason: Code
 
 
 class GivenBack(Heard):
-    amount: int
+    amount: Amount
 
 
 @reacts_to("payments.payment_authorized.v1", rows=Order.objects)

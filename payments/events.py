@@ -4,6 +4,7 @@ from pydantic import Field
 
 from choreography.events.messages import Announced
 from common.money import Amount, Currency
+from common.texts import Code
 
 
 class PaymentAuthorized(Announced, type="payments.payment_authorized.v1"):
@@ -16,7 +17,7 @@ class PaymentAuthorized(Announced, type="payments.payment_authorized.v1"):
 class PaymentDeclined(Announced, type="payments.payment_declined.v1"):
     """The customer's bank said no. Nothing is held."""
 
-    reason: str = Field(description="a code: insufficient_funds, expired_card, suspected_fraud, invalid_token ...")
+    reason: Code = Field(description="a code: insufficient_funds, expired_card, suspected_fraud, invalid_token ...")
 
 
 class PaymentCaptured(Announced, type="payments.payment_captured.v1"):
@@ -29,7 +30,7 @@ class PaymentCaptured(Announced, type="payments.payment_captured.v1"):
 class CaptureFailed(Announced, type="payments.capture_failed.v1"):
     """The parcel is on its way but the provider refuses to pay. A person has to look."""
 
-    reason: str = Field(description="the provider's code")
+    reason: Code = Field(description="the provider's code")
 
 
 class PaymentVoided(Announced, type="payments.payment_voided.v1"):

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from choreography import Event, Heard, Nothing, compensates, expect, never_both, reacts_to, upcasts
+from common.texts import Code, Country, Name, PostalCode, Street
 from shipping import services
 from shipping.carrier import Address, Booked, Undeliverable, carrier
 from shipping.events import (
@@ -16,7 +17,7 @@ from shipping.models import Shipment
 
 
 class PersonName(Heard):
-    full: str
+    full: Name
 
 
 class Customer(Heard):
@@ -24,10 +25,10 @@ class Customer(Heard):
 
 
 class ShipTo(Heard):
-    street: str
-    city: str
-    postal_code: str
-    country: str
+    street: Street
+    city: Name
+    postal_code: PostalCode
+    country: Country
 
 
 class OrderPlaced(Heard):
@@ -36,7 +37,7 @@ class OrderPlaced(Heard):
 
 
 class ShipToV1(ShipTo):
-    name: str
+    name: Name
 
 
 class OrderPlacedV1(Heard):
@@ -51,7 +52,7 @@ def order_placed_v1(old: OrderPlacedV1) -> OrderPlaced:
 
 
 class Cancellation(Heard):
-    reason: str
+    reason: Code
 
 
 @reacts_to("orders.order_placed.v2", rows=Shipment.objects)

@@ -14,13 +14,14 @@ from tests.processes import ROOT, SERVICES, clean_environment
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.processes, pytest.mark.slow, pytest.mark.longest]
 
-#: The flows in which the database decides: locks, and transactions that are rolled back. What becomes of an order whose
-#: worker dies is seen there with real workers: tests/acceptance/test_killed_worker.py.
+#: The flows in which the database decides: locks, transactions that are rolled back, and values that it refuses. What
+#: becomes of an order whose worker dies is seen there with real workers: tests/acceptance/test_killed_worker.py.
 FLOWS = (
     "order_is_cancelled",
     "events_arrive_twice",
     "events_come_together",
     "two_copies_at_once",
+    "message_is_unusable",
 )
 #: The layers of the machinery that use the database.
 LAYERS = ("dead_letters", "inbox", "operations", "outbox", "storage")

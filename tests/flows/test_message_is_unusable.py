@@ -72,6 +72,19 @@ UNUSABLE = {
 }
 
 
+def test_a_text_that_does_not_fit_the_table_is_named(shop: Shop) -> None:
+    ship_to = {"street": "Main Street 1", "city": "Bonn", "postal_code": "53111", "country": "Germany"}
+    customer = {"name": {"full": "x" * 121}}
+
+    shop.send("shipping", event(data={"customer": customer, "ship_to": ship_to}))
+    shop.drain()
+
+    [dead_letter] = shop.dead_letters("shipping")
+    assert (dead_letter.error, dead_letter.attempts) == ("Unusable", 1)
+    assert "data.customer.name.full: String should have at most 120 characters" in dead_letter.message
+    assert "data.ship_to.country" in dead_letter.message
+
+
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_an_unusable_message_is_parked_whole_and_the_next_one_is_handled(shop: Shop, name: str) -> None:
     shop.send("payments", UNUSABLE[name])
