@@ -69,7 +69,8 @@ class PublishRefused(ChoreographyError):
 
 def one_line(error: BaseException | str) -> str:
     """What an error says, or a text, on one line and without a full stop; its class if it says nothing."""
-    return " ".join(str(error).split()).rstrip(".?") or type(error).__name__
+    lines = (" ".join(line.split()) for line in str(error).splitlines())
+    return "; ".join(filter(None, lines)).rstrip(".?") or type(error).__name__
 
 
 def describe(error: Exception) -> str:

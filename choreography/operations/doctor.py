@@ -69,7 +69,7 @@ def findings() -> Iterator[Finding]:
         for service in conf().services:
             yield from _queues(connection, service)
             yield from _unheard(connection, service)
-        yield from _bindings()
+        yield from _bindings(connection)
         yield from _policies()
 
 
@@ -98,8 +98,11 @@ def _database(service: str) -> Iterator[Finding]:
 
 
 def _queues(connection: Connection, service: str) -> Iterator[Finding]:
-    for queue in topology.queues(service):
-        found = topology.look_at(connection, queue)
+    queues = [(queue, topology.look_at(connection, queue)) for queue in topology.queues(service)]
+    if all(found is None for _, found in queues):
+        yield Finding(topology.queue_name(service), "all its queues are missing", "run manage.py declare_topology")
+        return
+    for queue, found in queues:
         if found is None:
             yield Finding(queue.name, "the queue is missing", "run manage.py declare_topology")
             continue
@@ -131,12 +134,14 @@ def _unheard(connection: Connection, service: str) -> Iterator[Finding]:
         )
 
 
-def _bindings() -> Iterator[Finding]:
+def _bindings(connection: Connection) -> Iterator[Finding]:
     """Bindings that are missing or stale. RabbitMQ tells them through its management API only."""
     found = _bindings_on_broker()
     if found is None:
         return
     for service in conf().services:
+        if topology.look_at(connection, topology.inbox_queue(service)) is None:
+            continue  # said already
         inbox = topology.queue_name(service)
         wanted = {topology.exchange_name(event_type) for event_type in topology.event_types_heard_by(service)}
         bound = {exchange for exchange, queue in found if queue == inbox}

@@ -13,7 +13,7 @@ class Unmigrated(Exception):
     """Migrations are missing. Its text names them and the command."""
 
     def __init__(self, names: str, command: str) -> None:
-        super().__init__(f"The database lacks migrations: {names}. Run {command}, then start again.")
+        super().__init__(f"The database lacks migrations: {names}. Run {command}, then try again.")
         self.names = names
         self.command = command
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError
+from django.core.management.base import CommandError
 
 from choreography.broker.publisher import BrokerPublisher
 from choreography.core.conf import conf
-from choreography.core.errors import ContractError, PublishRefused, Transient, one_line
+from choreography.core.errors import ContractError, PublishRefused, Transient
 from choreography.events import compatibility, event_map
 from choreography.events.bundles import bundle
 from choreography.events.bundles import faults as faults_with
@@ -22,6 +21,7 @@ from choreography.events.changes import compare, contracts_at, in_markdown, in_o
 from choreography.events.examples import examples_at, lost
 from choreography.events.flow_checks import Flaw, flaws
 from choreography.events.readers import all_readers
+from choreography.management.database_command import DatabaseCommand
 from choreography.operations import doctor
 from choreography.operations.asyncapi import document
 from choreography.operations.doctor import Finding
@@ -30,7 +30,7 @@ from choreography.operations.unheard import AFTER, SINCE, send, unheard
 from choreography.outbox import relay
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = (
         "map: who reacts to what. contracts: have they changed, and whom does it break. check: what is wrong with the "
         "flows by the code alone. doctor: what is wrong with the running installation. "
@@ -135,10 +135,6 @@ class Command(BaseCommand):
                 found += [fault for path in options["publishers"] for fault in faults_with(path)]
         except ContractError as error:
             raise CommandError(str(error)) from error
-        except DatabaseError as error:
-            raise CommandError(
-                f"The tables of the services can't be read: {one_line(error)}. See manage.py migrate."
-            ) from error
         if found:
             raise CommandError("\n".join(found))
 

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from choreography.core.conf import conf
 from choreography.core.errors import PublishRefused, Transient
@@ -26,6 +26,7 @@ from choreography.dead_letters.actions import By
 from choreography.dead_letters.dry_runs import DryRun, dry_run
 from choreography.dead_letters.editing import Refused
 from choreography.events.personal import masked_message
+from choreography.management.database_command import DatabaseCommand
 from choreography.storage.models import DeadLetter, DeadLetterAction, Redrive
 from choreography.storage.tables import ServiceTables
 
@@ -33,7 +34,7 @@ from choreography.storage.tables import ServiceTables
 _LOOK, _PAUSE = 0.2, 2.0
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = "What is parked in the services' dead letters, and what can be done about it."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -6,9 +6,10 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.core.serializers.json import DjangoJSONEncoder
 
+from choreography.management.database_command import DatabaseCommand
 from journal.backfilling import backfill
 from journal.durations import duration
 from journal.forgetting import forget
@@ -16,7 +17,7 @@ from journal.services import flow_of, story_of
 from journal.story import Failure, Handling, Story, Told
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = "show: the story of a flow. backfill: fill in what happened before. forget: remove a person's data."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

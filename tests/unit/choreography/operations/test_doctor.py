@@ -78,6 +78,12 @@ def test_missing_migrations_are_found(embedded_broker: Store) -> None:
     assert finding.remedy == "run manage.py migrate --database payments"
 
 
+def test_where_nothing_is_declared_each_service_is_named_once(embedded_broker: Store) -> None:
+    with connect() as connection:
+        topology.delete(connection)
+    assert found() == dict.fromkeys(conf().services, "all its queues are missing")
+
+
 def test_a_broker_that_is_down_is_found(settings: Settings) -> None:
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": "amqp://guest:guest@127.0.0.1:1//"}
     assert found()["broker"].startswith("it can't be reached")
@@ -95,7 +101,9 @@ def test_a_wrong_password_is_found(settings: Settings, rabbitmq_url: str) -> Non
 @pytest.mark.rabbitmq
 def test_a_real_broker_is_examined_too(settings: Settings, rabbitmq_url: str, namespace: str) -> None:
     settings.CHOREOGRAPHY = settings.CHOREOGRAPHY | {"BROKER_URL": rabbitmq_url, "NAMESPACE": namespace}
-    assert found()[f"{namespace}payments"] == "the queue is missing"
+    assert {service: found()[f"{namespace}{service}"] for service in conf().services} == dict.fromkeys(
+        conf().services, "all its queues are missing"
+    )
     with connect() as connection:
         topology.declare(connection)
         try:

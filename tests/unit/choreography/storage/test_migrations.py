@@ -24,7 +24,7 @@ def test_what_is_missing_is_named_with_the_command() -> None:
     take_back("payments", "payments")
 
     with pytest.raises(
-        Unmigrated, match=r"payments\.0001_initial\. Run manage\.py migrate --database payments, then start"
+        Unmigrated, match=r"payments\.0001_initial\. Run manage\.py migrate --database payments, then try"
     ):
         refuse_unmigrated()
 
