@@ -110,6 +110,20 @@ def test_a_person_places_an_order_in_the_admin_without_a_broker(site: Site, brow
         expect_status(page, "completed")
 
 
+def test_a_person_sends_an_order_again_that_the_database_could_not_take(site: Site, browser: Browser) -> None:
+    with logged_in(browser, open_web(site.shop)) as page:
+        email = fill_in(page)
+        site.database.stop()
+        page.click("text=Save")
+        expect(page.locator("h1")).to_have_text("The database can't be used just now")
+
+        site.database.start()
+        page.reload()
+        expect(page.locator(".messagelist")).to_contain_text("is placed.")
+        page.goto(f"/admin/orders/order/?q={email}")
+        expect(page.locator("#result_list tbody tr")).to_have_count(1)
+
+
 def test_orders_in_flight_outlast_a_restart_of_the_database(site: Site) -> None:
     """While it is down nobody can write, not even that something failed."""
     noticed = {relay: site.shop[relay].says().count("relay waits") for relay in RELAYS}
