@@ -17,6 +17,7 @@
 
 import math
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -155,6 +156,19 @@ class LivingScheduler(Scheduler):
                 self._due[name] = time.monotonic() + interval
         wait = min(self._due.values(), default=math.inf) - time.monotonic()
         return max(0.0, min(wait, self.max_interval or math.inf))
+
+
+@signals.beat_init.connect
+def _end_beat_once(**kwargs: Any) -> None:
+    """Celery's own handler takes a lock, which it may hold already when a second signal comes: then beat hung."""
+
+    def end(*_: Any) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        raise SystemExit
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 @signals.celeryd_init.connect

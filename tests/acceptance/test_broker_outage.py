@@ -44,6 +44,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield Site(shop, broker, database)
 
 
+@pytest.fixture(scope="module")
+def address(site: Site) -> str:
+    return open_web(site.shop)
+
+
 @pytest.fixture(autouse=True)
 def nothing_was_lost_or_parked(site: Site) -> Iterator[None]:
     yield
@@ -96,9 +101,9 @@ def test_an_order_placed_without_a_broker_goes_out_when_there_is_one(site: Site)
     eventually(lambda: site.is_completed(order), 120, otherwise=lambda: site.shop.ask("standing"))
 
 
-def test_a_person_places_an_order_in_the_admin_without_a_broker(site: Site, browser: Browser) -> None:
+def test_a_person_places_an_order_in_the_admin_without_a_broker(site: Site, browser: Browser, address: str) -> None:
     """The page takes the order as ever, and moves on by itself once there is a broker again."""
-    with logged_in(browser, open_web(site.shop)) as page:
+    with logged_in(browser, address) as page:
         site.broker.stop()
         fill_in(page)
         page.click("text=Save")
@@ -110,8 +115,10 @@ def test_a_person_places_an_order_in_the_admin_without_a_broker(site: Site, brow
         expect_status(page, "completed")
 
 
-def test_a_person_sends_an_order_again_that_the_database_could_not_take(site: Site, browser: Browser) -> None:
-    with logged_in(browser, open_web(site.shop)) as page:
+def test_a_person_sends_an_order_again_that_the_database_could_not_take(
+    site: Site, browser: Browser, address: str
+) -> None:
+    with logged_in(browser, address) as page:
         email = fill_in(page)
         site.database.stop()
         page.click("text=Save")
