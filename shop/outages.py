@@ -38,7 +38,7 @@ class OutageMiddleware:
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         if not is_database_down(error):
             return None
-        # Without what other pages show of the person: that is in a database.
         log.warning("page not shown", path=request.path, detail=one_line(error))
+        # Without what other pages show of the person: that is in a database.
         page = get_template("shop/outage.html").render()
         return HttpResponse(page, status=503, headers={"Retry-After": str(_RETRY_AFTER)})
