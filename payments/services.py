@@ -13,6 +13,7 @@ from uuid import UUID
 
 from choreography.core.errors import Conflict, Unusable
 from choreography.outbox.announcing import announce
+from common.texts import as_code
 from payments.events import (
     AuthorizationExpired,
     CaptureFailed,
@@ -59,8 +60,8 @@ def record_authorization(payment: Payment, amount: int, currency: str, answer: O
             payment.enter(Entry.Kind.AUTHORIZED, answer.amount, _key(order_id, "authorize"))
             announce(PaymentAuthorized(amount=answer.amount, currency=currency), subject=order_id)
         case Declined():
-            payment.declined = answer.reason
-            announce(PaymentDeclined(reason=answer.reason), subject=order_id)
+            payment.declined = as_code(answer.reason)
+            announce(PaymentDeclined(reason=payment.declined), subject=order_id)
         case Voided():
             payment.reference = answer.reference
             payment.enter(Entry.Kind.AUTHORIZED, answer.amount, _key(order_id, "authorize"))
@@ -168,8 +169,8 @@ def _enter_expiry(payment: Payment, answer: Voided) -> None:
 
 
 def _refuse_capture(payment: Payment, reason: str) -> None:
-    payment.capture_refused = reason
-    announce(CaptureFailed(reason=reason), subject=payment.order_id)
+    payment.capture_refused = as_code(reason)
+    announce(CaptureFailed(reason=payment.capture_refused), subject=payment.order_id)
 
 
 def _key(order_id: UUID, operation: str) -> str:

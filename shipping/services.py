@@ -7,6 +7,7 @@
 from choreography.core import clock
 from choreography.core.errors import NotYet
 from choreography.outbox.announcing import announce
+from common.texts import as_code
 from shipping.carrier import Address, Booked, Tracking, Undeliverable, carrier
 from shipping.events import (
     CancellationRefused,
@@ -64,8 +65,8 @@ def record_dispatch(shipment: Shipment, answer: Booked | Undeliverable | None) -
             if shipment.cancel_requested is not None:
                 announce(CancellationRefused(reason=shipment.state), subject=order_id)
         case Undeliverable():
-            shipment.end(Shipment.State.FAILED, answer.reason)
-            announce(ShipmentFailed(reason=answer.reason), subject=order_id)
+            shipment.end(Shipment.State.FAILED, as_code(answer.reason))
+            announce(ShipmentFailed(reason=shipment.reason), subject=order_id)
         case None:
             shipment.end(Shipment.State.CANCELLED, shipment.cancel_requested or "")
             announce(ShipmentCancelled(reason=shipment.reason), subject=order_id)

@@ -4,6 +4,7 @@ from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.utils.translation import gettext as _
 
 from choreography.events.catalog import CatalogEvent, catalog
 from choreography.operations.asyncapi import document
@@ -26,7 +27,7 @@ def contract(request: HttpRequest, event_type: str) -> HttpResponse:
         return redirect_to_login(request.get_full_path())
     event = next((each for each in _catalog() if each.event_type == event_type), None)
     if event is None:
-        raise Http404(f"There is no event {event_type}.")
+        raise Http404(_("There is no event %s.") % event_type)
     return render(request, "shop/contract.html", {"event": event})
 
 

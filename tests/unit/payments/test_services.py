@@ -96,6 +96,13 @@ def test_a_declined_card_is_an_answer_too() -> None:
     assert announced() == ["payment_declined"]
 
 
+@pytest.mark.parametrize(("reason", "kept"), [("no " * 50, ("no " * 50)[:100]), ("", "unknown"), ("  ", "unknown")])
+def test_a_reason_that_is_too_long_or_missing_declines_all_the_same(reason: str, kept: str) -> None:
+    authorize(Declined(reason))
+    assert (payment().declined, payment().is_answered) == (kept, True)
+    assert announced() == ["payment_declined"]
+
+
 @pytest.mark.parametrize("answer", [Authorized(REF, 100, "EUR"), Declined("expired_card")])
 def test_an_answer_that_comes_after_the_cancellation_is_asked_for_again(answer: Outcome) -> None:
     release(None)

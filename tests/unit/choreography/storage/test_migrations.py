@@ -29,6 +29,16 @@ def test_what_is_missing_is_named_with_the_command() -> None:
         refuse_unmigrated()
 
 
+def test_of_an_app_that_lacks_many_the_first_is_named_and_the_others_are_counted() -> None:
+    MigrationRecorder(connections["default"]).migration_qs.filter(app="sessions").delete()
+    MigrationRecorder(connections["default"]).migration_qs.filter(app="auth", name__gte="0011").delete()
+
+    with pytest.raises(
+        Unmigrated, match=r"auth\.0011_update_proxy_permissions and 1 more, sessions\.0001_initial\. Run"
+    ):
+        refuse_unmigrated()
+
+
 def test_another_service_is_not_concerned() -> None:
     take_back("payments", "payments")
 
