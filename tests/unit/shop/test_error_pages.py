@@ -1,5 +1,7 @@
 """Where a page can't be shown, the person is told why in the shop's own pages, and what to do."""
 
+from typing import Any
+
 import pytest
 from django.contrib.auth.models import User
 from django.http import HttpResponse
@@ -8,7 +10,7 @@ from django.test import Client
 pytestmark = pytest.mark.django_db(databases="__all__")
 
 
-def text_of(response: HttpResponse) -> str:
+def text_of(response: Any) -> str:
     return " ".join(response.content.decode().split())
 
 
