@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from honcho.environ import parse_procfile
-
 from bench.peers import floor
 from bench.servers import Place
+from tests import processes
 from tests.processes import ROOT, clean_environment
 
 SERVICES = ("orders", "payments", "shipping")
@@ -69,20 +68,18 @@ def _ours(
     services: tuple[str, ...] = SERVICES,
     **settings: str,
 ) -> System:
-    lines = parse_procfile((ROOT / "Procfile").read_text()).processes
-    left_out = {"web", "flower", *(f"{kind}-journal" for kind in ("relay", "worker") if "journal" not in services)}
+    names = [*(f"{kind}-{service}" for kind in ("relay", "worker") for service in services), "beat"]
     return System(
         name=name,
         title=title,
         module="bench.peers.ours",
-        commands={name: ("sh", "-c", line) for name, line in lines.items() if name not in left_out},
+        commands={name: tuple(processes.command(name)) for name in names},
         queues=services,
         settings={
             "SHOP_SERVICES": ",".join(services),
             "REPORTS": str(reports),
             "PAYMENT_GATEWAY": "bench.providers.Gateway",
             "CARRIER": "bench.providers.Carrier",
-            "WORKER_CONCURRENCY": str(CONCURRENCY),
             **settings,
         },
         relay="relay-orders",

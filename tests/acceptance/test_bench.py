@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.__main__ import main
 from tests.conftest import unavailable
 from tests.processes import ROOT
 
@@ -20,28 +21,27 @@ SYSTEMS = ["ours", "dramatiq", "floor100"]
 PEERS = ("faststream", "sqlalchemy", "asyncpg", "dramatiq", "matplotlib", "django_celery_outbox", "faststream_outbox")
 
 
-def bench(out: Path, **options: str) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m bench``; skip where what the peers are written with is not installed."""
+#: A round of 20 orders, and the long ones cut short.
+TINY = {
+    "ORDERS": "20",
+    "ROUNDS": "1",
+    "IDLE": "2",
+    "EVENTS": "200",
+    "RATES": "20",
+    "SECONDS": "1",
+    "GROWTH": "1",
+    "LONG": "1",
+    "LONG_ORDERS": "40",
+    "LONG_ROWS": "1000",
+    "SYSTEMS": ",".join(SYSTEMS),
+}
+
+
+@pytest.fixture(autouse=True)
+def _peers() -> None:
     for package in PEERS:
         if importlib.util.find_spec(package) is None:
             unavailable("The benchmark", ModuleNotFoundError(f"{package}: make .venv/installed-bench"))
-    tiny = {
-        "ORDERS": "20",
-        "ROUNDS": "1",
-        "IDLE": "2",
-        "EVENTS": "200",
-        "RATES": "0",
-        "SYSTEMS": ",".join(SYSTEMS),
-        "OUT": str(out),
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "bench"],
-        cwd=ROOT,
-        env=os.environ | tiny | {"OUT": str(out)} | options,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def every_system_completes_every_order_and_writes_the_same_rows(out: Path, printed: str) -> None:
@@ -109,15 +109,18 @@ CHECKS = (
 
 
 @pytest.mark.longest
-def test_a_round_of_everyone_with_the_long_ones_cut_short(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_a_round_of_everyone_with_the_long_ones_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests
+) -> None:
     """One test, so that it is measured once, whichever process of several has it."""
-    short = {"LONG": "1", "LONG_ORDERS": "40", "LONG_ROWS": "1000", "RATES": "20", "SECONDS": "1", "GROWTH": "1"}
-    done = bench(tmp_path / "bench", **short)
+    for name, value in (TINY | {"OUT": str(tmp_path / "bench")}).items():
+        monkeypatch.setenv(name, value)
 
-    assert done.returncode == 0, done.stderr[-5000:]
+    assert main() == 0
+    printed = capsys.readouterr().out
     for check in CHECKS:
         with subtests.test(check.__name__):
-            check(tmp_path / "bench", done.stdout)
+            check(tmp_path / "bench", printed)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +134,14 @@ def test_a_round_of_everyone_with_the_long_ones_cut_short(tmp_path: Path, subtes
     ],
 )
 def test_a_wrong_option_is_one_clear_line(tmp_path: Path, options: dict[str, str], fault: str) -> None:
-    done = bench(tmp_path, **options)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench"],
+        cwd=ROOT,
+        env=os.environ | {"OUT": str(tmp_path)} | options,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert done.returncode == 2
     assert done.stderr.startswith(fault)
