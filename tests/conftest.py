@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import psycopg2
 import pytest
+from django.conf import settings as django_settings
 from django.db.backends.postgresql.operations import DatabaseOperations
 from kombu import Connection
 from pytest_django.fixtures import Settings
@@ -79,6 +80,14 @@ def quick_flush() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(DatabaseOperations, "sql_flush", sql_flush)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def static_files_on_demand() -> Iterator[None]:
+    """WhiteNoise looks for a file when it is asked for. Else the client of each test would read all of them first."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(django_settings, "WHITENOISE_AUTOREFRESH", True, raising=False)
         yield
 
 
