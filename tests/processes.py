@@ -57,7 +57,7 @@ def eventually(
         if now > deadline:
             state = f": {otherwise()}" if otherwise else f", last seen {found!r}"
             raise AssertionError(f"not within {within} s{state}")
-        time.sleep(min(max(0.02, 2 * (now - begun)), 0.5))
+        time.sleep(min(max(0.02, 4 * (now - begun)), 0.5))
 
 
 class Process:
