@@ -9,6 +9,7 @@ import django
 from celery import Celery, signals
 from django.apps import apps
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
 from choreography.broker import transports
 
@@ -31,4 +32,7 @@ if "flower" in sys.argv:
 
 if not apps.models_ready:
     # Celery sets up Django for workers only; without it ``inspect`` and ``beat`` would use Celery's default settings.
-    django.setup()
+    try:
+        django.setup()
+    except ImproperlyConfigured as error:
+        raise SystemExit(str(error)) from None

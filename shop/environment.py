@@ -1,9 +1,16 @@
 """Environment variables as they are written: no value is read as the name of another variable, or as a URL's part."""
 
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from urllib.parse import urlsplit
 
 import environ
+from django.core.exceptions import ImproperlyConfigured
+
+_FALSE = ("false", "off", "n", "no", "0")
+_DATABASES = ("postgres", "postgresql", "sqlite")
 
 
 class _Escaped(Mapping[str, str]):
@@ -19,6 +26,93 @@ class _Escaped(Mapping[str, str]):
         return len(os.environ)
 
 
-env = environ.Env()
+class Environment(environ.Env):  # type: ignore[misc]  # it has no types
+    """The environment. A value that makes no sense is refused, with the name of its variable.
+
+    django-environ would take any word it does not know for false, and ``24h`` for the number 24.
+    """
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        """True or false.
+
+        Raises:
+            ImproperlyConfigured: it is neither.
+        """
+        text = self._text(name).lower()
+        if text and text not in (*self.BOOLEAN_TRUE_STRINGS, *_FALSE):
+            raise _refused(name, text, "true or false")
+        return text in self.BOOLEAN_TRUE_STRINGS if text else default
+
+    def whole(self, name: str, *, default: int, least: int) -> int:
+        """A whole number.
+
+        Raises:
+            ImproperlyConfigured: it is none, or less than ``least``.
+        """
+        text = self._text(name)
+        if not text:
+            return default
+        if not text.isdecimal() or int(text) < least:
+            raise _refused(name, text, f"a whole number, {least} or more")
+        return int(text)
+
+    def number(self, name: str, *, default: float) -> float:
+        """A number that is not negative, such as seconds.
+
+        Raises:
+            ImproperlyConfigured: it is none.
+        """
+        text = self._text(name)
+        try:
+            number = float(text) if text else default
+        except ValueError:
+            number = math.nan
+        if not 0 <= number < math.inf:
+            raise _refused(name, text, "a number, 0 or more, without a unit")
+        return number
+
+    def choice(self, name: str, options: Collection[str], *, default: str) -> str:
+        """One of a few words, in capitals or not.
+
+        Raises:
+            ImproperlyConfigured: it is none of them.
+        """
+        text = self._text(name) or default
+        for option in options:
+            if text.lower() == option.lower():
+                return option
+        raise _refused(name, text, f"one of {', '.join(options)}")
+
+    def database(self, *names: str) -> dict[str, object] | None:
+        """What Django takes for a database, from the first of these variables that has a URL.
+
+        Raises:
+            ImproperlyConfigured: it is not the URL of a PostgreSQL or SQLite database. Does not show it: it may have
+                a password.
+        """
+        name = next((name for name in names if self._text(name)), None)
+        if name is None:
+            return None
+        url = self._text(name)
+        config: dict[str, object] = {}
+        with suppress(ValueError):  # of a port that is no number, for example
+            if urlsplit(url).scheme in _DATABASES:
+                config = self.db_url_config(url)
+        if config.get("NAME") in (None, "", ":memory:"):  # a database in memory would be another for each process
+            raise ImproperlyConfigured(
+                f"{name} is not the URL of a database. Give one such as postgres://shop:password@127.0.0.1:5432/shop, "
+                "characters such as @ and # in the password percent-encoded, or sqlite:////folder/file."
+            )
+        return config
+
+    def _text(self, name: str) -> str:
+        return str(self.str(name, default="")).strip()
+
+
+def _refused(name: str, text: str, expected: str) -> ImproperlyConfigured:
+    return ImproperlyConfigured(f"{name} is {text}. Give {expected}.")
+
+
+env = Environment()
 env.ENVIRON = _Escaped()
 env.escape_proxy = True  # takes the escapes away again

@@ -5,6 +5,8 @@ from typing import Any
 
 import structlog
 
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+STYLES = ("console", "json")
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -49,10 +51,10 @@ def logging_config(level: str, style: str) -> dict[str, Any]:
         level: name of the lowest level that is logged.
         style: ``console`` or ``json``.
     """
-    # No format uses the caller, thread or process of a record, so don't look them up.
+    # No format uses the caller or thread of a record, so don't look them up. Gunicorn's uses the process.
     # https://docs.python.org/3/howto/logging.html#optimization
     logging._srcfile = None
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.logThreads = logging.logMultiprocessing = False
     renderer: Any = _as_text if style == "console" else structlog.processors.JSONRenderer()
 
     def render(logger: Any, method: str, event: dict[str, Any]) -> tuple[tuple[_Line], dict[str, Any]]:

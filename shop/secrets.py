@@ -4,10 +4,27 @@ import os
 import secrets
 from pathlib import Path
 
+from django.core.exceptions import ImproperlyConfigured
+
 
 def random_secret() -> str:
     """Forty random characters, from a cryptographic source."""
     return secrets.token_urlsafe(30)
+
+
+def require_secret_key() -> None:
+    """Check that there is a key to sign sessions with.
+
+    Raises:
+        ImproperlyConfigured: there is none.
+    """
+    from django.conf import settings  # here: the settings import this module
+
+    if not settings.HAS_SECRET_KEY:
+        raise ImproperlyConfigured(
+            "SECRET_KEY is missing. Set it in the environment or in .env to a long random string that you keep, "
+            "or set DEBUG=true to try the shop out on this machine."
+        )
 
 
 def local_secret(path: Path) -> str:

@@ -14,7 +14,7 @@ from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
 from shop.environment import env
-from shop.logs import logging_config
+from shop.logs import LEVELS, STYLES, logging_config
 from shop.secrets import local_secret, random_secret
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -23,13 +23,13 @@ environ.Env.read_env(BASE_DIR / ".env")
 os.umask(0o077)
 
 TESTING = "pytest" in sys.modules or sys.argv[1:2] == ["test"]
-DEBUG = env.bool("DEBUG", default=False)
+DEBUG = env.flag("DEBUG", default=False)
 DATA_DIR = Path(env.str("DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
 
 # --- Services -------------------------------------------------------------------------------------------------
 
 ALL_SERVICES = ("orders", "payments", "shipping", "journal")
-SERVICES = tuple(env.list("SHOP_SERVICES", default=list(ALL_SERVICES)))
+SERVICES = tuple(dict.fromkeys(env.list("SHOP_SERVICES", default=[]) or ALL_SERVICES))
 if unknown := set(SERVICES) - set(ALL_SERVICES):
     raise ImproperlyConfigured(
         f"SHOP_SERVICES names {', '.join(sorted(unknown))}. There are {', '.join(ALL_SERVICES)}."
@@ -41,13 +41,13 @@ CHOREOGRAPHY = {
     "NAMESPACE": env.str("CHOREOGRAPHY_NAMESPACE", default=""),
     "DATA_DIR": DATA_DIR,
     # Journal does not report on itself: its reports would be reported without end.
-    "REPORTS": tuple(service for service in SERVICES if service != "journal" and env.bool("REPORTS", default=True)),
-    "EVENTS_PER_MESSAGE": env.int("EVENTS_PER_MESSAGE", default=50),
+    "REPORTS": tuple(service for service in SERVICES if service != "journal" and env.flag("REPORTS", default=True)),
+    "EVENTS_PER_MESSAGE": env.whole("EVENTS_PER_MESSAGE", default=50, least=1),
     "SENT_ALONE": tuple(env.list("SENT_ALONE", default=[])),
     "RABBITMQ_MANAGEMENT_URL": env.str("RABBITMQ_MANAGEMENT_URL", default=""),
-    "PURGE_SECONDS": env.float("PURGE_SECONDS", default=3600.0),
-    "REDRIVE_SECONDS": env.float("REDRIVE_SECONDS", default=1.0),
-    "LOST_RETRIES_SECONDS": env.float("LOST_RETRIES_SECONDS", default=5.0),
+    "PURGE_SECONDS": env.number("PURGE_SECONDS", default=3600.0),
+    "REDRIVE_SECONDS": env.number("REDRIVE_SECONDS", default=1.0),
+    "LOST_RETRIES_SECONDS": env.number("LOST_RETRIES_SECONDS", default=5.0),
 }
 
 FLOWER_URL = env.str("FLOWER_URL", default="")
@@ -55,48 +55,42 @@ FLOWER_URL = env.str("FLOWER_URL", default="")
 PAYMENT_GATEWAY = env.str("PAYMENT_GATEWAY", default="payments.sandbox.SandboxGateway")
 CARRIER = env.str("CARRIER", default="shipping.sandbox.SandboxCarrier")
 SANDBOX_DIR = Path(env.str("SANDBOX_DIR", default=str(DATA_DIR / "sandbox"))).resolve()
-SANDBOX_LATENCY_SECONDS = env.float("SANDBOX_LATENCY_SECONDS", default=0.0)
-SANDBOX_SLOW_SECONDS = env.float("SANDBOX_SLOW_SECONDS", default=2.0)
-SANDBOX_DELIVERY_SECONDS = env.float("SANDBOX_DELIVERY_SECONDS", default=2.0)
+SANDBOX_LATENCY_SECONDS = env.number("SANDBOX_LATENCY_SECONDS", default=0.0)
+SANDBOX_SLOW_SECONDS = env.number("SANDBOX_SLOW_SECONDS", default=2.0)
+SANDBOX_DELIVERY_SECONDS = env.number("SANDBOX_DELIVERY_SECONDS", default=2.0)
 
-TRACK_PARCELS_SECONDS = env.float("TRACK_PARCELS_SECONDS", default=1.0)
-EXPIRE_AUTHORIZATIONS_SECONDS = env.float("EXPIRE_AUTHORIZATIONS_SECONDS", default=60.0)
-AUTHORIZATION_LIFETIME_SECONDS = env.float("AUTHORIZATION_LIFETIME_SECONDS", default=7 * 24 * 3600.0)
-CANCEL_UNPAID_ORDERS_SECONDS = env.float("CANCEL_UNPAID_ORDERS_SECONDS", default=60.0)
-UNPAID_ORDER_LIFETIME_SECONDS = env.float("UNPAID_ORDER_LIFETIME_SECONDS", default=24 * 3600.0)
+TRACK_PARCELS_SECONDS = env.number("TRACK_PARCELS_SECONDS", default=1.0)
+EXPIRE_AUTHORIZATIONS_SECONDS = env.number("EXPIRE_AUTHORIZATIONS_SECONDS", default=60.0)
+AUTHORIZATION_LIFETIME_SECONDS = env.number("AUTHORIZATION_LIFETIME_SECONDS", default=7 * 24 * 3600.0)
+CANCEL_UNPAID_ORDERS_SECONDS = env.number("CANCEL_UNPAID_ORDERS_SECONDS", default=60.0)
+UNPAID_ORDER_LIFETIME_SECONDS = env.number("UNPAID_ORDER_LIFETIME_SECONDS", default=24 * 3600.0)
 
-CHECK_FLOWS_SECONDS = env.float("CHECK_FLOWS_SECONDS", default=5.0)
-COUNT_MINUTES_SECONDS = env.float("COUNT_MINUTES_SECONDS", default=5.0)
-TELL_PEOPLE_SECONDS = env.float("TELL_PEOPLE_SECONDS", default=60.0)
-PURGE_FLOWS_SECONDS = env.float("PURGE_FLOWS_SECONDS", default=3600.0)
+CHECK_FLOWS_SECONDS = env.number("CHECK_FLOWS_SECONDS", default=5.0)
+COUNT_MINUTES_SECONDS = env.number("COUNT_MINUTES_SECONDS", default=5.0)
+TELL_PEOPLE_SECONDS = env.number("TELL_PEOPLE_SECONDS", default=60.0)
+PURGE_FLOWS_SECONDS = env.number("PURGE_FLOWS_SECONDS", default=3600.0)
 # Days for which flows are kept once they have ended, by the event they ended with; "" for any other.
-JOURNAL_KEEP_DAYS = {"": env.float("JOURNAL_KEEP_DAYS", default=365.0)}
-JOURNAL_KEEP_MINUTES_DAYS = env.float("JOURNAL_KEEP_MINUTES_DAYS", default=8.0)
+JOURNAL_KEEP_DAYS = {"": env.number("JOURNAL_KEEP_DAYS", default=365.0)}
+JOURNAL_KEEP_MINUTES_DAYS = env.number("JOURNAL_KEEP_MINUTES_DAYS", default=8.0)
 JOURNAL_MAIL_TO = env.list("JOURNAL_MAIL_TO", default=[])
-JOURNAL_TRACES = env.bool("JOURNAL_TRACES", default=False)
-EXPORT_TRACES_SECONDS = env.float("EXPORT_TRACES_SECONDS", default=5.0)
+JOURNAL_TRACES = env.flag("JOURNAL_TRACES", default=False)
+EXPORT_TRACES_SECONDS = env.number("EXPORT_TRACES_SECONDS", default=5.0)
 JOURNAL_WEBHOOK_URL = env.str("JOURNAL_WEBHOOK_URL", default="")
 
 # --- Security -------------------------------------------------------------------------------------------------
 
 SECRET_KEY = env.str("SECRET_KEY", default="")
-if not SECRET_KEY:
-    if TESTING:
-        SECRET_KEY = random_secret()
-    elif DEBUG:
-        SECRET_KEY = local_secret(DATA_DIR / "secret-key")
-    else:
-        raise ImproperlyConfigured(
-            "SECRET_KEY is missing. Set it in the environment or in .env to a long random string that you keep, "
-            "or set DEBUG=true to try the shop out on this machine."
-        )
+if not SECRET_KEY and (TESTING or DEBUG):
+    SECRET_KEY = random_secret() if TESTING else local_secret(DATA_DIR / "secret-key")
+# Without it the web pages refuse to start (require_secret_key); nothing else signs anything.
+HAS_SECRET_KEY = bool(SECRET_KEY)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
-HTTPS = env.bool("HTTPS", default=not (DEBUG or TESTING))
+HTTPS = env.flag("HTTPS", default=not (DEBUG or TESTING))
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BEHIND_PROXY", default=False) else None
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.flag("BEHIND_PROXY", default=False) else None
 SECURE_REDIRECT_EXEMPT = ["^healthz$", "^health/", "^metrics$"]
 # Who may read /metrics: whoever has the token, and these addresses where no proxy is in front.
 METRICS_TOKEN = env.str("METRICS_TOKEN", default="")
@@ -195,10 +189,8 @@ USE_TZ = True
 
 
 def database(alias: str) -> dict[str, object]:
-    variable = f"{alias.upper()}_DATABASE_URL"
-    url = env.str(variable, default="") or env.str("DATABASE_URL", default="")
-    file = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(DATA_DIR / f"{alias}.sqlite3")}
-    config: dict[str, object] = environ.Env.db_url_config(url) if url else dict(file)
+    file: dict[str, object] = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(DATA_DIR / f"{alias}.sqlite3")}
+    config = env.database(f"{alias.upper()}_DATABASE_URL", "DATABASE_URL") or file
     test: dict[str, object] = {"DEPENDENCIES": []}
     if config["ENGINE"] == "django.db.backends.sqlite3":
         config["OPTIONS"] = {
@@ -226,8 +218,8 @@ DATABASE_ROUTERS = ["choreography.storage.routers.ServiceRouter"]
 # --- Logs -----------------------------------------------------------------------------------------------------
 
 LOGGING = logging_config(
-    level=env.str("LOG_LEVEL", default="WARNING" if TESTING else "INFO"),
-    style=env.str("LOG_FORMAT", default="console"),
+    level=env.choice("LOG_LEVEL", LEVELS, default="WARNING" if TESTING else "INFO"),
+    style=env.choice("LOG_FORMAT", STYLES, default="console"),
 )
 DJANGO_STRUCTLOG_CELERY_ENABLED = False
 DJANGO_STRUCTLOG_USER_ID_FIELD = "pk"

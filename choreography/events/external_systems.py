@@ -56,6 +56,15 @@ class ExternalSystem(Generic[Client]):
             return cast(Client, _ReadOnlyClient(self.name, self._client, self._reads))
         return self._client
 
+    def fault(self) -> str | None:
+        """Why there can be no client: the setting names nothing that can be imported. ``None``: it does."""
+        path = getattr(settings, self._setting, None)
+        try:
+            import_string(str(path))
+        except Exception as error:  # whatever the module raises while it is imported
+            return f"{self._setting} is {path!r}, which can't be imported: {type(error).__name__}: {error}"
+        return None
+
     def probe(self) -> None:
         """Call something harmless.
 

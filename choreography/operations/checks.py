@@ -107,6 +107,18 @@ def check_readers(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
 
 
 @register("choreography")
+def check_external_systems(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
+    """Every external system has a client: without one, whatever is to be asked of it would be parked."""
+    systems = {reaction.external_system: None for reaction in reactions() if reaction.external_system}
+    for fault in filter(None, (system.fault() for system in systems)):
+        yield Error(
+            f"{fault}.",
+            hint="Name a class, or a function that makes the client: package.module.Name.",
+            id="choreography.E013",
+        )
+
+
+@register("choreography")
 def check_settings(app_configs: Any, **kwargs: Any) -> Iterable[CheckMessage]:
     """The settings can work."""
     rungs = conf().retry_rungs

@@ -1,6 +1,7 @@
 """What Django itself can check: migrations, a start without a secret, the settings of production."""
 
 import secrets
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,50 @@ def test_a_missing_migration_is_noticed(tree: Path, run: Run) -> None:
     assert "Create model Planted" in result.stdout
 
 
-def test_production_refuses_to_start_without_a_secret_key(run: Run) -> None:
-    result = run("python", "manage.py", "check")
+def serve(run: Run, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return run("gunicorn", "shop.wsgi", "--bind", "127.0.0.1:0", "--no-control-socket", **environment)
 
-    assert result.returncode != 0
-    assert "SECRET_KEY is missing. Set it in the environment or in .env" in result.stderr
+
+def test_production_refuses_to_start_without_a_secret_key(run: Run) -> None:
+    web, shop = serve(run), run("python", "manage.py", "up")
+
+    assert (web.returncode, shop.returncode) == (3, 1)
+    assert "SECRET_KEY is missing. Set it in the environment or in .env" in web.stderr
+    assert shop.stderr.startswith("ImproperlyConfigured: SECRET_KEY is missing. Set it in the environment or in .env")
+    assert len(shop.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "SECRET_KEY is missing."),
+        ({"HTTPS": "ture"}, "HTTPS is ture. Give true or false."),
+        ({"DEBUG": "true"}, "The database lacks migrations: admin.0001_initial and 2 more, auth.0001_initial and"),
+    ],
+)
+def test_the_web_pages_say_in_one_line_why_they_do_not_start_and_are_not_started_again(
+    run: Run, environment: dict[str, str], message: str
+) -> None:
+    result = serve(run, **environment)
+
+    assert result.returncode == 3
+    assert result.stderr.count(message) == result.stderr.count("Booting worker") == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Logging error" not in result.stderr
+
+
+def test_a_worker_says_in_one_line_why_it_does_not_start(run: Run) -> None:
+    result = run("celery", "-A", "shop", "worker", "-Q", "orders", HTTPS="ture")
+
+    assert (result.returncode, result.stderr) == (1, "HTTPS is ture. Give true or false.\n")
+
+
+def test_commands_need_no_secret_key(run: Run) -> None:
+    result = run("python", "manage.py", "choreography", "doctor")
+
+    assert result.returncode == 1, "nothing was prepared"
+    assert "Remedy: run manage.py declare_topology." in result.stdout
+    assert result.stderr == ""
 
 
 def test_the_settings_of_production_pass_every_deployment_check(run: Run) -> None:

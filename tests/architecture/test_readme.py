@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from django.core.management import call_command
+
+from tests.launched import manage
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -65,13 +66,19 @@ def test_one_part_can_be_tested_by_its_name() -> None:
     assert all(line.startswith("tests/unit/payments/") for line in collected)
 
 
-def test_the_commands_for_a_new_reaction_work(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in django_commands():
-        _, arguments = command.split("manage.py ")
-        if (
-            arguments != "choreography doctor"
-        ):  # needs an installation that runs: tests/unit/choreography/operations/test_doctor.py
-            call_command(*shlex.split(arguments.replace("--write", "--check")))
+@pytest.mark.parametrize("command", django_commands())
+def test_every_command_works_where_nothing_was_set(command: str, tmp_path: Path) -> None:
+    """In a terminal of its own, as a person has it beside ``make up``, which alone says ``DEBUG=true``."""
+    _, arguments = command.split("manage.py ")
+    environment = {"PATH": os.environ["PATH"], "DATA_DIR": str(tmp_path)}
+
+    result = manage(*shlex.split(arguments.replace("--write", "--check")), environment=environment)
+
+    assert result.stderr == ""
+    if arguments == "choreography doctor":
+        assert "Remedy: run manage.py declare_topology." in result.stdout, "nothing runs here"
+    else:
+        assert result.returncode == 0, result.stdout
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -19,6 +19,7 @@ from shop.environment import env
 from shop.launcher import InUse, Launcher, LaunchFailed, exclusive
 from shop.preparation import CannotPrepare, data_dir, prepare_data
 from shop.running import Addresses, available_ports, run
+from shop.secrets import require_secret_key
 
 if TYPE_CHECKING:
     from shop.demo import Report
@@ -37,6 +38,7 @@ class Command(BaseCommand):
         parser.add_argument("--temporary", action="store_true", help=SUPPRESS)
 
     def handle(self, *args: Any, verbosity: int, temporary: bool, **options: Any) -> None:
+        require_secret_key()
         if not env.str("DATA_DIR", default=""):
             start_again_in_a_temporary_folder()
         self.out = self.stderr if options["json"] else self.stdout

@@ -13,6 +13,7 @@ from shop.environment import env
 from shop.launcher import InUse, Launcher, LaunchFailed, exclusive
 from shop.preparation import CannotPrepare, Prepared, admin_password_file, data_dir, prepare
 from shop.running import Addresses, required_ports, run
+from shop.secrets import require_secret_key
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +30,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, verbosity: int, **options: Any) -> None:
         try:
             with exclusive(data_dir()):
+                require_secret_key()
                 ports = required_ports()
                 self.print_line(_("Preparing databases and broker ..."))
                 prepared = prepare()

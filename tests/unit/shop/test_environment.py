@@ -22,6 +22,66 @@ def test_a_value_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch, value: str) 
     assert env.str("ADMIN_PASSWORD", default="") == value
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("HTTPS", "ture", "true or false"),
+        ("DEBUG", "maybe", "true or false"),
+        ("EVENTS_PER_MESSAGE", "0", "a whole number, 1 or more"),
+        ("EVENTS_PER_MESSAGE", "-1", "a whole number, 1 or more"),
+        ("EVENTS_PER_MESSAGE", "many", "a whole number, 1 or more"),
+        ("UNPAID_ORDER_LIFETIME_SECONDS", "24h", "a number, 0 or more, without a unit"),
+        ("UNPAID_ORDER_LIFETIME_SECONDS", "-1", "a number, 0 or more, without a unit"),
+        ("UNPAID_ORDER_LIFETIME_SECONDS", "nan", "a number, 0 or more, without a unit"),
+        ("UNPAID_ORDER_LIFETIME_SECONDS", "inf", "a number, 0 or more, without a unit"),
+        ("LOG_LEVEL", "loud", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+        ("LOG_FORMAT", "xml", "one of console, json"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_in_one_line(
+    tmp_path: Path, variable: str, value: str, expected: str
+) -> None:
+    environment = {"PATH": os.environ["PATH"], "DEBUG": "true", "DATA_DIR": str(tmp_path), variable: value}
+    result = manage("prepare", environment=environment)
+
+    assert result.returncode == 1
+    assert result.stderr == f"ImproperlyConfigured: {variable} is {value}. Give {expected}.\n"
+    assert list(tmp_path.glob("*.sqlite3")) == []
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "ACCOUNTS_DATABASE_URL", "PAYMENTS_DATABASE_URL"])
+@pytest.mark.parametrize(
+    "url", ["shop", "mysql://u:hidden@h/shop", "postgres://u:hidden@h:port/shop", "postgres://u:hidden@h", "sqlite://"]
+)
+def test_what_is_no_url_of_a_database_is_refused_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, variable: str, url: str
+) -> None:
+    monkeypatch.setenv(variable, url)
+
+    with pytest.raises(ImproperlyConfigured, match=rf"^{variable} is not the URL of a database\. Give one") as refused:
+        env.database(variable)
+
+    assert "hidden" not in str(refused.value)
+
+
+def test_what_is_empty_is_as_if_it_were_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS", "EVENTS_PER_MESSAGE", "PURGE_SECONDS", "LOG_LEVEL", "DATABASE_URL"):
+        monkeypatch.setenv(name, " ")
+
+    assert env.flag("HTTPS", default=True)
+    assert env.whole("EVENTS_PER_MESSAGE", default=50, least=1) == 50
+    assert env.number("PURGE_SECONDS", default=3600.0) == 3600.0
+    assert env.choice("LOG_LEVEL", ("INFO", "ERROR"), default="INFO") == "INFO"
+    assert env.database("DATABASE_URL") is None
+
+
+@pytest.mark.parametrize(("text", "meant"), [("yes", True), ("TRUE", True), ("1", True), ("no", False), ("Off", False)])
+def test_true_and_false_have_many_names(monkeypatch: pytest.MonkeyPatch, text: str, meant: bool) -> None:
+    monkeypatch.setenv("HTTPS", text)
+
+    assert env.flag("HTTPS", default=not meant) is meant
+
+
 @pytest.mark.parametrize("name", ["a#b", "a?b", "a%25b", "a;b", "a b&c=d"])
 def test_a_data_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name

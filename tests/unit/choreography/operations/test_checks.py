@@ -114,6 +114,21 @@ def test_a_broker_on_which_delivery_is_not_proven(settings: Settings, url: str) 
     assert "RabbitMQ" in remedy
 
 
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("nowhere.Gateway", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("payments.sandbox.Nothing", "ImportError: "),
+        ("Gateway", "ImportError: "),
+    ],
+)
+def test_an_external_system_without_a_client(settings: Settings, path: str, error: str) -> None:
+    settings.PAYMENT_GATEWAY = path
+    message, remedy = found()["choreography.E013"]
+    assert message.startswith(f"PAYMENT_GATEWAY is '{path}', which can't be imported: {error}")
+    assert "package.module.Name" in remedy
+
+
 @pytest.mark.parametrize("seconds", [0, -1, "soon", None])
 def test_a_timer_without_an_interval(settings: Settings, seconds: object) -> None:
     settings.TRACK_PARCELS_SECONDS = seconds
