@@ -2,13 +2,16 @@
 
 import math
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+_LINE = re.compile(r"\s*(#.*)?$|(export )?[A-Za-z_0-9]+=")
 _FALSE = ("false", "off", "n", "no", "0")
 _DATABASES = ("postgres", "postgresql", "sqlite")
 
@@ -107,6 +110,24 @@ class Environment(environ.Env):  # type: ignore[misc]  # it has no types
 
     def _text(self, name: str) -> str:
         return str(self.str(name, default="")).strip()
+
+
+def read_file(path: Path) -> None:
+    """Take the variables that are not set from a file with a line ``NAME=value`` for each.
+
+    Raises:
+        ImproperlyConfigured: the file can't be read, or has another line. Does not show it: it may hold a secret.
+    """
+    try:
+        lines = path.read_text().splitlines() if path.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImproperlyConfigured(f"{path} can't be read: {error}.") from error
+    for number, line in enumerate(lines, 1):
+        if not _LINE.match(line):
+            raise ImproperlyConfigured(
+                f"{path}, line {number}: write NAME=value there, without spaces before or around =, or # and a comment."
+            )
+    environ.Env.read_env(path)
 
 
 def _refused(name: str, text: str, expected: str) -> ImproperlyConfigured:

@@ -9,16 +9,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
-import environ
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
-from shop.environment import env
+from shop.environment import env, read_file
 from shop.logs import LEVELS, STYLES, logging_config
 from shop.secrets import local_secret, random_secret
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-environ.Env.read_env(BASE_DIR / ".env")
+read_file(BASE_DIR / ".env")
 # What the processes write holds customers' addresses and secrets.
 os.umask(0o077)
 

@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from choreography.core.conf import conf
 from choreography.worker import setup
-from shop.environment import env
+from shop.environment import env, read_file
 from tests.launched import manage
 
 
@@ -73,6 +73,39 @@ def test_what_is_empty_is_as_if_it_were_not_there(monkeypatch: pytest.MonkeyPatc
     assert env.number("PURGE_SECONDS", default=3600.0) == 3600.0
     assert env.choice("LOG_LEVEL", ("INFO", "ERROR"), default="INFO") == "INFO"
     assert env.database("DATABASE_URL") is None
+
+
+@pytest.mark.parametrize("line", ["HTTPS = true", "HTTPS: true", "HTTPS", "=true", "export  HTTPS=true", " HTTPS=true"])
+def test_a_file_with_a_line_that_sets_nothing_is_refused_without_its_text(tmp_path: Path, line: str) -> None:
+    file = tmp_path / ".env"
+    file.write_text(f"# All of it\n\nexport ADMIN_USER=boss\n{line}\n")
+
+    with pytest.raises(ImproperlyConfigured, match=r"\.env, line 4: write NAME=value there") as refused:
+        read_file(file)
+
+    assert "HTTPS" not in str(refused.value)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xff\xfeD\x00")
+
+    with pytest.raises(ImproperlyConfigured, match=r"\.env can't be read: "):
+        read_file(tmp_path / ".env")
+
+
+def test_what_is_set_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADMIN_USER", "ada")
+    monkeypatch.setenv("FLOWER_USER", "to be restored")
+    monkeypatch.delenv("FLOWER_USER")
+    (tmp_path / ".env").write_text("ADMIN_USER=boss\nFLOWER_USER=grace\n")
+
+    read_file(tmp_path / ".env")
+
+    assert (env.str("ADMIN_USER"), env.str("FLOWER_USER")) == ("ada", "grace")
+
+
+def test_there_need_be_no_file(tmp_path: Path) -> None:
+    read_file(tmp_path / ".env")
 
 
 @pytest.mark.parametrize(("text", "meant"), [("yes", True), ("TRUE", True), ("1", True), ("no", False), ("Off", False)])
