@@ -130,6 +130,20 @@ def read_file(path: Path) -> None:
     environ.Env.read_env(path)
 
 
+def make_data_folder(folder: Path) -> None:
+    """Make ``DATA_DIR``, or a folder in it, if it does not exist.
+
+    Raises:
+        ImproperlyConfigured: it can't be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImproperlyConfigured(
+            f"DATA_DIR can't be used: {folder}: {error.strerror}. Give a folder that can be written."
+        ) from error
+
+
 def _refused(name: str, text: str, expected: str) -> ImproperlyConfigured:
     return ImproperlyConfigured(f"{name} is {text}. Give {expected}.")
 

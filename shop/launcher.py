@@ -29,6 +29,7 @@ from honcho.environ import parse_procfile
 from honcho.manager import SYSTEM_PRINTER_NAME, Manager
 
 from shop import leftovers
+from shop.environment import make_data_folder
 
 HOST = "127.0.0.1"
 
@@ -102,7 +103,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         InUse: another launcher, or a process that outlived one, has the lock.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_data_folder(folder)
     descriptor = os.open(folder / "up.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,6 +12,8 @@ from urllib.parse import unquote
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.db import OperationalError, connections
 from django.db.migrations.executor import MigrationExecutor
@@ -21,7 +23,7 @@ from choreography.broker import topology
 from choreography.broker.publisher import broker_errors, connect, explain, reach
 from choreography.core.conf import conf
 from choreography.core.errors import one_line
-from shop.environment import env
+from shop.environment import env, make_data_folder
 from shop.secrets import local_secret, random_secret, write_private
 
 #: Bytes of a SQLite file up to which all of it is looked at.
@@ -72,7 +74,7 @@ def prepare_data(wait: float = 10.0) -> int:
     Raises:
         CannotPrepare: a database or the broker can't be reached, or a file is damaged.
     """
-    data_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_folder(data_dir())
     data_dir().chmod(0o700)  # SQLite files hold personal data
     with _locked_folder(data_dir()):
         for file in _sqlite_files():
@@ -154,7 +156,7 @@ def create_admin() -> tuple[str, str | None]:
         The name, and the password if it was generated.
 
     Raises:
-        CannotPrepare: the name belongs to an account that is not an administrator.
+        CannotPrepare: the name belongs to an account that is not an administrator, or the password is weak.
     """
     users = get_user_model().objects
     name = env.str("ADMIN_USER", default="admin")
@@ -166,6 +168,8 @@ def create_admin() -> tuple[str, str | None]:
             % name
         )
     given = env.str("ADMIN_PASSWORD", default="")
+    if given and not settings.DEBUG:
+        _refuse_weak(given)
     password = given or random_secret()
     kept = admin_password_file()
     kept.unlink(missing_ok=True)
@@ -173,6 +177,13 @@ def create_admin() -> tuple[str, str | None]:
         write_private(kept, password)  # before the account is created, so that no account has a lost password
     users.create_superuser(name, password=password)
     return name, None if given else password
+
+
+def _refuse_weak(password: str) -> None:
+    try:
+        validate_password(password)
+    except ValidationError as error:
+        raise CannotPrepare(_("ADMIN_PASSWORD is refused: %s") % " ".join(error.messages)) from None
 
 
 def admin_password_file() -> Path:

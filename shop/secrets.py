@@ -6,6 +6,8 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
+from shop.environment import make_data_folder
+
 
 def random_secret() -> str:
     """Forty random characters, from a cryptographic source."""
@@ -30,7 +32,7 @@ def require_secret_key() -> None:
 def local_secret(path: Path) -> str:
     """The secret kept in ``path``, generated on the first call. Concurrent processes get the same one."""
     if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_data_folder(path.parent)
         write_private(path.with_suffix(f".{os.getpid()}"), random_secret())
         try:
             os.link(path.with_suffix(f".{os.getpid()}"), path)

@@ -104,6 +104,23 @@ def test_what_is_set_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert (env.str("ADMIN_USER"), env.str("FLOWER_USER")) == ("ada", "grace")
 
 
+@pytest.mark.parametrize("debug", ["true", "false"])
+def test_a_data_folder_that_can_not_be_made_is_refused(tmp_path: Path, debug: str) -> None:
+    (tmp_path / "file").touch()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DEBUG": debug,
+        "SECRET_KEY": "x",
+        "DATA_DIR": str(tmp_path / "file/var"),
+    }
+    for command in ("prepare", "up"):
+        result = manage(command, environment=environment)
+
+        assert result.returncode == 1
+        assert result.stderr.startswith(f"ImproperlyConfigured: DATA_DIR can't be used: {folder}: Not a directory.")
+        assert len(result.stderr.splitlines()) == 1
+
+
 def test_there_need_be_no_file(tmp_path: Path) -> None:
     read_file(tmp_path / ".env")
 

@@ -94,6 +94,27 @@ def test_an_administrator_that_is_there_already_is_left_alone(broker: str) -> No
 
 
 @database
+@pytest.mark.parametrize(
+    ("password", "why"),
+    [("x3!", "This password is too short."), ("password123", "This password is too common.")],
+)
+def test_production_refuses_a_password_that_anybody_would_guess(
+    broker: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, password: str, why: str
+) -> None:
+    monkeypatch.setenv("ADMIN_PASSWORD", password)
+
+    with pytest.raises(CannotPrepare, match=rf"^ADMIN_PASSWORD is refused: {why}") as refused:
+        prepare()
+
+    assert password not in str(refused.value)
+    assert not User.objects.exists()
+
+    settings.DEBUG = True
+    prepare()
+    assert User.objects.get().check_password(password)
+
+
+@database
 def test_a_password_that_was_given_is_neither_told_nor_kept(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADMIN_USER", "chief")
     monkeypatch.setenv("ADMIN_PASSWORD", "chosen by a person")
