@@ -107,12 +107,8 @@ def test_what_is_set_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("debug", ["true", "false"])
 def test_a_data_folder_that_can_not_be_made_is_refused(tmp_path: Path, debug: str) -> None:
     (tmp_path / "file").touch()
-    environment = {
-        "PATH": os.environ["PATH"],
-        "DEBUG": debug,
-        "SECRET_KEY": "x",
-        "DATA_DIR": str(tmp_path / "file/var"),
-    }
+    folder = str(tmp_path / "file" / "var")
+    environment = {"PATH": os.environ["PATH"], "DEBUG": debug, "SECRET_KEY": "x", "DATA_DIR": folder}
     for command in ("prepare", "up"):
         result = manage(command, environment=environment)
 
