@@ -95,3 +95,8 @@ def test_a_file_that_is_no_bundle_is_refused(text: str, tmp_path: Path, settings
 def test_an_argument_that_lacks_or_is_too_much_is_named(arguments: list[str]) -> None:
     with pytest.raises(CommandError, match="retire-check takes an event type and export a file; check takes neither"):
         call_command("choreography", "contracts", *arguments)
+
+
+def test_a_bundle_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"nowhere/bundle\.json can't be written: No such file or directory\."):
+        call_command("choreography", "contracts", "export", str(tmp_path / "nowhere" / "bundle.json"))

@@ -29,6 +29,9 @@ from choreography.operations.retiring import obstacles
 from choreography.operations.unheard import AFTER, SINCE, send, unheard
 from choreography.outbox import relay
 
+#: How far back lost events are looked for, at most.
+_MOST_HOURS = 10 * 366 * 24
+
 
 class Command(DatabaseCommand):
     help = (
@@ -122,7 +125,10 @@ class Command(DatabaseCommand):
         if bool(of) != (action != "check"):
             raise CommandError("retire-check takes an event type and export a file; check takes neither.")
         if action == "export":
-            Path(of).write_text(_dumps(bundle()) + "\n")
+            try:
+                Path(of).write_text(_dumps(bundle()) + "\n")
+            except OSError as error:
+                raise CommandError(f"{of} can't be written: {error.strerror}.") from error
             return
         if against:
             self._changes(against, readers, json=options["json"], markdown=options["markdown"])
@@ -182,8 +188,10 @@ class Command(DatabaseCommand):
 
     def send_again(self, *, service: str, hours: float, after: float, dry_run: bool, **options: Any) -> None:
         _known(service)
-        if hours <= 0 or after < 0:
-            raise CommandError("--hours takes a number above 0, --after one from 0 up.")
+        if not 0 < hours <= _MOST_HOURS or not 0 <= after <= _MOST_HOURS * 3600:
+            raise CommandError(
+                f"--hours takes a number above 0 and at most {_MOST_HOURS} (ten years), --after seconds from 0 up."
+            )
         messages = unheard(service, timedelta(hours=hours), timedelta(seconds=after))
         if dry_run:
             self.stdout.write(f"{sum(1 for _ in messages)} event(s) did not reach {service}")

@@ -176,7 +176,16 @@ def test_what_waits_in_the_queue_is_not_lost(embedded_broker: Store) -> None:
     ]
 
 
-@pytest.mark.parametrize("arguments", [["nobody"], ["payments", "--hours", "0"], ["payments", "--after", "-1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nobody"],
+        ["payments", "--hours", "0"],
+        ["payments", "--hours", "nan"],
+        ["payments", "--hours", "1e12"],
+        ["payments", "--after", "-1"],
+    ],
+)
 def test_what_makes_no_sense_is_refused(arguments: list[str]) -> None:
     with pytest.raises(CommandError):
         call_command("choreography", "send_again", *arguments)
