@@ -155,8 +155,7 @@ def latency(request: HttpRequest) -> HttpResponse:
 @for_viewers
 def reconciliation(request: HttpRequest) -> HttpResponse:
     """What the services' own rows say of each hour, beside what the journal has."""
-    before = parse_datetime(request.GET.get("before", ""))
-    hours = reconciling.hours(before if before and timezone.is_aware(before) else None)
+    hours = reconciling.hours(_moment(request.GET.get("before", "")))
     different = Flow.objects.filter(mark=Flow.Mark.DIFFERENT).count()
     older = hours[-1].begins.isoformat() if len(hours) == reconciling.PAGE else ""
     context = {"hours": hours, "different": different, "older": older}

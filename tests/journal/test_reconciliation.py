@@ -251,3 +251,10 @@ def test_a_page_shows_the_accounts(shop: Shop, client: Client) -> None:
     assert "payment_captured" in text
     assert "€20.00" in text
     assert "€25.00" in text
+
+
+@pytest.mark.parametrize("before", ["2026-13-45T99:99", "yesterday", "", "2026-01-01T00:00:00"])
+def test_an_address_with_a_date_that_is_none_shows_the_latest_hours(
+    shop: Shop, admin_client: Client, before: str
+) -> None:
+    assert admin_client.get("/reconciliation/", {"before": before}).status_code == 200

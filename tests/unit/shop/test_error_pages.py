@@ -48,6 +48,18 @@ def test_an_address_that_nothing_answers_says_so_without_terms_of_the_framework(
     assert "Resolver404" not in text_of(response)
 
 
+@pytest.mark.parametrize("address", ["/flows/?q=%00", "/admin/orders/order/?status=a%00b", "/flows/a%00b/", "/%00"])
+def test_an_address_with_a_null_character_is_refused(admin_client: Client, address: str) -> None:
+    response = admin_client.get(address)
+
+    assert response.status_code == 400
+    assert "It has characters that nothing here can have." in text_of(response)
+
+
+def test_a_percent_sign_and_zeros_are_no_null_character(admin_client: Client) -> None:
+    assert admin_client.get("/admin/orders/order/?q=%2500").status_code == 200
+
+
 def test_a_form_that_is_no_longer_valid_says_how_to_send_it() -> None:
     response = Client(enforce_csrf_checks=True).post("/admin/login/", {"username": "clerk"})
 
