@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 _LINE = re.compile(r"\s*(#.*)?$|(export )?[A-Za-z_0-9]+=")
 _FALSE = ("false", "off", "n", "no", "0")
+_MAIL = ("smtp", "smtp+tls", "smtp+ssl")
 _DATABASES = ("postgres", "postgresql", "sqlite")
 
 
@@ -108,8 +109,44 @@ class Environment(environ.Env):  # type: ignore[misc]  # it has no types
             )
         return config
 
+    def address(self, name: str) -> str:
+        """Where a program answers over HTTP; empty if nothing is said.
+
+        Raises:
+            ImproperlyConfigured: it is no such URL. Does not show it: it may have a password.
+        """
+        url = self._text(name)
+        if url and not _has_host(url, ("http", "https")):
+            raise ImproperlyConfigured(f"{name} is not a URL. Give one such as http://127.0.0.1:8080/path.")
+        return url
+
+    def mail_server(self, name: str) -> dict[str, object]:
+        """Django's settings for the server that takes mail; none if nothing is said.
+
+        Raises:
+            ImproperlyConfigured: it is not the URL of one. Does not show it: it may have a password.
+        """
+        url = self._text(name)
+        if not url:
+            return {}
+        if not _has_host(url, _MAIL):
+            raise ImproperlyConfigured(
+                f"{name} is not the URL of a mail server. Give one such as smtp+tls://user:password@host:587, "
+                "characters such as @ and # in the password percent-encoded."
+            )
+        return dict(self.email_url_config(url))
+
     def _text(self, name: str) -> str:
         return str(self.str(name, default="")).strip()
+
+
+def _has_host(url: str, schemes: Collection[str]) -> bool:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 (raises if it is no number)
+    except ValueError:
+        return False
+    return parts.scheme in schemes and bool(parts.hostname)
 
 
 def read_file(path: Path) -> None:

@@ -43,13 +43,13 @@ CHOREOGRAPHY = {
     "REPORTS": tuple(service for service in SERVICES if service != "journal" and env.flag("REPORTS", default=True)),
     "EVENTS_PER_MESSAGE": env.whole("EVENTS_PER_MESSAGE", default=50, least=1),
     "SENT_ALONE": tuple(env.list("SENT_ALONE", default=[])),
-    "RABBITMQ_MANAGEMENT_URL": env.str("RABBITMQ_MANAGEMENT_URL", default=""),
+    "RABBITMQ_MANAGEMENT_URL": env.address("RABBITMQ_MANAGEMENT_URL").rstrip("/"),
     "PURGE_SECONDS": env.number("PURGE_SECONDS", default=3600.0),
     "REDRIVE_SECONDS": env.number("REDRIVE_SECONDS", default=1.0),
     "LOST_RETRIES_SECONDS": env.number("LOST_RETRIES_SECONDS", default=5.0),
 }
 
-FLOWER_URL = env.str("FLOWER_URL", default="")
+FLOWER_URL = env.address("FLOWER_URL")
 
 PAYMENT_GATEWAY = env.str("PAYMENT_GATEWAY", default="payments.sandbox.SandboxGateway")
 CARRIER = env.str("CARRIER", default="shipping.sandbox.SandboxCarrier")
@@ -72,9 +72,12 @@ PURGE_FLOWS_SECONDS = env.number("PURGE_FLOWS_SECONDS", default=3600.0)
 JOURNAL_KEEP_DAYS = {"": env.number("JOURNAL_KEEP_DAYS", default=365.0)}
 JOURNAL_KEEP_MINUTES_DAYS = env.number("JOURNAL_KEEP_MINUTES_DAYS", default=8.0)
 JOURNAL_MAIL_TO = env.list("JOURNAL_MAIL_TO", default=[])
+vars().update(env.mail_server("EMAIL_URL"))
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.str("MAIL_FROM", default="") or "shop@localhost"
 JOURNAL_TRACES = env.flag("JOURNAL_TRACES", default=False)
 EXPORT_TRACES_SECONDS = env.number("EXPORT_TRACES_SECONDS", default=5.0)
-JOURNAL_WEBHOOK_URL = env.str("JOURNAL_WEBHOOK_URL", default="")
+JOURNAL_WEBHOOK_URL = env.address("JOURNAL_WEBHOOK_URL")
 
 # --- Security -------------------------------------------------------------------------------------------------
 

@@ -64,6 +64,42 @@ def test_what_is_no_url_of_a_database_is_refused_without_its_password(
     assert "hidden" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "url", ["smtp", "http://u:hidden@h", "smtp://u:hidden@h:port", "smtp://:hidden@", "mail.example.com"]
+)
+def test_what_is_no_url_of_a_mail_server_is_refused_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("EMAIL_URL", url)
+
+    with pytest.raises(ImproperlyConfigured, match=r"^EMAIL_URL is not the URL of a mail server\. Give") as refused:
+        env.mail_server("EMAIL_URL")
+
+    assert "hidden" not in str(refused.value)
+
+
+def test_a_mail_server_is_named_by_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMAIL_URL", "smtp+tls://shop:p%40ss@mail.example.com:587")
+
+    settings = env.mail_server("EMAIL_URL")
+
+    assert (settings["EMAIL_HOST"], settings["EMAIL_PORT"]) == ("mail.example.com", 587)
+    assert (settings["EMAIL_HOST_USER"], settings["EMAIL_HOST_PASSWORD"]) == ("shop", "p@ss")
+    assert settings["EMAIL_USE_TLS"] is True
+
+
+@pytest.mark.parametrize("url", ["localhost:15672", "ftp://h", "http://", "http://u:hidden@h:port", "/hook"])
+def test_what_is_no_address_of_a_program_is_refused_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("RABBITMQ_MANAGEMENT_URL", url)
+
+    with pytest.raises(ImproperlyConfigured, match=r"^RABBITMQ_MANAGEMENT_URL is not a URL\. Give one") as refused:
+        env.address("RABBITMQ_MANAGEMENT_URL")
+
+    assert "hidden" not in str(refused.value)
+
+
 def test_what_is_empty_is_as_if_it_were_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTPS", "EVENTS_PER_MESSAGE", "PURGE_SECONDS", "LOG_LEVEL", "DATABASE_URL"):
         monkeypatch.setenv(name, " ")
