@@ -102,7 +102,7 @@ class Environment(environ.Env):  # type: ignore[misc]  # it has no types
         with suppress(ValueError):  # of a port that is no number, for example
             if urlsplit(url).scheme in _DATABASES:
                 config = self.db_url_config(url)
-        if config.get("NAME") in (None, "", ":memory:"):  # a database in memory would be another for each process
+        if not config.get("NAME"):
             raise ImproperlyConfigured(
                 f"{name} is not the URL of a database. Give one such as postgres://shop:password@127.0.0.1:5432/shop, "
                 "characters such as @ and # in the password percent-encoded, or sqlite:////folder/file."

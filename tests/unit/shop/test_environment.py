@@ -51,7 +51,7 @@ def test_a_value_that_makes_no_sense_is_refused_in_one_line(
 
 @pytest.mark.parametrize("variable", ["DATABASE_URL", "ACCOUNTS_DATABASE_URL", "PAYMENTS_DATABASE_URL"])
 @pytest.mark.parametrize(
-    "url", ["shop", "mysql://u:hidden@h/shop", "postgres://u:hidden@h:port/shop", "postgres://u:hidden@h", "sqlite://"]
+    "url", ["shop", "mysql://u:hidden@h/shop", "postgres://u:hidden@h:port/shop", "postgres://u:hidden@h"]
 )
 def test_what_is_no_url_of_a_database_is_refused_without_its_password(
     monkeypatch: pytest.MonkeyPatch, variable: str, url: str
