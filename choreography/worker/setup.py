@@ -20,11 +20,13 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import billiard.pool
 from celery import Celery, signals
 from celery.beat import Scheduler
+from celery.utils.text import str_to_list
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
@@ -172,11 +174,18 @@ def _end_beat_once(**kwargs: Any) -> None:
 
 
 @signals.celeryd_init.connect
-def _check_first(**kwargs: Any) -> None:
+def _check_first(instance: Any, options: Mapping[str, Any], **kwargs: Any) -> None:
     """Celery runs Django's checks without looking at the result. What would lose events must stop the worker."""
     errors = [message for message in run_checks(tags=["choreography"]) if message.is_serious()]
     if errors:
         raise SystemExit("\n".join(str(message) for message in errors))
+    known, wanted = instance.app.amqp.queues, str_to_list(options.get("queues", ())) or ()
+    unknown = [name for name in wanted if name not in known and name not in known.aliases]
+    if unknown:
+        raise SystemExit(
+            f"-Q names {', '.join(unknown)}, which is no queue of this process. "
+            f"Its services have {', '.join(conf().services)}."
+        )
 
 
 @signals.celeryd_after_setup.connect

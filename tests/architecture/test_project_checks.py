@@ -65,6 +65,15 @@ def test_a_worker_says_in_one_line_why_it_does_not_start(run: Run) -> None:
     assert (result.returncode, result.stderr) == (1, "HTTPS is ture. Give true or false.\n")
 
 
+def test_a_worker_for_a_queue_that_there_is_not_is_told_which_there_are(run: Run) -> None:
+    result = run("celery", "-A", "shop", "worker", "-Q", "orders,payment", SHOP_SERVICES="orders,payments")
+
+    assert result.returncode == 1
+    assert result.stderr == (
+        "-Q names payment, which is no queue of this process. Its services have orders, payments.\n"
+    )
+
+
 def test_commands_need_no_secret_key(run: Run) -> None:
     result = run("python", "manage.py", "choreography", "doctor")
 
