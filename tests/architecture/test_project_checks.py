@@ -32,12 +32,26 @@ def serve(run: Run, **environment: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_production_refuses_to_start_without_a_secret_key(run: Run) -> None:
-    web, shop = serve(run), run("python", "manage.py", "up")
+    web = serve(run)
 
-    assert (web.returncode, shop.returncode) == (3, 1)
+    assert web.returncode == 3
     assert "SECRET_KEY is missing. Set it in the environment or in .env" in web.stderr
-    assert shop.stderr.startswith("ImproperlyConfigured: SECRET_KEY is missing. Set it in the environment or in .env")
-    assert len(shop.stderr.splitlines()) == 1
+    for command in ("up", "demo"):
+        shop = run("python", "manage.py", command)
+
+        assert shop.returncode == 1
+        assert shop.stderr.startswith("ImproperlyConfigured: SECRET_KEY is missing. Set it in the environment or in")
+        assert len(shop.stderr.splitlines()) == 1
+
+
+def test_a_line_of_the_file_that_sets_nothing_is_refused(tree: Path, run: Run) -> None:
+    (tree / ".env").write_text("DEBUG=true\nHTTPS = true\n")
+
+    result = run("python", "manage.py", "check")
+
+    assert result.returncode == 1
+    assert f"{tree}/.env, line 2: write NAME=value there" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,14 @@ def test_a_refused_capture_is_announced_for_a_person() -> None:
     assert announced()[-1] == "capture_failed"
 
 
+@pytest.mark.parametrize(("reason", "kept"), [("x" * 150, "x" * 100), ("", "unknown")])
+def test_a_capture_is_refused_whatever_the_reason(reason: str, kept: str) -> None:
+    authorize()
+    capture(Refused(reason))
+    assert payment().capture_refused == kept
+    assert announced()[-1] == "capture_failed"
+
+
 def test_a_capture_that_finds_the_hold_let_go_of_enters_that() -> None:
     """Whoever let go of it may have died before."""
     authorize()

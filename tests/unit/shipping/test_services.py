@@ -127,6 +127,14 @@ def test_an_undeliverable_parcel_fails() -> None:
     assert announced() == ["shipment_failed"]
 
 
+@pytest.mark.parametrize(("reason", "kept"), [("x" * 150, "x" * 100), ("", "unknown")])
+def test_a_parcel_fails_whatever_the_reason(reason: str, kept: str) -> None:
+    plan()
+    dispatch(Undeliverable(reason))
+    assert (shipment().state, shipment().reason) == (State.FAILED, kept)
+    assert announced() == ["shipment_failed"]
+
+
 @pytest.mark.parametrize("heard_of_the_order", [True, False])
 def test_a_cancellation_is_granted_while_nothing_was_sent(heard_of_the_order: bool) -> None:
     if heard_of_the_order:

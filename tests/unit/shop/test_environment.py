@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -49,33 +50,32 @@ def test_a_value_that_makes_no_sense_is_refused_in_one_line(
     assert list(tmp_path.glob("*.sqlite3")) == []
 
 
-@pytest.mark.parametrize("variable", ["DATABASE_URL", "ACCOUNTS_DATABASE_URL", "PAYMENTS_DATABASE_URL"])
 @pytest.mark.parametrize(
-    "url", ["shop", "mysql://u:hidden@h/shop", "postgres://u:hidden@h:port/shop", "postgres://u:hidden@h"]
+    ("read", "what", "urls"),
+    [
+        (
+            env.database,
+            "the URL of a database",
+            ["shop", "mysql://u:hidden@h/shop", "postgres://u:hidden@h:port/shop", "postgres://u:hidden@h"],
+        ),
+        (
+            env.mail_server,
+            "the URL of a mail server",
+            ["smtp", "http://u:hidden@h", "smtp://u:hidden@h:port", "smtp://:hidden@", "mail.example.com"],
+        ),
+        (env.address, "a URL", ["localhost:15672", "ftp://h", "http://", "http://u:hidden@h:port", "/hook"]),
+    ],
 )
-def test_what_is_no_url_of_a_database_is_refused_without_its_password(
-    monkeypatch: pytest.MonkeyPatch, variable: str, url: str
+def test_what_is_no_url_of_its_kind_is_refused_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, read: Callable[[str], object], what: str, urls: list[str]
 ) -> None:
-    monkeypatch.setenv(variable, url)
+    for url in urls:
+        monkeypatch.setenv("SOMEWHERE", url)
 
-    with pytest.raises(ImproperlyConfigured, match=rf"^{variable} is not the URL of a database\. Give one") as refused:
-        env.database(variable)
+        with pytest.raises(ImproperlyConfigured, match=rf"^SOMEWHERE is not {what}\. Give one") as refused:
+            read("SOMEWHERE")
 
-    assert "hidden" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    "url", ["smtp", "http://u:hidden@h", "smtp://u:hidden@h:port", "smtp://:hidden@", "mail.example.com"]
-)
-def test_what_is_no_url_of_a_mail_server_is_refused_without_its_password(
-    monkeypatch: pytest.MonkeyPatch, url: str
-) -> None:
-    monkeypatch.setenv("EMAIL_URL", url)
-
-    with pytest.raises(ImproperlyConfigured, match=r"^EMAIL_URL is not the URL of a mail server\. Give") as refused:
-        env.mail_server("EMAIL_URL")
-
-    assert "hidden" not in str(refused.value)
+        assert "hidden" not in str(refused.value)
 
 
 def test_a_mail_server_is_named_by_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,16 +88,24 @@ def test_a_mail_server_is_named_by_its_url(monkeypatch: pytest.MonkeyPatch) -> N
     assert settings["EMAIL_USE_TLS"] is True
 
 
-@pytest.mark.parametrize("url", ["localhost:15672", "ftp://h", "http://", "http://u:hidden@h:port", "/hook"])
-def test_what_is_no_address_of_a_program_is_refused_without_its_password(
-    monkeypatch: pytest.MonkeyPatch, url: str
-) -> None:
-    monkeypatch.setenv("RABBITMQ_MANAGEMENT_URL", url)
+@pytest.mark.parametrize(
+    ("variable", "value", "setting"),
+    [
+        ("EMAIL_URL", "smtp+tls://shop:word@mail.example.com:587", "EMAIL_HOST = 'mail.example.com'"),
+        ("MAIL_FROM", "shop@example.com", "DEFAULT_FROM_EMAIL = 'shop@example.com'"),
+        ("SHOP_SERVICES", "orders,orders", "SERVICES = ('orders',)"),
+        ("SHOP_SERVICES", "", "SERVICES = ('orders', 'payments', 'shipping', 'journal')"),
+        ("RABBITMQ_MANAGEMENT_URL", "http://h:1/", "'RABBITMQ_MANAGEMENT_URL': 'http://h:1',"),
+        ("PAYMENTS_DATABASE_URL", "postgres://u@h:1/till", "'NAME': 'till'"),
+        ("DATABASE_URL", "sqlite:////tmp/all.sqlite3", "'NAME': '/tmp/all.sqlite3'"),
+    ],
+)
+def test_the_settings_have_what_the_environment_says(tmp_path: Path, variable: str, value: str, setting: str) -> None:
+    environment = {"PATH": os.environ["PATH"], "DEBUG": "true", "DATA_DIR": str(tmp_path), variable: value}
 
-    with pytest.raises(ImproperlyConfigured, match=r"^RABBITMQ_MANAGEMENT_URL is not a URL\. Give one") as refused:
-        env.address("RABBITMQ_MANAGEMENT_URL")
+    result = manage("diffsettings", environment=environment)
 
-    assert "hidden" not in str(refused.value)
+    assert setting in result.stdout, result.stdout + result.stderr
 
 
 def test_what_is_empty_is_as_if_it_were_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """The launcher: ports, the lock on the data folder, and a few small processes of all characters."""
 
 import os
+import re
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from pytest_django.fixtures import Settings
 
 from shop.launcher import InUse, Launcher, LaunchFailed, exclusive, free_port, is_free, procfile, require_free
 from shop.running import available_ports, required_ports
-from tests.processes import eventually
+from tests.processes import command, eventually
 
 POLITE = "exec sleep 30"
 STUBBORN = "trap '' TERM; echo deaf; while true; do sleep 0.1; done"
@@ -33,6 +35,17 @@ def launch(tmp_path: Path, told: list[str]) -> Launch:
         return Launcher(commands, {"COLOUR": "blue"}, tmp_path / "log", told.append, verbose=verbose, grace=grace)
 
     return make
+
+
+@pytest.mark.parametrize("name", [name for name in procfile() if name not in ("web", "flower")])
+def test_tests_and_the_bench_start_processes_as_the_procfile_does(name: str) -> None:
+    line = re.sub(r"\$\{\w+:-(\w+)\}", r"\1", procfile()[name]).removeprefix("exec ")
+    _, *words = line.removesuffix(" --loglevel INFO").split()  # the shop's settings say what is logged
+
+    started = command(name)
+
+    assert started[-len(words) :] == words
+    assert started[: -len(words)] in ([sys.executable], [sys.executable, "-m", "celery"])
 
 
 def test_everything_ends_when_the_story_ends(launch: Launch) -> None:
