@@ -390,20 +390,13 @@ def _by_event(outcomes: Iterable[Outcome], declared: Declarations) -> dict[str, 
 
 def _in_order(events: Sequence[Told]) -> list[Told]:
     """By time; but no event before its cause, whatever the clocks of two processes say."""
-    by_id = {str(told.entry.event_id): told for told in events}
+    by_time = sorted(events, key=lambda each: (each.entry.announced_at, each.entry.id))
+    waiting = {str(told.entry.event_id): told for told in by_time}
     ordered: list[Told] = []
-    placed: set[str] = set()
-
-    def place(told: Told) -> None:
-        event_id = str(told.entry.event_id)
-        if event_id in placed:
-            return
-        placed.add(event_id)
-        cause = by_id.get(told.entry.caused_by)
-        if cause is not None:
-            place(cause)
-        ordered.append(told)
-
-    for told in sorted(events, key=lambda each: (each.entry.announced_at, each.entry.id)):
-        place(told)
+    for told in by_time:
+        event_id, causes = str(told.entry.event_id), []
+        while cause := waiting.pop(event_id, None):
+            causes.append(cause)
+            event_id = cause.entry.caused_by
+        ordered += reversed(causes)
     return ordered

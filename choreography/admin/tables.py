@@ -234,13 +234,18 @@ def readable(body: bytes) -> SafeString:
 
 
 def preformatted(text: str) -> SafeString:
-    """Text with its line breaks. JSON may escape half characters that HTML can't hold: they stay escaped."""
-    return format_html("<pre>{}</pre>", text.encode(errors="backslashreplace").decode() or "-")
+    """Text with its line breaks."""
+    return format_html("<pre>{}</pre>", _whole(text) or "-")
 
 
 def indented(text: str) -> str:
     """JSON with line breaks; anything else as it is."""
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        return _whole(json.dumps(json.loads(text), indent=2, ensure_ascii=False))
     except (ValueError, RecursionError):
         return text
+
+
+def _whole(text: str) -> str:
+    """JSON may escape half characters that HTML can't hold: they stay escaped."""
+    return text.encode(errors="backslashreplace").decode()

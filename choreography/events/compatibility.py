@@ -103,9 +103,12 @@ def _open(schema: Any) -> Any:
 
 
 def committed(event_type: str) -> dict[str, Any] | None:
-    """The contract of an event type as it was published, of whatever service; ``None`` if there is no file of it."""
+    """The contract of an event type as it was published, of whatever service; ``None`` if there is no file of it.
+
+    The type may be any text, as foreign messages have it: only files of the folder itself are read.
+    """
     path = _path(event_type)
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text()) if path in conf().contracts_dir.glob("*.json") else None
 
 
 def _path(event_type: str) -> Path:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import uuid
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -125,15 +126,39 @@ def test_a_flow_is_found_by_its_number(shop: Shop, viewer: Client) -> None:
     assert response.headers["Location"] == f"/flows/{order.pk}/"
 
 
-def test_a_flow_may_have_any_name(viewer: Client) -> None:
+@pytest.mark.parametrize("name", ["table/7?x=1#é", "two\r\nlines", "7.json", "a/", " "], ids=ascii)
+def test_a_flow_may_have_any_name(viewer: Client, name: str) -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
-    Flow.objects.create(id="table/7?x=1#é", number="7X1", started_at=at, last_at=at)
+    Flow.objects.create(id=name, number="7X1", started_at=at, last_at=at)
 
     [link] = [line for line in page(viewer, "/flows/").splitlines() if "7X1" in line]
     url = link.partition('href="')[2].partition('"')[0]
 
     assert "7X1" in page(viewer, url)
-    assert json.loads(page(viewer, f"{url[:-1]}.json"))["flow"] == "table/7?x=1#é"
+    assert json.loads(page(viewer, f"{url[:-1]}.json"))["flow"] == name
+
+
+def test_every_event_comes_after_the_one_that_caused_it(viewer: Client) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    flow = Flow.objects.create(id="chain", number="CHA1N", started_at=at, last_at=at)
+    ids = [uuid.UUID(int=number) for number in range(1, 2001)]
+    Entry.objects.bulk_create(
+        Entry(
+            event_id=own,
+            flow=flow.pk,
+            type="a.b_c.v1",
+            source="a",
+            subject="s",
+            caused_by=str(cause),
+            body="{}",
+            announced_at=at - timedelta(seconds=own.int),
+        )
+        for own, cause in zip(ids, [ids[-1], *ids], strict=False)
+    )
+
+    told = json.loads(page(viewer, "/flows/chain.json"))["events"]
+
+    assert [event["id"] for event in told] == [str(each) for each in ids]
 
 
 def test_an_unknown_flow_is_said_to_be_unknown(viewer: Client) -> None:

@@ -97,6 +97,12 @@ def test_any_body_can_be_looked_at(operator: Client, body: bytes, text: str) -> 
     assert text in page(operator, park(body))
 
 
+@pytest.mark.parametrize("body", [body for body, _ in BODIES.values()], ids=BODIES.keys())
+def test_any_body_can_be_edited(client: Client, body: bytes) -> None:
+    log_in(client, *(f"payments.{permission}_deadletter" for permission in ("view", "view_personal", "edit")))
+    assert client.get(f"{LIST}{park(body).pk}/edit/").status_code == 200
+
+
 def test_a_dead_letter_of_which_nothing_is_known_can_be_looked_at(operator: Client) -> None:
     dead_letter = park(event_id=None, event_type="", subject="", reaction="", headers={}, traceback="")
 

@@ -77,8 +77,11 @@ def test_personal_data_is_masked(data: Any, shown: Any) -> None:
     assert masked(TYPE, data) == shown
 
 
-def test_without_a_contract_all_data_is_masked() -> None:
-    assert masked("crm.person_born.v1", {"number": 1}) == "***"
+@pytest.mark.parametrize("event_type", ["crm.person_born.v1", "x" * 300, "a\0b", f"examples/../{TYPE}"], ids=ascii)
+def test_without_a_contract_all_data_is_masked(event_type: str, tmp_path: Path) -> None:
+    (tmp_path / "examples").mkdir()
+
+    assert masked(event_type, {"number": 1}) == "***"
 
 
 def test_a_message_keeps_all_but_its_data() -> None:
