@@ -32,7 +32,7 @@ from choreography.core.errors import (
 from choreography.events.accounts import Happened, accounts_for
 from choreography.events.expectations import compensates, ends_flow, expect, never_both
 from choreography.events.external_systems import ExternalSystem
-from choreography.events.messages import PERSONAL, SEARCHABLE, Announced, Event, Heard, Nothing
+from choreography.events.messages import PERSONAL, SEARCHABLE, Announced, Event, Heard, Moment, Nothing
 from choreography.events.registry import reacts_to
 from choreography.events.timers import every, for_each
 from choreography.events.versions import downcasts, upcasts
@@ -49,6 +49,7 @@ __all__ = [
     "ExternalSystem",
     "Happened",
     "Heard",
+    "Moment",
     "NotYet",
     "Nothing",
     "Outage",

@@ -1,10 +1,8 @@
 """What journal reads of the events it hears."""
 
-from datetime import datetime
-
 from pydantic import ConfigDict
 
-from choreography import Heard
+from choreography import Heard, Moment
 
 
 class Anything(Heard):
@@ -24,20 +22,20 @@ class DeliveryReport(Heard):
     attempt: int
     error: str = ""
     dead_letter: str | None = None
-    published_at: datetime | None = None
-    received_at: datetime | None = None
-    started_at: datetime | None = None
-    ended_at: datetime
-    next_at: datetime | None = None
+    published_at: Moment | None = None
+    received_at: Moment | None = None
+    started_at: Moment | None = None
+    ended_at: Moment
+    next_at: Moment | None = None
     who: str = ""
 
 
 class Status(Heard):
     """How a service was doing when its relay looked."""
 
-    at: datetime
+    at: Moment
     outbox: int
-    oldest: datetime | None
+    oldest: Moment | None
     refused: int
     retries: int
     parked: int
@@ -48,8 +46,8 @@ class PauseReport(Heard):
 
     dependency: str
     error: str = ""
-    since: datetime
-    at: datetime
+    since: Moment
+    at: Moment
     is_over: bool
 
 
@@ -73,10 +71,10 @@ class SubjectAccount(Heard):
 class Account(Heard):
     """What a service's tables say about the subjects of an hour, ``first`` to ``last``."""
 
-    hour: datetime
+    hour: Moment
     first: str
     last: str
-    at: datetime
+    at: Moment
     covers: dict[str, tuple[str, ...]]
     subjects: tuple[SubjectAccount, ...]
 

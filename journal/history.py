@@ -7,7 +7,6 @@ end of that transaction.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -60,7 +59,7 @@ class History:
             traceparent=event.traceparent or "",
             parent_span=event.parentspan or "",
             body=to_json(data).decode(),
-            announced_at=_sensible(event.time),
+            announced_at=event.time,
             published_at=event.published_at,
             recorded_at=clock.now(),
         )
@@ -130,11 +129,6 @@ class Histories:
 
     def current(self, subjects: Sequence[str]) -> list[History]:
         return [History() for _ in subjects]
-
-
-def _sensible(moment: datetime) -> datetime:
-    """When a foreign program says that something happened; now, if it can't have been then."""
-    return moment if 1970 <= moment.year < 3000 else clock.now()
 
 
 def outcome_key(report: DeliveryReport) -> UUID:

@@ -8,12 +8,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.conf import settings
+from django.contrib.admin.utils import quote
 from django.contrib.admin.views.decorators import staff_member_required
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
 from django.template.loader import render_to_string
-from django.urls import NoReverseMatch, reverse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 from django.utils.translation import gettext as _
@@ -195,10 +196,7 @@ def _links(request: HttpRequest, story: Story) -> Iterator[tuple[str, str]]:
             model = subject_model(service)
             if model is not None and request.user.has_perm(f"{service}.view_{model._meta.model_name}"):
                 name = f"admin:{service}_{model._meta.model_name}_change"
-                try:
-                    yield str(model._meta.verbose_name), reverse(name, args=[story.flow.pk])
-                except NoReverseMatch:
-                    continue
+                yield str(model._meta.verbose_name), reverse(name, args=[quote(story.flow.pk)])
 
 
 def _search(request: HttpRequest) -> tuple[Search, list[str]]:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from django.apps import apps
 from django.contrib import admin
+from django.contrib.admin.utils import quote
 from django.core.paginator import Paginator
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -119,7 +120,7 @@ class AboutSubjectAdmin(ReadOnlyAdmin):
         model = subject_model(self.opts.app_label)
         if not row.subject or model is None:
             return short(row.subject) if row.subject else "-"
-        link = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_change", args=[row.subject])
+        link = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_change", args=[quote(row.subject)])
         return format_html('<a href="{}">{}</a>', link, short(row.subject))
 
 

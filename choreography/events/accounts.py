@@ -8,7 +8,6 @@ Only the services in ``CHOREOGRAPHY["REPORTS"]`` announce accounts, as ``<servic
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from choreography.core.conf import conf
 from choreography.core.errors import ContractError
-from choreography.events.messages import Announced, published
+from choreography.events.messages import Announced, Moment, published
 from choreography.events.registry import service_of
 
 
@@ -111,9 +110,9 @@ def _define(service: str) -> None:
     class HourAccounted(Announced, type=account_type(service)):
         """What the service's tables say about the subjects of an hour. For the history of flows alone."""
 
-        hour: datetime = Field(description="its beginning; a subject belongs to the hour in which its id was made")
+        hour: Moment = Field(description="its beginning; a subject belongs to the hour in which its id was made")
         first: str = Field(description="the subjects it covers: from this one")
         last: str = Field(description="up to, not including, this one")
-        at: datetime = Field(description="when the tables were read")
+        at: Moment = Field(description="when the tables were read")
         covers: dict[str, tuple[str, ...]] = Field(description="the event types that each record has")
         subjects: tuple[SubjectAccount, ...] = Field(description="those that the tables have something about")

@@ -41,6 +41,9 @@ SEARCHABLE: dict[str, Any] = {"searchable": True}
 #: PostgreSQL can't store NUL in text.
 Subject = Annotated[str, Field(min_length=1, max_length=SUBJECT_LENGTH, pattern=r"^[^\x00]*$")]
 
+#: A time that every database can keep and every program can read: with an offset, in the years 1970 to 2999.
+Moment = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(3000, 1, 1, tzinfo=UTC))]
+
 #: Of what others write into an envelope, no more is carried on.
 Attribute = Annotated[str, Field(min_length=1, max_length=200)]
 Correlation = Annotated[str, Field(max_length=200)]
@@ -95,7 +98,7 @@ class Event(BaseModel, Generic[Data]):
     type: str = Field(description="<service>.<event>.v<N>, also the name of the exchange")
     source: str = Field(min_length=1, description="the service that announced it")
     subject: Subject = Field(description="what it is about: all events of one subject are a flow")
-    time: AwareDatetime = Field(description="when it became true, UTC")
+    time: Moment = Field(description="when it became true, UTC")
     datacontenttype: Literal["application/json"] = "application/json"
     correlationid: Correlation = Field(default="", description="the flow: the subject of its first event")
     causationid: Attribute | None = Field(default=None, description="id of the event this one is a reaction to")
@@ -105,7 +108,7 @@ class Event(BaseModel, Generic[Data]):
     hops: int | None = Field(default=None, ge=0, description="how many reactions led to it, one after the other")
     factid: UUID | None = Field(default=None, description="id of the newer version that it is made of")
     data: Data
-    published_at: AwareDatetime | None = Field(default=None, exclude=True, description="when the relay published it")
+    published_at: Moment | None = Field(default=None, exclude=True, description="when the relay published it")
     given_id: Attribute | None = Field(default=None, exclude=True, description="the id of a foreign event, if no UUID")
 
     def to_json(self) -> str:
@@ -144,7 +147,7 @@ class Envelope(BaseModel):
     type: str
     subject: Subject
     source: str = Field(min_length=1)
-    time: datetime
+    time: Moment
 
 
 Identified = TypeVar("Identified", Envelope, Event[Any])
@@ -339,7 +342,7 @@ def _as_we_write_it(given: Any) -> dict[str, Any]:
 
 #: Attributes that no reaction needs, and what they must be to be carried on.
 _OPTIONAL: dict[str, TypeAdapter[Any]] = {
-    "time": TypeAdapter(AwareDatetime),
+    "time": TypeAdapter(Moment),
     "correlationid": TypeAdapter(Correlation),
     "causationid": TypeAdapter(Attribute),
     "sequence": TypeAdapter(Annotated[int, Field(ge=1)]),

@@ -3,13 +3,12 @@
 Only the services in ``CHOREOGRAPHY["REPORTS"]`` do. Their relays announce it on ``<service>.deliveries_reported.v1``.
 """
 
-from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from choreography.core.conf import conf
-from choreography.events.messages import Announced, published
+from choreography.events.messages import Announced, Moment, published
 
 What = Literal["done", "duplicate", "retried", "waiting", "parked", "sent_again", "discarded"]
 
@@ -31,11 +30,11 @@ class DeliveryReport(BaseModel):
     attempt: int = Field(ge=0, description="which attempt it was, counted from 1")
     error: str = Field(default="", description="why it failed: class and reason, without data of the event")
     dead_letter: str | None = Field(default=None, description="the key of its dead letter, if it is or was parked")
-    published_at: datetime | None = Field(default=None, description="when the event was given to the broker")
-    received_at: datetime | None = Field(default=None, description="when the worker got the delivery")
-    started_at: datetime | None = Field(default=None, description="when handling it began")
-    ended_at: datetime = Field(description="when its transaction was about to be committed")
-    next_at: datetime | None = Field(default=None, description="when the next attempt is due")
+    published_at: Moment | None = Field(default=None, description="when the event was given to the broker")
+    received_at: Moment | None = Field(default=None, description="when the worker got the delivery")
+    started_at: Moment | None = Field(default=None, description="when handling it began")
+    ended_at: Moment = Field(description="when its transaction was about to be committed")
+    next_at: Moment | None = Field(default=None, description="when the next attempt is due")
     who: str = Field(default="", description="the person who sent it again or discarded it")
 
 
@@ -44,9 +43,9 @@ class ServiceStatus(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    at: datetime = Field(description="when its relay looked")
+    at: Moment = Field(description="when its relay looked")
     outbox: int = Field(ge=0, description="events that wait in its outbox")
-    oldest: datetime | None = Field(description="when the oldest of them was announced")
+    oldest: Moment | None = Field(description="when the oldest of them was announced")
     refused: int = Field(ge=0, description="events that the broker refuses for good")
     retries: int = Field(ge=0, description="deliveries on its retry ladder")
     parked: int = Field(ge=0, description="parked dead letters")
@@ -59,8 +58,8 @@ class PauseReport(BaseModel):
 
     dependency: str = Field(description="what is down")
     error: str = Field(default="", description="why, without data of events")
-    since: datetime = Field(description="when the pause began")
-    at: datetime = Field(description="when this was so; it is told again every few seconds")
+    since: Moment = Field(description="when the pause began")
+    at: Moment = Field(description="when this was so; it is told again every few seconds")
     is_over: bool = Field(description="whether the worker goes on")
 
 

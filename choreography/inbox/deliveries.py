@@ -10,12 +10,14 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from choreography.broker import topology
 from choreography.broker.publisher import Outgoing
 from choreography.core import clock
 from choreography.core.conf import conf
 from choreography.core.errors import Unusable
-from choreography.events.messages import Envelope, Event, read_envelope, read_event
+from choreography.events.messages import Envelope, Event, Moment, read_envelope, read_event
 from choreography.events.registry import Reaction
 from choreography.events.versions import is_upcast, lift, reaction_of, reads
 from choreography.inbox.retry_policy import History
@@ -41,6 +43,7 @@ DATABASE = "database"
 #: What headers may claim, whoever wrote them: more attempts or waits are no history, and longer text no key.
 _MOST = 10**6
 _LONGEST_KEY = 150
+_MOMENT: TypeAdapter[datetime] = TypeAdapter(Moment)
 
 #: Headers in which the broker records a message's way; they are not sent again.
 BROKER_HEADERS = ("x-death", "x-first-death", "x-last-death", "x-delivery-count")
@@ -153,10 +156,9 @@ class Delivery:
     def published_at(self) -> datetime | None:
         """When the relay gave it to the broker, as the relay says."""
         try:
-            moment = datetime.fromisoformat(self.headers[PUBLISHED])
-        except (KeyError, TypeError, ValueError):
+            return _MOMENT.validate_python(self.headers[PUBLISHED])
+        except (KeyError, ValidationError):
             return None
-        return moment if moment.tzinfo else None
 
     @cached_property
     def task(self) -> str:

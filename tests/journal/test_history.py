@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from django.conf import settings
 
 from choreography.broker.embedded.store import Stored
 from choreography.core import clock
@@ -192,6 +193,20 @@ def test_reports_that_a_relay_has_published_twice_count_once(shop: Shop) -> None
     shop.drain()
 
     assert Outcome.objects.count() == before > 0
+
+
+@pytest.mark.parametrize("name", ["published_at", "received_at", "started_at", "ended_at", "next_at"])
+@pytest.mark.parametrize("beyond", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00"])
+def test_a_report_with_a_time_that_cannot_be_kept_is_parked(shop: Shop, name: str, beyond: str) -> None:
+    report = json.loads((settings.BASE_DIR / "contracts/examples/orders.deliveries_reported.v1/full.json").read_text())
+    report["data"]["deliveries"][0][name] = beyond
+
+    shop.send("journal", json.dumps(report).encode())
+    shop.drain()
+
+    (dead_letter,) = shop.dead_letters("journal")
+    assert f"data.deliveries.0.{name}: Input should be" in dead_letter.message
+    assert not Flow.objects.exists()
 
 
 def test_what_the_journal_misses_or_invents_is_found(shop: Shop) -> None:

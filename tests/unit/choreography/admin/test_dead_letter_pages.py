@@ -109,6 +109,14 @@ def test_a_dead_letter_of_which_nothing_is_known_can_be_looked_at(operator: Clie
     assert "unknown message: KeyError" in page(operator, dead_letter)
 
 
+def test_a_subject_may_be_any_text(operator: Client) -> None:
+    dead_letter = park(subject="two\r\nlines")
+
+    link = "/admin/payments/payment/two%0D_0Alines/change/"
+    assert link in page(operator, dead_letter)
+    assert link in operator.get(LIST).content.decode()
+
+
 @pytest.mark.usefixtures("broker")
 def test_the_button_sends_it_again(operator: Client) -> None:
     dead_letter = park()

@@ -275,6 +275,8 @@ def test_an_event_without_a_time_became_true_when_it_is_read() -> None:
     with frozen_clock() as clock:
         assert read_event(message(time=None), Money).time == clock.now()
         assert read_event(message(time="2026-01-01T00:00:00"), Money).time == clock.now()
+        for beyond in ("9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+14:00", "3000-01-01T00:00:00Z"):
+            assert read_event(message(time=beyond), Money).time == clock.now()
 
 
 @pytest.mark.parametrize("data", [None, "text", [], 5, {"more": 1}], ids=str)

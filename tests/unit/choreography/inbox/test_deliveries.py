@@ -4,7 +4,16 @@ from typing import Any
 
 import pytest
 
-from choreography.inbox.deliveries import ATTEMPTS, CAME_BACK, DEAD_LETTER, FIRST_SEEN, GIVEN_UP, WAITS, reason_of_death
+from choreography.inbox.deliveries import (
+    ATTEMPTS,
+    CAME_BACK,
+    DEAD_LETTER,
+    FIRST_SEEN,
+    GIVEN_UP,
+    PUBLISHED,
+    WAITS,
+    reason_of_death,
+)
 from tests.unit.choreography.authorizing import placed
 
 
@@ -28,6 +37,22 @@ def test_a_death_without_a_note_has_an_unknown_reason(deaths: object) -> None:
 )
 def test_what_has_failed_before_is_told_from_what_has_waited(changes: Any, failed: bool) -> None:
     assert placed(**changes).has_failed is failed
+
+
+@pytest.mark.parametrize(
+    ("header", "known"),
+    [
+        ("2026-01-01T00:00:00+00:00", True),
+        ("2026-01-01T00:00:00", False),
+        ("9999-12-31T23:59:59-12:00", False),
+        ("0001-01-01T00:00:00+14:00", False),
+        ("yesterday", False),
+        (["2026-01-01T00:00:00+00:00"], False),
+    ],
+    ids=str,
+)
+def test_when_it_was_published_is_a_moment_or_unknown(header: object, known: bool) -> None:
+    assert (placed(headers={PUBLISHED: header}).published_at is not None) is known
 
 
 @pytest.mark.parametrize(
