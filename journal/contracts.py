@@ -57,8 +57,10 @@ def keywords_of(event_type: str, body: str) -> Iterator[tuple[str, bool]]:
         data, personal = json.loads(body), set(marked(event_type, "personal"))
         for path in searchable:
             for value in _values_at(data, path):
-                if isinstance(value, str) and value.strip():
-                    yield value.strip().lower()[:200], path in personal
+                # PostgreSQL can't store NUL in text, and nobody can type it.
+                word = value.replace("\0", "").strip().lower()[:200] if isinstance(value, str) else ""
+                if word:
+                    yield word, path in personal
 
 
 def _values_at(data: Any, path: Path) -> Iterator[Any]:

@@ -7,7 +7,7 @@ nothing of Celery in it, so that a program in any language can take part.
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
@@ -39,14 +39,15 @@ PERSONAL: dict[str, Any] = {"personal": True}
 SEARCHABLE: dict[str, Any] = {"searchable": True}
 
 #: PostgreSQL can't store NUL in text.
-Subject = Annotated[str, Field(min_length=1, max_length=SUBJECT_LENGTH, pattern=r"^[^\x00]*$")]
+_WITHOUT_NUL = r"^[^\x00]*$"
+Subject = Annotated[str, Field(min_length=1, max_length=SUBJECT_LENGTH, pattern=_WITHOUT_NUL)]
 
 #: A time that every database can keep and every program can read: with an offset, in the years 1970 to 2999.
 Moment = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(3000, 1, 1, tzinfo=UTC))]
 
 #: Of what others write into an envelope, no more is carried on.
-Attribute = Annotated[str, Field(min_length=1, max_length=200)]
-Correlation = Annotated[str, Field(max_length=200)]
+Attribute = Annotated[str, Field(min_length=1, max_length=200, pattern=_WITHOUT_NUL)]
+Correlation = Annotated[str, Field(max_length=200, pattern=_WITHOUT_NUL)]
 
 _EVENT_TYPE = re.compile(r"(?P<service>[a-z][a-z0-9_]*)\.(?P<name>[a-z][a-z0-9_]*)\.v(?P<version>[1-9][0-9]*)")
 
@@ -96,7 +97,7 @@ class Event(BaseModel, Generic[Data]):
     specversion: Literal["1.0"] = "1.0"
     id: UUID = Field(description="UUIDv7 of this event; of a foreign event whose id is none, one made of source and id")
     type: str = Field(description="<service>.<event>.v<N>, also the name of the exchange")
-    source: str = Field(min_length=1, description="the service that announced it")
+    source: str = Field(min_length=1, pattern=_WITHOUT_NUL, description="the service that announced it")
     subject: Subject = Field(description="what it is about: all events of one subject are a flow")
     time: Moment = Field(description="when it became true, UTC")
     datacontenttype: Literal["application/json"] = "application/json"
@@ -146,7 +147,7 @@ class Envelope(BaseModel):
     factid: UUID | None = None
     type: str
     subject: Subject
-    source: str = Field(min_length=1)
+    source: str = Field(min_length=1, pattern=_WITHOUT_NUL)
     time: Moment
 
 
@@ -264,9 +265,28 @@ def read_event(body: bytes, reads: type[Data]) -> Event[Data]:
     """Read a whole event with the reader's model of its data.
 
     Raises:
-        Unusable: a field is missing or mistyped. Names the fields, never their values.
+        Unusable: a field is missing or mistyped, or a text has NUL characters, unless the reader takes any data. Names
+            the fields, never their values.
     """
-    return _as_fact(_parse(Event[reads], body, needs_data=bool(reads.model_fields)))  # type: ignore[valid-type]
+    event: Event[Data] = _parse(Event[reads], body, needs_data=bool(reads.model_fields))  # type: ignore[valid-type]
+    if rb"\u0000" in body and reads.model_config.get("extra") != "allow":
+        faults = [".".join(("data", *path)) for path in _with_nul(event.data.model_dump())]
+        if faults:
+            raise Unusable("; ".join(f"{path}: String should have no NUL characters" for path in faults))
+    return _as_fact(event)
+
+
+def _with_nul(value: Any, *at: str) -> Iterator[tuple[str, ...]]:
+    """The paths of the texts that have NUL characters."""
+    if isinstance(value, str) and "\0" in value:
+        yield at
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _with_nul(name, *at)
+            yield from _with_nul(each, *at, str(name))
+    elif isinstance(value, list | tuple):
+        for index, each in enumerate(value):
+            yield from _with_nul(each, *at, str(index))
 
 
 def _as_fact(read: Identified) -> Identified:
@@ -289,7 +309,7 @@ def _parse(model: type[Data], body: bytes, needs_data: bool = True) -> Data:
     try:
         given = from_json(body)
         envelope = _as_we_write_it(given)
-        if not needs_data:
+        if not needs_data and not isinstance(envelope.get("data"), dict):
             envelope["data"] = {}
         unreadable = _why_not_json(given)
         return model.model_validate_json(to_json(envelope))

@@ -17,7 +17,7 @@ from choreography.inbox.parking import Fault, park
 from choreography.storage.tables import ServiceTables
 from choreography.testing import override
 from journal.history import number_of
-from journal.models import Entry, Flow, Inbox, Outcome
+from journal.models import Entry, Flow, Inbox, Keyword, Outcome
 from tests.flows.scenarios import SCENARIOS, Scenario
 from tests.journal_agrees import disagreements
 from tests.shop_in_a_box import SERVICES, Shop
@@ -161,6 +161,28 @@ def test_a_foreign_event_may_come_from_any_time_and_be_about_anything(shop: Shop
     shop.drain()
 
     assert Flow.objects.get().pk == "a/b?c=#d \u00e9"
+    assert not shop.dead_letters("journal")
+
+
+def test_what_no_database_keeps_of_a_foreign_event_is_left_out(shop: Shop) -> None:
+    event = {
+        "specversion": "1.0",
+        "id": "7",
+        "type": "shipping.shipment_dispatched.v1",
+        "source": "shipping",
+        "subject": "somewhere",
+        "causationid": "\0",
+        "correlationid": "\0",
+        "traceparent": "\0",
+        "data": {"parcel": "\0PAR-1\0"},
+    }
+    shop.send("journal", json.dumps(event).encode())
+    shop.drain()
+
+    entry = Entry.objects.get()
+    assert (entry.flow, entry.caused_by, entry.traceparent) == ("somewhere", "", "")
+    assert json.loads(entry.body) == event["data"]
+    assert [*Keyword.objects.values_list("word", flat=True)] == ["par-1"]
     assert not shop.dead_letters("journal")
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from choreography.core.errors import ContractError, Unusable
 from choreography.events import messages
@@ -137,6 +137,7 @@ def test_a_reader_ignores_what_it_does_not_know() -> None:
         ({"id": "x" * 201}, "id"),
         ({"id": 5}, "id"),
         ({"source": None}, "source"),
+        ({"source": "b\0nk"}, "source"),
         ({"subject": ""}, "subject"),
         ({"subject": "x" * 201}, "subject"),
         ({"subject": 5}, "subject"),
@@ -145,6 +146,42 @@ def test_a_reader_ignores_what_it_does_not_know() -> None:
 def test_a_fault_is_named_by_its_field(changes: dict[str, object], field: str) -> None:
     with pytest.raises(Unusable, match=f"^{field}"):
         read_event(message(**changes), Money)
+
+
+class Letter(Heard):
+    """Text, wherever there may be any."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    title: str = ""
+    lines: tuple[str, ...] = ()
+    notes: dict[str, str] = {}
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        ({"title": "\0"}, "data.title"),
+        ({"lines": ["sound", "a\0b"]}, r"data.lines\.1"),
+        ({"notes": {"Ada": "\0"}}, r"data\.notes\.Ada"),
+        ({"notes": {"A\0da": "sound"}}, r"data\.notes"),
+    ],
+)
+def test_a_text_with_nul_can_not_be_stored(data: dict[str, object], field: str) -> None:
+    with pytest.raises(Unusable, match=f"^{field}: .*NUL"):
+        read_event(message(data=data), Letter)
+
+
+@pytest.mark.parametrize("data", [{"title": r"\u0000"}, {"title": "sound", "other": "\0"}], ids=str)
+def test_nul_that_is_none_or_is_not_read_does_no_harm(data: dict[str, str]) -> None:
+    assert read_event(message(data=data), Letter).data.title == data["title"]
+
+
+def test_who_reads_anything_reads_nul_as_well() -> None:
+    class Anything(Heard):
+        model_config = ConfigDict(extra="allow")
+
+    assert read_event(message(data={"title": "\0"}), Anything).data.model_extra == {"title": "\0"}
 
 
 def test_an_envelope_can_be_read_where_the_rest_is_wrong() -> None:
