@@ -29,6 +29,7 @@ AGAIN = (
     "tests/contracts/on_postgresql.py",
     *(f"tests/flows/test_{flow}.py" for flow in FLOWS),
     "tests/journal/test_history.py",
+    "tests/journal/test_anything_arrives.py",
     *(f"tests/unit/choreography/{layer}" for layer in LAYERS),
 )
 #: Without a database of Django's.

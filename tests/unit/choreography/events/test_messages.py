@@ -148,7 +148,7 @@ def test_a_fault_is_named_by_its_field(changes: dict[str, object], field: str) -
         read_event(message(**changes), Money)
 
 
-class Letter(Heard):
+class Note(Heard):
     """Text, wherever there may be any."""
 
     model_config = ConfigDict(extra="ignore")
@@ -169,12 +169,12 @@ class Letter(Heard):
 )
 def test_a_text_with_nul_can_not_be_stored(data: dict[str, object], field: str) -> None:
     with pytest.raises(Unusable, match=f"^{field}: .*NUL"):
-        read_event(message(data=data), Letter)
+        read_event(message(data=data), Note)
 
 
 @pytest.mark.parametrize("data", [{"title": r"\u0000"}, {"title": "sound", "other": "\0"}], ids=str)
 def test_nul_that_is_none_or_is_not_read_does_no_harm(data: dict[str, str]) -> None:
-    assert read_event(message(data=data), Letter).data.title == data["title"]
+    assert read_event(message(data=data), Note).data.title == data["title"]
 
 
 def test_who_reads_anything_reads_nul_as_well() -> None:
