@@ -161,11 +161,12 @@ def _probe_of(circuit: Circuit) -> Callable[[], None]:
 
 
 def _probe_database(service: str) -> None:
-    """Write nothing, on a connection of its own: a database that can only be read is of no use."""
+    """Write nothing: a database that can only be read is of no use. On PostgreSQL on a connection of its own."""
     tables = ServiceTables(service)
     inbox = tables.inbox.model._meta.db_table
-    database = connections[tables.alias].copy()
+    database = connections[tables.alias]
     if database.vendor == "postgresql":
+        database = database.copy()
         database.settings_dict["OPTIONS"]["connect_timeout"] = 5
     try:
         with database.cursor() as cursor:

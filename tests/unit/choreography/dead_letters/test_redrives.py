@@ -1,6 +1,7 @@
 """A group is sent again in growing steps, at a set rate, until all is done or the first dead letter fails again."""
 
 from collections import Counter
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -177,8 +178,8 @@ def test_when_the_broker_does_not_take_them_nothing_has_changed(shop: Shop) -> N
     park(shop, 3)
     started = begin()
 
-    with pytest.raises(Outage):
-        redrives.advance(started, Down(shop.time))
+    with closing(Down(shop.time)) as down, pytest.raises(Outage):
+        redrives.advance(started, down)
 
     assert set(states()) == {"parked"}
     assert history() == []
@@ -197,8 +198,8 @@ def test_a_crash_after_publishing_and_before_the_commit_does_no_harm(shop: Shop)
 
     mend(*park(shop, 7))
     started = begin()
-    with pytest.raises(Crash):
-        redrives.advance(started, Dying(shop.time))
+    with closing(Dying(shop.time)) as dying, pytest.raises(Crash):
+        redrives.advance(started, dying)
 
     assert to_the_end(shop, started).state == "done"
 
