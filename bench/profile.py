@@ -1,8 +1,9 @@
-"""Where the time goes: ``python -m bench.profile [worker-payments] [300] [ours]``.
+"""Where the time goes: ``python -m bench.profile [worker-payments] [300] [ours] [20]``.
 
-Samples one process with py-spy while all of it works off a backlog, and prints in which parts of the code it was at
-work, in which packages, which functions it was in (a function counts once per sample, with all it called), and which
-statements the database was asked per order.
+Samples one process with py-spy while all of it works off a backlog, or handles orders placed at a rate, such as 20 per
+second. Prints what an order costs each process, in which parts of the code the one was at work, in which packages,
+which functions it was in (a function counts once per sample, with all it called), and which statements the database
+was asked per order.
 """
 
 import re
@@ -13,8 +14,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 
+from bench.meters import cpu_seconds
 from bench.runs import WARM_UP, running, verify
 from bench.servers import ask, own_servers
 from bench.systems import all_systems
@@ -38,7 +41,7 @@ _PARTS = {
 }
 
 
-def main(process: str, orders: int, system: str) -> None:
+def main(process: str, orders: int, system: str, rate: float) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="profile-") as name,
         own_servers(Path(name)) as servers,
@@ -48,14 +51,24 @@ def main(process: str, orders: int, system: str) -> None:
         it.wait_until_it_listens()
         it.placer.place(WARM_UP)
         it.complete(WARM_UP)
-        it.signal(signal.SIGSTOP)
-        it.placer.place(orders)
-        it.signal(signal.SIGCONT)
+        if not rate:
+            it.signal(signal.SIGSTOP)
+            it.placer.place(orders)
+            it.signal(signal.SIGCONT)
         ask(it.place.watching, "SELECT pg_stat_statements_reset()")
+        pids = {name: each.pid for name, each in it.processes.items()}
+        pids |= {"placer": it.placer.pid, "PostgreSQL": servers.postgresql_pid, "RabbitMQ": servers.rabbitmq_pid}
+        before = {name: cpu_seconds(pid) for name, pid in pids.items()}
         samples = Path(name) / "samples"
         with _sampling(it.processes[process].pid, samples):
+            if rate:
+                it.placer.place(orders, rate)
             it.complete(WARM_UP + orders)
-        print(f"# {process} while {orders} orders are completed\n")
+        spent = {name: cpu_seconds(pid) - before[name] for name, pid in pids.items()}
+        print(f"# {process} while {orders} orders are completed\n\n## processor time, ms per order\n")
+        for what, seconds in sorted(spent.items(), key=itemgetter(1), reverse=True):
+            print(f"{seconds / orders * 1000:7.2f}  {what}")
+        print()
         _print_functions(samples.read_text())
         _print_statements(it.place.watching, orders)
         verify(it.place, WARM_UP + orders)
@@ -128,5 +141,5 @@ def _print_statements(database: str, orders: int) -> None:
 
 
 if __name__ == "__main__":
-    process, orders, system = [*sys.argv[1:], *("worker-payments", "300", "ours")[len(sys.argv) - 1 :]]
-    main(process, int(orders), system)
+    process, orders, system, rate = [*sys.argv[1:], *("worker-payments", "300", "ours", "0")[len(sys.argv) - 1 :]]
+    main(process, int(orders), system, float(rate))

@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from datetime import timedelta
 from itertools import pairwise
@@ -82,11 +82,19 @@ def _attribute_docstrings(module: Any, name: str) -> dict[str, str]:
         for node in ast.parse(inspect.getsource(module)).body
         if isinstance(node, ast.ClassDef) and node.name == name
     ]
+    return _docstrings_below(body)
+
+
+def _docstrings_below(body: Sequence[ast.stmt]) -> dict[str, str]:
+    """What stands below each name that is assigned to."""
     found = {}
-    for attribute, below in pairwise(body):
-        match attribute, below:
-            case ast.AnnAssign(target=ast.Name(id=attribute_name)), ast.Expr(value=ast.Constant(value=str(text))):
-                found[attribute_name] = text
+    for assignment, below in pairwise(body):
+        match assignment, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[name] = text
     return found
 
 
@@ -132,6 +140,7 @@ def _argument(action: argparse.Action) -> str:
 def _modules() -> Iterator[str]:
     import choreography
     from choreography import models, simulation, testing
+    from choreography.events import messages
     from choreography.worker import setup
 
     public = {
@@ -141,10 +150,14 @@ def _modules() -> Iterator[str]:
         simulation: ["Simulation", "Failure"],
         setup: ["install"],
     }
+    constants = _docstrings_below(ast.parse(inspect.getsource(messages)).body)
     for module, names in public.items():
         yield from ("", f"## {module.__name__}")
         for name in names:
-            yield from _described(name, getattr(module, name))
+            if name in constants:
+                yield from ("", f"### {name}", "", *_markdown(constants[name]))
+            else:
+                yield from _described(name, getattr(module, name))
 
 
 def _described(name: str, thing: Any) -> Iterator[str]:
@@ -153,7 +166,7 @@ def _described(name: str, thing: Any) -> Iterator[str]:
         yield from ("", f"An error, a subclass of `{thing.__bases__[0].__name__}`.")
     elif callable(thing) and not _is_model(thing):
         yield from ("", "```python", f"{name}{_signature(thing)}", "```")
-    yield from ("", *_docstring(thing))
+    yield from ("", *_markdown(inspect.getdoc(thing) or ""))
     attributes = [(name, field.description) for name, field in getattr(thing, "model_fields", {}).items()]
     if attributes:
         yield ""
@@ -162,7 +175,7 @@ def _described(name: str, thing: Any) -> Iterator[str]:
         for method, function in vars(thing).items():
             if not method.startswith("_") and inspect.isfunction(function) and function.__doc__:
                 yield from ("", f"#### {name}.{method}", "", "```python", f"{method}{_signature(function)}", "```")
-                yield from ("", *_docstring(function))
+                yield from ("", *_markdown(function.__doc__))
 
 
 def _is_model(thing: Any) -> bool:
@@ -184,10 +197,10 @@ def _signature(thing: Any) -> str:
     return "(\n" + "".join(f"    {parameter},\n" for parameter in parameters) + f") -> {result}"
 
 
-def _docstring(thing: Any) -> Iterator[str]:
+def _markdown(docstring: str) -> Iterator[str]:
     """A docstring as Markdown: sections as bold words, their entries as lists, code marked by one backtick."""
     in_section = False
-    lines = (inspect.getdoc(thing) or "").replace("``", "`").splitlines()
+    lines = inspect.cleandoc(docstring).replace("``", "`").splitlines()
     code = False
     for line in lines:
         if line in ("Args:", "Returns:", "Raises:", "Yields:"):

@@ -33,17 +33,18 @@ _JSON = re.compile(r"\s*(application/json|text/json|[^/;\s]+/[^/;\s]+\+json)\s*(
 #: (https://github.com/knative-extensions/eventing-rabbitmq, cloudevents-protocol-spec).
 _ATTRIBUTE = re.compile(r"(?:cloudevents[:_]|ce-)(?P<name>.*)", re.IGNORECASE | re.DOTALL)
 
-#: Marks of a field in a contract: ``Field(..., json_schema_extra=PERSONAL | SEARCHABLE)``. What is personal, pages show
-#: to those who may see it and logs never have; by what is searchable, people find a flow.
 PERSONAL: dict[str, Any] = {"personal": True}
+"""Marks a field of an event whose value pages show only to those who may see it, and logs never have:
+``Field(..., json_schema_extra=PERSONAL)``."""
 SEARCHABLE: dict[str, Any] = {"searchable": True}
+"""Marks a field of an event by which people find its flow. A field may be both: ``PERSONAL | SEARCHABLE``."""
 
 #: PostgreSQL can't store NUL in text.
 _WITHOUT_NUL = r"^[^\x00]*$"
 Subject = Annotated[str, Field(min_length=1, max_length=SUBJECT_LENGTH, pattern=_WITHOUT_NUL)]
 
-#: A time that every database can keep and every program can read: with an offset, in the years 1970 to 2999.
 Moment = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(3000, 1, 1, tzinfo=UTC))]
+"""The type of a field that is a time: with an offset, in the years 1970 to 2999. Every database can keep it in UTC."""
 
 #: Of what others write into an envelope, no more is carried on.
 Attribute = Annotated[str, Field(min_length=1, max_length=200, pattern=_WITHOUT_NUL)]
