@@ -18,7 +18,7 @@ from choreography.events.declarations import Declarations
 from journal.contracts import declarations
 from journal.culprits import SILENT_AFTER, Surroundings
 from journal.durations import duration
-from journal.models import Entry, Flow, Minute, Pauses, ServiceStatus
+from journal.models import DeadLetter, Entry, Flow, Minute, Pauses, ServiceStatus
 
 #: An event may wait so long in an outbox.
 _LATE = timedelta(seconds=30)
@@ -292,12 +292,15 @@ def _troubles_of(node: Node, now: datetime) -> Iterator[Trouble]:
         what = _("the broker refuses %(count)d event(s) of %(service)s") % {"count": status.refused, "service": service}
         yield Trouble(service, what, f"manage.py choreography release {service}")
     if status is not None and status.parked:
-        what = ngettext(
-            "%(count)d delivery to %(service)s is parked",
-            "%(count)d deliveries to %(service)s are parked",
-            status.parked,
-        ) % {"count": status.parked, "service": service}
-        yield Trouble(service, what, _("mend them and send them again"), _dead_letters(service))
+        yield _parked(service, status.parked)
+
+
+def _parked(service: str, count: int) -> Trouble:
+    what = ngettext(
+        "%(count)d delivery to %(service)s is parked", "%(count)d deliveries to %(service)s are parked", count
+    ) % {"count": count, "service": service}
+    remedy = ngettext("mend it and send it again", "mend them and send them again", count)
+    return Trouble(service, what, remedy, _dead_letters(service))
 
 
 def _of_flows(marked: int) -> Iterator[Trouble]:
@@ -322,6 +325,9 @@ def _of_journal(around: Surroundings, now: datetime) -> Iterator[Trouble]:
     if newest is not None and newest.published_at is not None and queue is not None and queue.messages > 1000:
         late = (newest.recorded_at - newest.published_at).total_seconds()
         yield Trouble("journal", _("the journal is %s behind: this page shows the past") % duration(late))
+    parked = DeadLetter.objects.filter(state=DeadLetter.State.PARKED).count()
+    if parked:
+        yield _parked("journal", parked)
 
 
 def _dead_letters(service: str) -> str:

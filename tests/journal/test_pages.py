@@ -333,6 +333,17 @@ def test_the_map_says_that_the_shop_works(shop: Shop, viewer: Client) -> None:
     assert "The shop works" in page(viewer, "/")
 
 
+def test_the_map_says_what_the_journal_itself_has_parked(shop: Shop, viewer: Client) -> None:
+    for count, told in (
+        (1, "1 delivery to journal is parked</a>: mend it and send it again"),
+        (2, "2 deliveries to journal are parked</a>: mend them and send them again"),
+    ):
+        shop.send("journal", b"rubbish %d" % count)
+        shop.drain()
+
+        assert told in page(viewer, "/")
+
+
 def test_the_map_says_what_does_not_work(shop: Shop, viewer: Client, queues: dict[str, Waiting | None]) -> None:
     placed(shop)
     alive(shop)
