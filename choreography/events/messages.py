@@ -284,7 +284,7 @@ def _with_nul(value: Any, *at: str) -> Iterator[tuple[str, ...]]:
     elif isinstance(value, Mapping):
         for name, each in value.items():
             yield from _with_nul(name, *at)
-            yield from _with_nul(each, *at, str(name))
+            yield from _with_nul(each, *at, str(name).replace("\0", ""))
     elif isinstance(value, list | tuple):
         for index, each in enumerate(value):
             yield from _with_nul(each, *at, str(index))

@@ -165,6 +165,7 @@ class Note(Heard):
         ({"lines": ["sound", "a\0b"]}, r"data.lines\.1"),
         ({"notes": {"Ada": "\0"}}, r"data\.notes\.Ada"),
         ({"notes": {"A\0da": "sound"}}, r"data\.notes"),
+        ({"notes": {"A\0da": "\0"}}, r"data\.notes: [^\0]*; data\.notes\.Ada"),
     ],
 )
 def test_a_text_with_nul_can_not_be_stored(data: dict[str, object], field: str) -> None:
