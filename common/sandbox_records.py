@@ -17,13 +17,6 @@ BUSY_SECONDS = 30.0
 """How long a writer waits for its turn before ``sqlite3.OperationalError: database is locked``."""
 
 
-class _Connection(sqlite3.Connection):
-    """Closed with the thread that has it, of which nobody tells."""
-
-    def __del__(self) -> None:
-        self.close()
-
-
 class _Mine(threading.local):
     connection: sqlite3.Connection | None = None
 
@@ -76,7 +69,7 @@ class Records:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=_Connection)
+    db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     db.row_factory = sqlite3.Row
     # In WAL mode enough to survive the kill of any process.
     db.execute("PRAGMA synchronous = NORMAL")

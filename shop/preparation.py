@@ -5,7 +5,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
@@ -223,10 +223,8 @@ def _locked_database(alias: str) -> Iterator[None]:
     Raises:
         CannotPrepare: the database can't be reached.
     """
-    with ExitStack() as stack:
-        connection = connections[alias]
+    with closing(connections[alias].copy()) as connection:
         if connection.vendor == "postgresql":
-            connection = stack.enter_context(closing(connection.copy()))
             connection.settings_dict["OPTIONS"].setdefault("connect_timeout", _CONNECT_TIMEOUT)
         try:
             connection.ensure_connection()

@@ -161,12 +161,11 @@ def _probe_of(circuit: Circuit) -> Callable[[], None]:
 
 
 def _probe_database(service: str) -> None:
-    """Write nothing: a database that can only be read is of no use. On PostgreSQL on a connection of its own."""
+    """Write nothing, on a connection of its own: a database that can only be read is of no use."""
     tables = ServiceTables(service)
     inbox = tables.inbox.model._meta.db_table
-    database = connections[tables.alias]
+    database = connections[tables.alias].copy()
     if database.vendor == "postgresql":
-        database = database.copy()
         database.settings_dict["OPTIONS"]["connect_timeout"] = 5
     try:
         with database.cursor() as cursor:
